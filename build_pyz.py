@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Bundle thopters.py into thopters.pyz, one file that runs wherever Python 3.11 or newer is.
+
+The same sources give the same bytes: from every Python, under every umask, time zone, locale and
+hash seed. Hence entries in a fixed order with a fixed date, mode and system, and stored, since
+what deflate makes depends on the zlib at hand. To verify a download, build from the tag's sources
+and compare, with --check or with sha256sum.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import hashlib
+import io
+import os
+import re
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+if sys.version_info < (3, 11):  # noqa: UP036  (the file itself parses on 3.9)
+    sys.stderr.write(
+        f"build_pyz: error: Python 3.11 or newer is needed; this is {sys.version.split()[0]}\n"
+        "hint: run it with a newer one, such as: python3.12 build_pyz.py\n"
+    )
+    sys.exit(2)
+
+HERE = Path(__file__).resolve().parent
+SHEBANG = b"#!/usr/bin/env python3\n"
+ENTRY_DATE = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold
+
+STUB = '''\
+"""thopters @VERSION@: check the Python, then run the thopters.py beside this file."""
+# Has to parse on every Python from 2.7 on: ASCII, no f-strings, no annotations.
+import sys
+
+if sys.version_info < (3, 11):
+    sys.stderr.write(
+        "thopters: error: Python 3.11 or newer is needed; this is Python %s (%s)\\n"
+        "hint: run it with a newer one, such as: python3.12 %s\\n"
+        % (sys.version.split()[0], sys.executable, sys.argv[0])
+    )
+    sys.exit(2)
+
+import os  # part of the interpreter itself, and loaded already
+
+
+def full(path):
+    return os.path.normcase(os.path.abspath(path))
+
+
+# The program needs the standard library and nothing else, and a json.py in some folder of
+# PYTHONPATH must not stand in for the real one. So before the first true import those folders
+# leave sys.path, and this archive too (its own loader is used below). What the interpreter has
+# imported by now is out of reach: encodings, importlib and what they need, sitecustomize.
+# Only `python3 -I` keeps PYTHONPATH away from those as well.
+here = os.path.dirname(__file__)
+unwanted = {full(here)}
+if os.environ.get("PYTHONPATH") and not sys.flags.ignore_environment:
+    unwanted.update(full(path) for path in os.environ["PYTHONPATH"].split(os.pathsep))
+library = os.path.dirname(os.__file__)
+for path in library, os.path.join(library, "lib-dynload"), os.path.join(sys.base_prefix, "DLLs"):
+    unwanted.discard(full(path))  # listed there or not, these it cannot do without
+# Python made its own entries absolute; the rest are no folders but marks of editable installs.
+sys.path[:] = [path for path in sys.path if not os.path.isabs(path) or full(path) not in unwanted]
+
+# A plain `import thopters` from a zip compiles the source twice (cpython issue 141276), this once.
+# A loader without an archive: somebody unzipped this and runs the directory.
+from importlib.util import module_from_spec, spec_from_file_location
+
+loader = getattr(__spec__, "loader", None)
+spec = spec_from_file_location(
+    "thopters",
+    os.path.join(here, "thopters.py"),
+    loader=loader if hasattr(loader, "archive") else None,
+)
+module = sys.modules["thopters"] = module_from_spec(spec)
+spec.loader.exec_module(module)
+sys.exit(module.main())
+'''
+
+
+class BuildError(Exception):
+    """Why there is no archive, or why the one at hand is not the right one."""
+
+
+def read_source(name: str) -> bytes:
+    """Return the bytes of a source file, once they are known to be the same everywhere."""
+    data = (HERE / name).read_bytes()
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise BuildError(f"{name}: not UTF-8: byte {exc.start}") from exc
+    if b"\r" in data:
+        line = data.count(b"\n", 0, data.index(b"\r")) + 1
+        raise BuildError(f"{name}: line {line} has a carriage return; lines must end in LF alone")
+    return data
+
+
+def read_version(source: bytes) -> str:
+    """Return __version__ without running the program; refuse all but one plain literal."""
+    found = [
+        node.value.value if isinstance(node.value, ast.Constant) else None
+        for node in ast.parse(source, "thopters.py").body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__version__"
+    ]
+    version = found[0] if len(found) == 1 else None
+    if not isinstance(version, str) or not re.fullmatch(r"[0-9][0-9A-Za-z.+-]*", version):
+        raise BuildError('thopters.py: wants one line like __version__ = "1.2.3"')
+    return version
+
+
+def entries() -> list[tuple[str, bytes]]:
+    """Return what goes into the archive, in its order."""
+    program = read_source("thopters.py")
+    stub = STUB.replace("@VERSION@", read_version(program)).encode("ascii")
+    return [("__main__.py", stub), ("thopters.py", program), ("LICENSE", read_source("LICENSE"))]
+
+
+def archive(contents: list[tuple[str, bytes]]) -> bytes:
+    """Return the zip with its shebang; the bytes depend on `contents` alone."""
+    buffer = io.BytesIO()
+    buffer.write(SHEBANG)
+    with zipfile.ZipFile(buffer, "w") as bundle:
+        for name, data in contents:
+            info = zipfile.ZipInfo(name, ENTRY_DATE)
+            info.compress_type = zipfile.ZIP_STORED
+            info.create_system = 3  # Unix, on Windows too
+            info.external_attr = 0o100644 << 16
+            bundle.writestr(info, data)
+    return buffer.getvalue()
+
+
+def checksum_line(path: Path, data: bytes) -> str:
+    return f"{hashlib.sha256(data).hexdigest()}  {path.name}\n"
+
+
+def publish(files: list[tuple[Path, bytes, int]]) -> None:
+    """Write every file beside its place first, and only then put them there."""
+    ready: list[tuple[str, Path]] = []
+    try:
+        for path, data, mode in files:
+            fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+            ready.append((temporary, path))
+            with open(fd, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(fd)
+            os.chmod(temporary, mode)  # not what mkstemp or the umask say
+        for temporary, path in ready:
+            os.replace(temporary, path)
+    finally:
+        for temporary, _ in ready:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def difference(data: bytes, contents: list[tuple[str, bytes]]) -> str:
+    """Say in a few words how an archive that differs from a fresh build does so."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as bundle:
+            found = {info.filename: bundle.read(info) for info in bundle.infolist()}
+    except Exception as exc:  # zipfile has a dozen ways to refuse strange bytes
+        return f"no sound zip archive ({exc})"
+    wanted = dict(contents)
+    names = [name for name in wanted | found if wanted.get(name) != found.get(name)]
+    return ", ".join(names) or "the order, dates, modes, packing or first line"
+
+
+def check(path: Path, contents: list[tuple[str, bytes]], line: str) -> None:
+    """Raise BuildError, saying what differs, unless the file is what a build would give."""
+    checksum = path.with_name(path.name + ".sha256")
+    if not path.exists():
+        raise BuildError(f"{path}: missing")
+    data = path.read_bytes()
+    if data != archive(contents):
+        raise BuildError(f"{path}: not what these sources give: {difference(data, contents)}")
+    if checksum.exists() and checksum.read_bytes() != line.encode():
+        raise BuildError(f"{checksum}: not the checksum of {path.name}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="build_pyz", description=(__doc__ or "").split("\n")[0])
+    output = HERE / "thopters.pyz"
+    parser.add_argument("--output", type=Path, metavar="FILE", default=output, help="write here")
+    same = "write nothing; exit 1 unless FILE (default: the output) is what a build would give"
+    parser.add_argument("--check", nargs="?", const="", metavar="FILE", help=same)
+    args = parser.parse_args(argv)
+    path = Path(args.check) if args.check else args.output
+    try:
+        contents = entries()
+        data = archive(contents)
+        line = checksum_line(path, data)
+        if args.check is None:
+            checksum = path.with_name(path.name + ".sha256")
+            publish([(path, data, 0o755), (checksum, line.encode(), 0o644)])
+        else:
+            check(path, contents, line)
+    except (BuildError, OSError, SyntaxError) as exc:
+        sys.stderr.write(f"build_pyz: error: {exc}\n")
+        return 1
+    sys.stdout.write(line)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

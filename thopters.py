@@ -1,0 +1,3314 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""thopters: long-lived, pausable development machines on Fly Sprites.
+
+One command for a sprite's whole life: create, list, exec, checkpoint, restore, destroy.
+
+Files
+  ~/.sprite-thopters/config.json    settings; THOPTERS_CONFIG names another file
+  ~/.sprites/                       the `sprite` program's login, only ever read
+Environment
+  SPRITE_TOKEN, SPRITES_TOKEN       the API token; comes before a stored login
+  SPRITES_API_URL                   another API; https, or http on this machine
+  SPRITE_ORG                        which stored login to use
+  HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE, THOPTERS_CA_BUNDLE, NO_COLOR, THOPTERS_DEBUG
+Exit status
+  0 done, 1 failed, 2 wrong usage or no consent, 3 no such sprite or checkpoint,
+  4 not authenticated, 5 exists already, 6 limit reached, 7 timed out;
+  129, 130, 141, 143 ended by a signal; `exec` passes on the remote command's own status,
+  and is 255 with a message where that status is not known
+
+Start-up matters, for this is typed all day: only os and sys are imported here, every other
+module inside the function that needs it. Importing this module does nothing but define names.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036 (3.9 and 3.10 get this far)
+    sys.stderr.write(
+        "thopters: error: Python 3.11 or newer is needed; this is Python "
+        + sys.version.split()[0]
+        + "\nhint: run it with a newer one, such as python3.12 thopters.py\n"
+    )
+    sys.exit(2)
+
+TYPE_CHECKING = False  # importing typing costs 3 ms; the checkers know this name
+if TYPE_CHECKING:
+    import argparse
+    import datetime
+    import http.client
+    import re
+    import socket
+    import ssl
+    import threading
+    import urllib.parse
+    import urllib.request
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from email.message import Message
+    from types import FrameType
+    from typing import Any, NoReturn, TextIO, TypeVar
+
+    T = TypeVar("T")
+
+
+# --- constants --------------------------------------------------------------------------
+
+__version__ = "0.1.0"
+
+DEFAULT_API_URL = "https://api.sprites.dev"
+USER_AGENT = "thopters/" + __version__
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_NOT_FOUND = 3
+EXIT_NOT_AUTHENTICATED = 4
+EXIT_EXISTS = 5
+EXIT_LIMIT = 6
+EXIT_TIMED_OUT = 7
+EXIT_STATUS_UNKNOWN = 255
+
+CONNECT_TIMEOUT_S = 10.0
+SILENCE_TIMEOUT_S = 30.0  # of a server that should be answering
+REQUEST_LIMIT_S = 60.0
+CREATE_LIMIT_S = 180.0
+STREAM_LIMIT_S = 600.0  # checkpoint and restore
+WAKE_LIMIT_S = 120.0  # a cold sprite's first command
+PROBE_LIMIT_S = 3.0  # a fresh sprite's exec can hang instead of failing: ask again
+READY_LIMIT_S = 60.0
+READ_BACK_LIMIT_S = 30.0
+KEYRING_LIMIT_S = 5.0
+PING_INTERVAL_S = 15.0
+DEAD_AFTER_S = 45.0
+
+MAX_JSON_BYTES = 16 << 20
+MAX_ERROR_BYTES = 1 << 20
+MAX_LINE_BYTES = 1 << 20
+MAX_MESSAGE_BYTES = 16 << 20
+MAX_PAGES = 1000
+PAGE_SIZE = 50  # the documented maximum
+
+NAME_LENGTH = 63
+URL_NAME_LENGTH = 48  # a longer name and its suffix no longer fit into a DNS label
+
+
+# --- errors -----------------------------------------------------------------------------
+
+
+class ThoptersError(Exception):
+    """What failed and why, with the next step as `hint`; ends the command with `exit_code`."""
+
+    exit_code = EXIT_FAILED
+    code = "failed"  # the stable name in --json
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(ThoptersError):
+    exit_code = EXIT_USAGE
+    code = "usage"
+
+
+class NotFoundError(ThoptersError):
+    exit_code = EXIT_NOT_FOUND
+    code = "not_found"
+
+
+class AuthError(ThoptersError):
+    exit_code = EXIT_NOT_AUTHENTICATED
+    code = "not_authenticated"
+
+
+class ExistsError(ThoptersError):
+    exit_code = EXIT_EXISTS
+    code = "exists"
+
+
+class LimitError(ThoptersError):
+    exit_code = EXIT_LIMIT
+    code = "limit"
+
+
+class TimedOutError(ThoptersError):
+    exit_code = EXIT_TIMED_OUT
+    code = "timed_out"
+
+
+class NotSentError(ThoptersError):
+    """The request never reached the API; `final` where trying again can't help."""
+
+    code = "unreachable"
+
+    def __init__(self, message: str, *, hint: str | None = None, final: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.final = final
+
+
+class NoAnswerError(ThoptersError):
+    """The request was sent and may have been carried out; no whole answer came back."""
+
+    code = "no_answer"
+
+
+class StatusUnknownError(ThoptersError):
+    """A remote command's exit status could not be learned."""
+
+    exit_code = EXIT_STATUS_UNKNOWN
+    code = "status_unknown"
+
+
+class Interrupted(BaseException):
+    """A signal asks us to stop. Not an Exception, so that nothing swallows it."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+# --- secrets ----------------------------------------------------------------------------
+
+
+class Secret:
+    """A value that can't be printed, formatted, compared or pickled by accident."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the value itself; a test counts the places that ask for it."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(****)"
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return "****"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("secrets are not pickled")
+
+
+def secret_forms(value: str) -> set[str]:
+    """Return the ways in which a text can hold `value`: as it is and encoded."""
+    import base64
+    import json
+    import shlex
+    import urllib.parse
+
+    data = value.encode("utf-8", "surrogateescape")
+    forms = {value, urllib.parse.quote(data, safe=""), urllib.parse.quote_plus(data)}
+    forms |= {json.dumps(value)[1:-1], shlex.quote(value), data.hex(), data.hex().upper()}
+    for offset in range(3):  # base64 of a text that holds it, whatever comes before and after
+        encoded = base64.b64encode(bytes(offset) + data).decode()
+        forms.add(encoded[(0, 2, 3)[offset] : 8 * (offset + len(data)) // 6])
+    return {form for form in forms if len(form) >= 6}
+
+
+class Redactor:
+    """Replaces every known secret, in every form that we know of, by ****."""
+
+    def __init__(self) -> None:
+        self._forms: set[str] = set()
+        self._pattern: re.Pattern[str] | None = None
+
+    def add(self, secret: Secret) -> None:
+        self._forms |= secret_forms(secret.reveal())
+        self._pattern = None
+
+    def __call__(self, text: str) -> str:
+        if not self._forms:
+            return text
+        if self._pattern is None:
+            import re
+
+            longest_first = sorted(self._forms, key=len, reverse=True)
+            self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+        return self._pattern.sub("****", text)
+
+
+def quote_argument(value: bytes) -> bytes:
+    """Quote any bytes but NUL as one word for a POSIX shell."""
+    import shlex
+
+    # latin-1 maps every byte to one character; shlex quotes all but a few ASCII ones
+    return shlex.quote(value.decode("latin-1")).encode("latin-1")
+
+
+# --- terminal ---------------------------------------------------------------------------
+
+
+class Clock:
+    """Time and chance, in one place, so that tests can bring their own."""
+
+    def monotonic(self) -> float:
+        import time
+
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        import time
+
+        time.sleep(seconds)
+
+    def utc(self) -> datetime.datetime:
+        import datetime
+
+        return datetime.datetime.now(datetime.timezone.utc)
+
+    def jitter(self) -> float:
+        import random
+
+        return random.random()  # noqa: S311 (spreads retries, guards nothing)
+
+
+def clean(text: str) -> str:
+    """Make remote text harmless: control, format and private characters become escapes."""
+    if text.isascii() and text.isprintable():
+        return text
+    import unicodedata
+
+    hidden = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in hidden else char
+        for char in text
+    )
+
+
+def display_width(text: str) -> int:
+    if text.isascii():
+        return len(text)
+    import unicodedata
+
+    marks = {"Mn", "Me"}
+    return sum(
+        2 if unicodedata.east_asian_width(char) in "WF" else unicodedata.category(char) not in marks
+        for char in text
+    )
+
+
+def parse_time(text: object) -> datetime.datetime | None:
+    """Return an RFC 3339 stamp as UTC; None for what is none (empty, a number, second 60)."""
+    import datetime
+
+    try:
+        moment = datetime.datetime.fromisoformat(text)  # type: ignore[arg-type]
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=datetime.timezone.utc)
+        return moment.astimezone(datetime.timezone.utc)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def is_never(moment: datetime.datetime) -> bool:
+    return moment.year <= 1  # Go's zero time stands for "never"
+
+
+def format_time(moment: datetime.datetime | None) -> str:
+    """Return ISO-8601 UTC to the second, "never", or "-" where there is no time."""
+    if moment is None:
+        return "-"
+    return "never" if is_never(moment) else moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+AGE_UNITS = ((31536000, "year"), (2592000, "month"), (86400, "day"), (3600, "hour"), (60, "minute"))
+
+
+def format_age(moment: datetime.datetime | None, now: datetime.datetime) -> str:
+    """Return an age such as "2 minutes ago"; a time well ahead of `now` is shown as it is."""
+    if moment is None or is_never(moment):
+        return format_time(moment)
+    seconds = int((now - moment).total_seconds())
+    if seconds < -120:
+        return format_time(moment)
+    for size, unit in AGE_UNITS:
+        if seconds >= size:
+            count = seconds // size
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "just now" if seconds < 10 else f"{seconds} seconds ago"
+
+
+class Console:
+    """What the program says: the answer on stdout, everything else on stderr."""
+
+    def __init__(self, out: TextIO, err: TextIO, environ: Mapping[str, str]) -> None:
+        self.out = out
+        self.err = err
+        self.redact = Redactor()
+        self.verbose = False
+        self.debug = False
+        self.json = False
+        self.activity: Activity | None = None
+        self.out_is_terminal = out.isatty()
+        self.err_is_terminal = err.isatty()
+        self._plain = bool(environ.get("NO_COLOR")) or environ.get("TERM") == "dumb"
+
+    def paint(self, text: str, code: str, *, on_terminal: bool) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if on_terminal and not self._plain else text
+
+    def answer(self, line: str) -> None:
+        self.out.write(self.redact(line) + "\n")
+
+    def answer_json(self, data: object) -> None:
+        import json
+
+        self.answer(json.dumps(data, indent=2))
+
+    def note(self, line: str) -> None:
+        """Say something on stderr; `line` is cleaned here, for much of it is remote text."""
+        self._say(clean(line))
+
+    def _say(self, line: str) -> None:
+        if self.activity:
+            self.activity.hide()
+        self.err.write(self.redact(line) + "\n")
+        self.err.flush()
+
+    def label(self, kind: str, colour: str, text: str) -> None:
+        self._say(self.paint(kind + ":", colour, on_terminal=self.err_is_terminal) + " " + text)
+
+    def warn(self, text: str) -> None:
+        self.label("thopters: warning", "33", clean(text))
+
+    def hint(self, text: str) -> None:
+        self.label("hint", "36", clean(text))
+
+    def detail(self, text: str) -> None:
+        """Say what was tried; only with -v or --debug."""
+        if self.verbose or self.debug:
+            self.note("thopters: " + text)
+
+    def trace(self, text: str) -> None:
+        """Say what was sent; only with --debug."""
+        if self.debug:
+            self.note("debug: " + text)
+
+    def error(self, error: ThoptersError) -> None:
+        if self.json:
+            body = {"code": error.code, "message": error.message, "hint": error.hint}
+            self.answer_json({"error": body})
+            return
+        self.label("thopters: error", "31", clean(error.message))
+        if error.hint:
+            self.hint(error.hint)
+
+    def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Print rows: aligned under a header on a terminal, tab-separated and bare elsewhere."""
+        cells = [[clean(cell) for cell in row] for row in rows]
+        if not self.out_is_terminal:
+            for row in cells:
+                self.answer("\t".join(row))
+            return
+        widths = [max(map(display_width, column)) for column in zip(header, *cells, strict=True)]
+        rule = [self._rule() * width for width in widths]
+        for row in [list(header), rule, *cells]:
+            gaps = (size - display_width(cell) for cell, size in zip(row, widths, strict=True))
+            padded = (cell + " " * gap for cell, gap in zip(row, gaps, strict=True))
+            self.answer("  ".join(padded).rstrip())
+
+    def _rule(self) -> str:
+        try:
+            "─".encode(self.out.encoding or "ascii")
+        except (UnicodeEncodeError, LookupError):
+            return "-"
+        return "─"
+
+    def can_ask(self) -> bool:
+        return sys.stdin is not None and sys.stdin.isatty() and self.err_is_terminal
+
+    def ask(self, question: str) -> str:
+        """Prompt on stderr, read one line of stdin; "" at its end."""
+        self.err.write(self.redact(clean(question)) + " ")
+        self.err.flush()
+        line = sys.stdin.readline()
+        if not line.endswith("\n"):
+            self.err.write("\n")
+        return line.rstrip("\n")
+
+    def working(self, text: str) -> Activity:
+        """Return a context in which `text` is shown once a terminal has been silent a while."""
+        return Activity(self, text)
+
+
+class Activity:
+    """A line on a terminal's stderr with the seconds that pass, gone when the work is done."""
+
+    SHOW_AFTER_S = 0.7
+    EVERY_S = 0.5
+
+    def __init__(self, console: Console, text: str) -> None:
+        self.console = console
+        self.text = text
+        self._shown = False
+
+    def __enter__(self) -> Activity:
+        import threading
+        import time
+
+        self._started = time.monotonic()
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        if self.console.err_is_terminal and not self.console.json and not self.console.activity:
+            self.console.activity = self
+            threading.Thread(target=self._run, daemon=True).start()
+        return self
+
+    def _run(self) -> None:
+        import time
+
+        wait = self.SHOW_AFTER_S
+        while not self._stop.wait(wait):
+            with self._lock:
+                if self._stop.is_set():
+                    return
+                seconds = time.monotonic() - self._started
+                line = self.console.redact(clean(f"{self.text} ({seconds:.0f} s)"))
+                self.console.err.write(f"\r{line}\x1b[K")
+                self.console.err.flush()
+                self._shown = True
+            wait = self.EVERY_S
+
+    def hide(self) -> None:
+        """Wipe the line, so that something else can be printed."""
+        with self._lock:
+            if self._shown:
+                self.console.err.write("\r\x1b[K")
+                self.console.err.flush()
+                self._shown = False
+
+    def stop(self) -> None:
+        self._stop.set()
+        self.hide()
+        if self.console.activity is self:
+            self.console.activity = None
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+
+# --- config -----------------------------------------------------------------------------
+
+
+def home_directory(environ: Mapping[str, str]) -> str:
+    """Return the user's home; UsageError where HOME is no absolute path."""
+    home = environ.get("USERPROFILE" if os.name == "nt" else "HOME", "")
+    if not os.path.isabs(home):
+        raise UsageError(
+            "cannot tell where your home directory is: HOME is "
+            + ("not an absolute path" if home else "not set"),
+            hint="set HOME, or name the files with THOPTERS_CONFIG and the token with SPRITE_TOKEN",
+        )
+    return home
+
+
+def config_path(environ: Mapping[str, str]) -> str:
+    named = environ.get("THOPTERS_CONFIG")
+    return named or os.path.join(home_directory(environ), ".sprite-thopters", "config.json")
+
+
+def read_json_file(path: str) -> dict[str, Any] | None:
+    """Return the object in a JSON file, None where there is no file; ThoptersError if neither.
+
+    Nothing of the content gets into the message: such files hold secrets.
+    """
+    import json
+
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_JSON_BYTES + 1)
+        document = json.loads(data)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ThoptersError(f"cannot read {path}: {error.strerror}") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise ThoptersError(f"{path} is not valid JSON: {error.msg} at {where}") from None
+    except (ValueError, RecursionError):
+        raise ThoptersError(f"{path} is not valid JSON") from None
+    if not isinstance(document, dict):
+        raise ThoptersError(f"{path} does not hold a JSON object")
+    return document
+
+
+def default_prefix(environ: Mapping[str, str]) -> str:
+    """Return the prefix that `list` uses when none is given: `defaults.prefix` of the config."""
+    try:
+        path = config_path(environ)
+    except UsageError:
+        return ""
+    defaults = (read_json_file(path) or {}).get("defaults")
+    prefix = defaults.get("prefix") if isinstance(defaults, dict) else None
+    return prefix if isinstance(prefix, str) else ""
+
+
+# --- credentials ------------------------------------------------------------------------
+
+
+class Credential:
+    """A token, the words that say where it came from, and its org where that is known."""
+
+    __slots__ = ("org", "source", "token")
+
+    def __init__(self, token: Secret, source: str, org: str | None = None) -> None:
+        self.token = token
+        self.source = source
+        self.org = org
+
+
+def api_base(environ: Mapping[str, str]) -> str:
+    """Return the API's base URL without a final slash: https, or plain http to this machine."""
+    import urllib.parse
+
+    url = environ.get("SPRITES_API_URL") or DEFAULT_API_URL
+    hint = "set it to an https address, or unset it"
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        raise UsageError("SPRITES_API_URL is not a URL", hint=hint) from None
+    if parts.username or parts.password or parts.query or parts.fragment or not host:
+        raise UsageError("SPRITES_API_URL may hold a host, a port and a path only", hint=hint)
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
+        raise UsageError(
+            f"SPRITES_API_URL ({parts.scheme}://{host}) would send your token unencrypted",
+            hint=hint,
+        )
+    return url.rstrip("/")
+
+
+def is_loopback(host: str) -> bool:
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_token(text: str, source: str) -> Secret:
+    """Return the token if it is one; else an error that names a position, never the text.
+
+    It comes before any library sees the token: http.client puts a bad header into its message.
+    """
+    token = text.strip()
+    hint = "put a fresh token there, or run: sprite login"
+    bad = [place for place, char in enumerate(token, 1) if not "!" <= char <= "~"]
+    if bad:
+        what = f"character {bad[0]} of {len(token)} can't be part of a token"
+        raise AuthError(f"the token from {source} is malformed: {what}", hint=hint)
+    if not 8 <= len(token) <= 4096:
+        what = f"it is {len(token)} characters long"
+        raise AuthError(f"the token from {source} is malformed: {what}", hint=hint)
+    return Secret(token)
+
+
+def find_credential(environ: Mapping[str, str], base: str, console: Console) -> Credential:
+    """Return the first token there is: the environment's, then the `sprite` program's login."""
+    values = {name: environ.get(name, "") for name in ("SPRITE_TOKEN", "SPRITES_TOKEN")}
+    given = [name for name, value in values.items() if value.strip()]
+    if len({values[name].strip() for name in given}) == 2:
+        console.warn("SPRITE_TOKEN and SPRITES_TOKEN differ; SPRITE_TOKEN is used")
+    if given:
+        return Credential(check_token(values[given[0]], given[0]), given[0])
+    tried = "SPRITE_TOKEN, SPRITES_TOKEN"
+    try:
+        store = SpriteStore(environ, base, console)
+    except UsageError:  # no home directory, so no store in it
+        store = None
+    if store:
+        credential = store.find()
+        if credential:
+            return credential
+        tried += f", {store.describe()}"
+    raise AuthError(
+        f"no token for {base}: looked at {tried}",
+        hint="set SPRITE_TOKEN, or log in with the sprite program: sprite login",
+    )
+
+
+class SpriteStore:
+    """The login that the `sprite` program keeps under ~/.sprites and in the keyring; read-only.
+
+    Layout: the program's public source and several readers of it; see SPEC.md, "The token".
+    """
+
+    def __init__(self, environ: Mapping[str, str], base: str, console: Console) -> None:
+        self.environ = environ
+        self.base = base
+        self.console = console
+        home = home_directory(environ)
+        self.folder = os.path.join(home, ".sprites")
+        self.keyring_folders = (
+            os.path.join(self.folder, "keyring"),
+            os.path.join(home, ".sprite", "keyring"),
+        )
+        self.path = os.path.join(self.folder, "sprites.json")
+        self.main = self._load(self.path) or {}
+        self.user = self._load_user()
+
+    def describe(self) -> str:
+        keyring = "" if self.main.get("disable_keyring") is True else " and the keyring"
+        return self.path + keyring
+
+    def find(self) -> Credential | None:
+        """Return the stored token of the selected org at our API URL."""
+        org, records = self._select_org()
+        if org is None:
+            return None
+        for path, record in records:
+            for key in ("api_token", "token"):  # the documentation's name, then the program's
+                if isinstance(record.get(key), str) and record[key].strip():
+                    return Credential(check_token(record[key], path), path, org)
+        entries = self._keyring_entries(org, [record for _, record in records])
+        for source, value in self._keyring_values(entries):
+            return Credential(check_token(decode_keyring(value), source), source, org)
+        return None
+
+    def _load(self, path: str) -> dict[str, Any] | None:
+        document = read_json_file(path)
+        if document is not None and os.name == "posix":
+            status = os.stat(path)
+            if status.st_uid not in (os.geteuid(), 0):
+                raise AuthError(f"{path} belongs to another user, so it is not trusted")
+            if status.st_mode & 0o077:
+                self.console.warn(f"others can read {path}; mend it with: chmod 600 {path}")
+        return document
+
+    def _load_user(self) -> tuple[str, dict[str, Any]] | None:
+        """Return the path and content of the current user's own file, whose URLs come first."""
+        current = self.main.get("current_user")
+        if not isinstance(current, str) or not current:
+            return None
+        import hashlib
+
+        digest = hashlib.sha256(current.encode()).hexdigest()[:16]
+        path = os.path.join(self.folder, "users", f"{current}-{digest}.json")
+        for user in dicts(self.main.get("users")):
+            named = user.get("config_path")
+            if (
+                user.get("id") == current
+                and isinstance(named, str)
+                and is_inside(named, self.folder)
+            ):
+                path = named
+        document = self._load(path) if is_inside(path, self.folder) else None
+        return (path, document) if document else None
+
+    def _files(self) -> list[tuple[str, dict[str, Any]]]:
+        return [*([self.user] if self.user else []), (self.path, self.main)]
+
+    def _aliases(self) -> dict[str, str]:
+        """Return alias -> URL."""
+        merged: dict[str, str] = {}
+        for _, document in reversed(self._files()):
+            aliases = document.get("url_aliases")
+            if isinstance(aliases, dict):
+                merged.update({k: v for k, v in aliases.items() if isinstance(v, str)})
+        return merged
+
+    def _is_our_url(self, url: object) -> bool:
+        return isinstance(url, str) and self._aliases().get(url, url).rstrip("/") == self.base
+
+    def _orgs(self, document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """Return the orgs that a file stores for our API URL and for no other."""
+        found: dict[str, dict[str, Any]] = {}
+        urls = document.get("urls")
+        for url, entry in urls.items() if isinstance(urls, dict) else ():
+            orgs = entry.get("orgs") if isinstance(entry, dict) else None
+            if self._is_our_url(url) and isinstance(orgs, dict):
+                found.update({name: org for name, org in orgs.items() if isinstance(org, dict)})
+        return found
+
+    def _select_org(self) -> tuple[str | None, list[tuple[str, dict[str, Any]]]]:
+        """Return the selected org and its records, each with its file; None where none is stored.
+
+        SPRITE_ORG, else the program's selection if it is at our URL, else the only org there is.
+        """
+        stored = [(path, self._orgs(document)) for path, document in self._files()]
+        names = sorted({name for _, orgs in stored for name in orgs})
+        chosen: object = self.environ.get("SPRITE_ORG")
+        for _, document in self._files():
+            selection = document.get("current_selection")
+            if (
+                not chosen
+                and isinstance(selection, dict)
+                and self._is_our_url(selection.get("url"))
+            ):
+                chosen = selection.get("org")
+        if not chosen and len(names) > 1:
+            raise AuthError(
+                f"{self.path} holds several orgs and none is selected: {', '.join(names)}",
+                hint="choose one: SPRITE_ORG=NAME thopters ...",
+            )
+        org = chosen or (names[0] if names else None)
+        if not isinstance(org, str) or org not in names:
+            return None, []
+        return org, [(path, orgs[org]) for path, orgs in stored if org in orgs]
+
+    def _keyring_entries(self, org: str, records: list[dict[str, Any]]) -> list[tuple[str, str]]:
+        """Return the (service, account) pairs to look under, most likely first."""
+        import urllib.parse
+
+        usual = f"sprites:org:{self.base}:{org}"
+        accounts = [record["keyring_key"] for record in records if record.get("keyring_key")]
+        services: list[object] = [key for key in accounts if str(key).startswith("sprites-cli")]
+        accounts = [key for key in accounts if key not in services] + [usual]
+        for alias, url in self._aliases().items():
+            if url.rstrip("/") == self.base:
+                accounts.append(f"sprites:org:{alias}:{org}")
+        host = urllib.parse.urlsplit(self.base).netloc
+        accounts += [f"sprites:org:{org}", f"{host}:{org}", f"https-{host}:{org}"]
+        users = [record.get("user_id") for record in records] + [self.main.get("current_user")]
+        services += [f"sprites-cli:{user}" for user in users if user]
+        services += ["sprites-cli:manual-tokens", "sprites-cli"]
+        pairs = [(str(service), str(account)) for service in services for account in accounts]
+        return list(dict.fromkeys(pairs))
+
+    def _keyring_values(self, entries: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+        """Yield (source, value): the system's keyring, then the files that stand in for one."""
+        if not any(document.get("disable_keyring") is True for _, document in self._files()):
+            yield from self._system_keyring(entries)
+        for folder in self.keyring_folders:
+            for service, account in entries:
+                path = os.path.join(folder, service.replace(":", "-"), account.replace(":", "-"))
+                if is_inside(path, folder) and os.path.isfile(path):
+                    with open(path, encoding="utf-8", errors="replace") as file:
+                        yield path, file.read(MAX_LINE_BYTES)
+
+    def _system_keyring(self, entries: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+        if sys.platform == "darwin":
+            program = find_program("/usr/bin/security", self.environ)
+        else:
+            program = find_program("secret-tool", self.environ) if os.name == "posix" else None
+        if not program:
+            return
+        import time
+
+        end = time.monotonic() + KEYRING_LIMIT_S
+        for service, account in entries:
+            if sys.platform == "darwin":
+                words = ["find-generic-password", "-w", "-s", service, "-a", account]
+            else:
+                words = ["lookup", "service", service, "username", account]
+            value = run_for_output([program, *words], end - time.monotonic())
+            if value is None:
+                self.console.warn(f"the keyring did not answer within {KEYRING_LIMIT_S:.0f} s")
+                return
+            if value.strip():
+                yield f"the keyring (service {service})", value
+
+
+def dicts(value: object) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def is_inside(path: str, folder: str) -> bool:
+    """Return whether `path`, links followed, lies under `folder`."""
+    return os.path.realpath(path).startswith(os.path.realpath(folder) + os.sep)
+
+
+def decode_keyring(value: str) -> str:
+    """Undo the two encodings in which the program's keyring library stores what is not plain."""
+    import base64
+    import binascii
+
+    value = value.strip()
+    try:
+        if value.startswith("go-keyring-base64:"):
+            return base64.b64decode(value.partition(":")[2], validate=True).decode(
+                "utf-8", "replace"
+            )
+        if value.startswith("go-keyring-encoded:"):
+            return bytes.fromhex(value.partition(":")[2]).decode("utf-8", "replace")
+    except (ValueError, binascii.Error):
+        return ""
+    return value
+
+
+def find_program(name: str, environ: Mapping[str, str]) -> str | None:
+    """Return the absolute path of a program; relative entries of PATH are not searched."""
+    folders = environ.get("PATH", "").split(os.pathsep)
+    for folder in [""] if os.path.isabs(name) else filter(os.path.isabs, folders):
+        path = os.path.join(folder, name)
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    return None
+
+
+def run_for_output(argv: list[str], limit_s: float) -> str | None:
+    """Run a local program and return its stdout, "" if it failed, None if it took too long."""
+    import subprocess
+
+    try:
+        done = subprocess.run(  # noqa: S603 (the one place that starts a program)
+            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=max(limit_s, 0.01)
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    except OSError:
+        return ""
+    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else ""
+
+
+# --- http -------------------------------------------------------------------------------
+
+
+class Deadline:
+    """A limit on everything that is done over one connection.
+
+    A socket's own timeout starts anew with each byte, so a server that drips could hold us for
+    ever. When the time is up, a timer shuts the connection down: every wait on it ends at once.
+    """
+
+    def __init__(self, limit_s: float, clock: Clock) -> None:
+        self.limit_s = limit_s
+        self.passed = False
+        self._clock = clock
+        self._end = clock.monotonic() + limit_s
+        self._sock: socket.socket | None = None
+        self._timer: threading.Timer | None = None
+
+    def remaining(self) -> float:
+        """Return the seconds that are left, at least a hundredth."""
+        return max(0.01, self._end - self._clock.monotonic())
+
+    def watch(self, sock: socket.socket) -> None:
+        """Shut `sock` down when the time is up; a duplicate outlives its wrapping in TLS."""
+        import threading
+
+        self.release()  # an earlier try's connection
+        self._sock = sock.dup()
+        self._timer = threading.Timer(self.remaining(), self._expire)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _expire(self) -> None:
+        import contextlib
+        import socket
+
+        self.passed = True
+        if self._sock:
+            with contextlib.suppress(OSError):  # closed already
+                self._sock.shutdown(socket.SHUT_RDWR)
+
+    def release(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+        if self._sock:
+            self._sock.close()
+
+    def __enter__(self) -> Deadline:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+
+class Answer:
+    """A whole HTTP answer; `uncertain` if an earlier try may have been carried out as well."""
+
+    __slots__ = ("body", "headers", "status", "uncertain")
+
+    def __init__(self, status: int, headers: Message, body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.uncertain = False
+
+    def details(self) -> dict[str, Any]:
+        """Return the JSON object of an error body, {} if it is none."""
+        import json
+
+        try:
+            document = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return {}
+        return document if isinstance(document, dict) else {}
+
+    def reason(self) -> str:
+        """Return the server's own words for an error: JSON, plain text or HTML, at most 300."""
+        details = self.details()
+        texts = [details.get("message"), details.get("error")]
+        words = [text for text in texts if isinstance(text, str) and text]
+        if not words and isinstance(details.get("errors"), list):
+            words = ["; ".join(map(str, details["errors"]))]
+        text = words[0] if words else self.body.decode("utf-8", "replace").strip()
+        if text.startswith("<"):
+            text = "the answer is a web page"
+        return text[:300] or "no reason given"
+
+    def error_code(self) -> str:
+        code = self.details().get("error")
+        return code if isinstance(code, str) else ""
+
+    def asked_wait(self) -> float | None:
+        """Return the seconds the server asks us to wait: the body's word, then Retry-After."""
+        seconds = self.details().get("retry_after_seconds")
+        if isinstance(seconds, (int, float)) and not isinstance(seconds, bool):
+            return max(0.0, float(seconds))
+        return parse_retry_after(self.headers.get("Retry-After"), self.headers.get("Date"))
+
+
+def parse_http_date(text: str | None) -> datetime.datetime | None:
+    import datetime
+    import email.utils
+
+    try:
+        moment = email.utils.parsedate_to_datetime(text or "")
+    except (TypeError, ValueError, IndexError):
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)
+
+
+def parse_retry_after(text: str | None, date: str | None) -> float | None:
+    """Return the seconds of a Retry-After header (seconds, or a date beside the Date header)."""
+    text = (text or "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:12])
+    until, now = parse_http_date(text), parse_http_date(date)
+    return max(0.0, (until - now).total_seconds()) if until and now else None
+
+
+# What may have happened to a request that did not succeed
+NOT_SENT = "not sent"  # it never left
+BUSY = "busy"  # 429: refused before anything was done
+STARTING = "starting"  # 503 sprite_starting: refused, the sprite is waking up
+AMBIGUOUS = "ambiguous"  # sent, and perhaps carried out
+
+
+def failure_kind(answer: Answer) -> str | None:
+    """Return which failure an answer is, None if it is final: a success, or a definite no."""
+    if answer.status == 429:
+        return None if answer.error_code() == "concurrent_sprite_limit_exceeded" else BUSY
+    if answer.status == 503 and answer.error_code() == "sprite_starting":
+        return STARTING
+    return AMBIGUOUS if answer.status in (408, 500, 502, 503, 504) else None
+
+
+class RetryPolicy:
+    """Decides, for one request, whether and when it is sent again.
+
+    A request that was not sent or was refused may always be sent again; one that may have been
+    carried out only if doing it twice is the same as doing it once (`repeatable`).
+    """
+
+    TRIES = 4
+    BUSY_WAITS = 3
+    LONGEST_WAIT_S = 60.0
+    BACKOFF_S, BACKOFF_CAP_S = 0.25, 8.0
+
+    def __init__(self, *, repeatable: bool, starting_limit_s: float = WAKE_LIMIT_S) -> None:
+        self.repeatable = repeatable
+        self.starting_limit_s = starting_limit_s
+        self.counts = {NOT_SENT: 0, BUSY: 0, STARTING: 0, AMBIGUOUS: 0}
+        self.waited_s = 0.0
+
+    def wait(self, kind: str, asked_s: float | None, jitter: float) -> float | None:
+        """Return the seconds until the next try, None to give up; `jitter` is in [0, 1)."""
+        if kind == AMBIGUOUS and not self.repeatable:
+            return None
+        self.counts[kind] += 1
+        if kind == BUSY:
+            wait = self.LONGEST_WAIT_S if asked_s is None else asked_s
+            give_up = self.counts[BUSY] > self.BUSY_WAITS or wait > self.LONGEST_WAIT_S
+        elif kind == STARTING:
+            wait = min(max(0.1, 1.0 if asked_s is None else asked_s), self.LONGEST_WAIT_S)
+            give_up = self.waited_s + wait > self.starting_limit_s
+        else:
+            tries = self.counts[NOT_SENT] + self.counts[AMBIGUOUS]
+            wait = min(self.BACKOFF_CAP_S, self.BACKOFF_S * 2**tries) * (0.5 + jitter / 2)
+            give_up = tries >= self.TRIES
+        self.waited_s += wait
+        return None if give_up else wait
+
+
+class Proxy:
+    """An HTTP proxy for CONNECT; its credentials go into one header and nowhere else."""
+
+    def __init__(self, url: str) -> None:
+        import urllib.parse
+
+        parts = urllib.parse.urlsplit(url if "//" in url else "//" + url, scheme="http")
+        self.host, self.port = parts.hostname or "", parts.port or 80
+        if parts.scheme != "http" or not self.host:
+            raise NotSentError(
+                f"the proxy settings name a proxy of a kind that is not supported ({parts.scheme})",
+                hint="set HTTPS_PROXY to an http:// proxy",
+                final=True,
+            )
+        self.headers: dict[str, str] = {}
+        if parts.username is not None:
+            import base64
+
+            user, password = map(urllib.parse.unquote, (parts.username, parts.password or ""))
+            pair = base64.b64encode(f"{user}:{password}".encode()).decode()
+            self.headers["Proxy-Authorization"] = "Basic " + pair
+
+
+def find_proxy(host: str, port: int) -> Proxy | None:
+    """Return the proxy for an https address: HTTPS_PROXY or ALL_PROXY, unless NO_PROXY has it."""
+    import urllib.request
+
+    proxies = urllib.request.getproxies()
+    url = proxies.get("https") or proxies.get("all")
+    if not url or is_loopback(host) or no_proxy_matches(host, port, proxies.get("no", "")):
+        return None
+    return None if urllib.request.proxy_bypass(host) else Proxy(url)
+
+
+def no_proxy_matches(host: str, port: int, rules: str) -> bool:
+    """Return whether NO_PROXY names a host: `*`, a name or domain (.x, *.x, x), x:port, a CIDR."""
+    import ipaddress
+
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        address = None
+    for rule in rules.lower().replace(",", " ").split():
+        domain = rule.removesuffix(f":{port}").removeprefix("*").lstrip(".")
+        if rule == "*" or domain == host or (domain and host.endswith("." + domain)):
+            return True
+        try:
+            if address and address in ipaddress.ip_network(rule.strip("[]"), strict=False):
+                return True
+        except ValueError:
+            continue
+    return False
+
+
+def tls_context(environ: Mapping[str, str]) -> ssl.SSLContext:
+    """Return a verifying context: the system's authorities and those that the user names."""
+    import ssl
+
+    context = ssl.create_default_context()  # honours SSL_CERT_FILE and SSL_CERT_DIR
+    for name in ("THOPTERS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        path = environ.get(name)
+        if path:
+            try:
+                folder = os.path.isdir(path)
+                context.load_verify_locations(None if folder else path, path if folder else None)
+            except (OSError, ssl.SSLError):
+                raise NotSentError(f"cannot read the certificates of {name}", final=True) from None
+    if any(environ.get(name) for name in ("SSL_CERT_FILE", "THOPTERS_CA_BUNDLE",
+                                          "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")):  # fmt: skip
+        # Python 3.13 refuses the roots of many companies, which lack a key identifier
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
+
+
+def resolve(host: str, port: int, deadline: Deadline) -> list[tuple[Any, ...]]:
+    """Return getaddrinfo's answer; in a thread, for a name server may never answer."""
+    import queue
+    import socket
+    import threading
+
+    answers: queue.SimpleQueue[list[Any] | OSError] = queue.SimpleQueue()
+
+    def look_up() -> None:
+        try:
+            answers.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except OSError as error:
+            answers.put(error)
+        except UnicodeError:
+            answers.put(socket.gaierror("not a host name"))
+
+    threading.Thread(target=look_up, daemon=True).start()
+    try:
+        found = answers.get(timeout=min(CONNECT_TIMEOUT_S, deadline.remaining()))
+    except queue.Empty:
+        raise TimeoutError("the name look-up timed out") from None
+    if isinstance(found, OSError):
+        raise found
+    return found
+
+
+def set_socket_options(sock: socket.socket) -> None:
+    """Send small frames at once, and let the system notice a peer that is gone."""
+    import socket
+
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def connect_tcp(host: str, port: int, deadline: Deadline) -> socket.socket:
+    """Return a connected socket that `deadline` watches; OSError where no address answers."""
+    import socket
+
+    failure: OSError = OSError("no address")
+    for family, kind, protocol, _, address in resolve(host, port, deadline):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(min(CONNECT_TIMEOUT_S, deadline.remaining()))
+            sock.connect(address)
+            set_socket_options(sock)
+            sock.settimeout(min(SILENCE_TIMEOUT_S, deadline.limit_s))
+            deadline.watch(sock)
+            return sock
+        except OSError as error:
+            sock.close()
+            failure = error
+    raise failure
+
+
+class Transport:
+    """The one way out to the API: every connection, header and answer passes through here."""
+
+    def __init__(
+        self,
+        base: str,
+        credential: Credential,
+        *,
+        console: Console,
+        clock: Clock,
+        environ: Mapping[str, str],
+    ) -> None:
+        import urllib.parse
+
+        self.base = urllib.parse.urlsplit(base)
+        self.credential = credential
+        self.console = console
+        self.clock = clock
+        self.environ = environ
+        self._context: ssl.SSLContext | None = None
+        self._opener: urllib.request.OpenerDirector | None = None
+        self.server_date: datetime.datetime | None = None  # of the newest answer
+
+    def target(self, path: str, query: Sequence[tuple[str, str]] = ()) -> str:
+        """Return the request target: the base's path, `path`, and the query, encoded."""
+        import urllib.parse
+
+        return self.base.path + path + ("?" + urllib.parse.urlencode(query) if query else "")
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers of every request; they go to the API's own origin alone."""
+        token = self.credential.token.reveal()
+        return {"Authorization": "Bearer " + token, "User-Agent": USER_AGENT}
+
+    def open_connection(self, deadline: Deadline) -> http.client.HTTPConnection:
+        """Connect to the API: TCP, the proxy if there is one, TLS; NotSentError if that fails."""
+        import http.client
+
+        host, secure = self.base.hostname or "", self.base.scheme == "https"
+        port = self.base.port or (443 if secure else 80)
+        proxy = find_proxy(host, port) if secure else None
+        to = (proxy.host, proxy.port) if proxy else (host, port)
+        if secure:
+            self._context = self._context or tls_context(self.environ)
+            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                *to, context=self._context
+            )
+        else:
+            connection = http.client.HTTPConnection(*to)
+        if proxy:
+            connection.set_tunnel(host, port, headers=proxy.headers)
+        # http.client's own hook; its default has a timeout per read and none in all
+        connection._create_connection = (  # type: ignore[attr-defined]
+            lambda address, *_: connect_tcp(address[0], address[1], deadline)
+        )
+        try:
+            connection.connect()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise self._not_sent(error, host, proxy, deadline) from None
+        return connection
+
+    def _not_sent(
+        self, error: Exception, host: str, proxy: Proxy | None, deadline: Deadline
+    ) -> NotSentError:
+        import socket
+        import ssl
+
+        via = f" through the proxy {proxy.host}:{proxy.port}" if proxy else ""
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return NotSentError(
+                f"the certificate of {host} is not trusted: {error.verify_message}",
+                hint="if your network inspects TLS, name its certificate with THOPTERS_CA_BUNDLE",
+                final=True,
+            )
+        hint = "check the network, and HTTPS_PROXY if you need one"
+        if isinstance(error, socket.gaierror):
+            name = proxy.host if proxy else host
+            return NotSentError(f"cannot find the host {name}", hint=hint)
+        timed_out = deadline.passed or isinstance(error, TimeoutError)
+        why = "it timed out" if timed_out else getattr(error, "strerror", None) or str(error)
+        refused = proxy and "Tunnel connection failed" in str(error)
+        return NotSentError(f"cannot reach {host}{via}: {why}", hint=hint, final=bool(refused))
+
+    def _build_opener(self) -> urllib.request.OpenerDirector:
+        """Return urllib's machinery with our connections and without redirects or proxies."""
+        import urllib.request
+
+        class Handler(urllib.request.AbstractHTTPHandler):
+            http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
+
+            def http_open(_self, request: Any) -> http.client.HTTPResponse:
+                return _self.do_open(lambda *_, **__: request.connection, request)
+
+            https_open = http_open
+
+        opener = urllib.request.OpenerDirector()
+        opener.addheaders = []
+        opener.add_handler(Handler())
+        return opener
+
+    def _open(
+        self, method: str, target: str, body: bytes | None, deadline: Deadline
+    ) -> http.client.HTTPResponse:
+        """Send one request; NotSentError or NoAnswerError. A redirect is not followed."""
+        import http.client
+        import urllib.request
+
+        url = f"{self.base.scheme}://{self.base.netloc}{target}"
+        request = urllib.request.Request(url, data=body, method=method)  # noqa: S310 (api_base)
+        for name, value in self.headers().items():
+            request.add_unredirected_header(name, value)
+        request.add_unredirected_header("Accept", "application/json, application/x-ndjson")
+        if body is not None:
+            request.add_unredirected_header("Content-Type", "application/json")
+        self._opener = self._opener or self._build_opener()
+        request.connection = self.open_connection(deadline)  # type: ignore[attr-defined]
+        try:
+            response: http.client.HTTPResponse = self._opener.open(request)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise self.no_answer(error, deadline) from None
+        return response
+
+    def no_answer(self, error: BaseException | None, deadline: Deadline) -> NoAnswerError:
+        host = self.base.hostname
+        if deadline.passed:
+            return NoAnswerError(f"{host} did not answer in full within {deadline.limit_s:.0f} s")
+        error = getattr(error, "reason", error)  # urllib wraps what it meets
+        if isinstance(error, TimeoutError):
+            return NoAnswerError(f"{host} stopped answering")
+        return NoAnswerError(f"the connection to {host} broke off before the answer was complete")
+
+    def pieces(
+        self, response: http.client.HTTPResponse, deadline: Deadline, cap: int
+    ) -> Iterator[bytes]:
+        """Yield a body as it comes; NoAnswerError if it is cut short or longer than `cap` bytes.
+
+        http.client takes a short body for a whole one, so what is missing is looked for here.
+        """
+        import http.client
+
+        total = 0
+        try:
+            while piece := response.read1(65536):
+                total += len(piece)
+                if total > cap:
+                    raise NoAnswerError(f"the answer is longer than {cap >> 20} MiB")
+                yield piece
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise self.no_answer(error, deadline) from None
+        if response.length or deadline.passed:
+            raise self.no_answer(None, deadline)
+
+    def read_answer(self, response: http.client.HTTPResponse, deadline: Deadline) -> Answer:
+        cap = MAX_JSON_BYTES if response.status < 300 else MAX_ERROR_BYTES
+        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise NoAnswerError("the answer is compressed, which was not asked for")
+        with response:
+            body = b"".join(self.pieces(response, deadline, cap))
+        return Answer(response.status, response.headers, body)
+
+    def traced(
+        self, method: str, target: str, started: float, response: http.client.HTTPResponse
+    ) -> None:
+        """Keep the server's clock, and with --debug say what was asked and answered."""
+        headers = response.headers
+        self.server_date = parse_http_date(headers.get("Date")) or self.server_date
+        seconds = self.clock.monotonic() - started
+        identity = headers.get("fly-request-id") or headers.get("x-request-id") or "-"
+        size = headers.get("Content-Length") or "-"
+        path = target.partition("?")[0]
+        self.console.trace(
+            f"{method} {path} -> {response.status} in {seconds:.3f} s, id {identity}, bytes {size}"
+        )
+
+    def fetch_once(self, method: str, target: str, body: bytes | None, limit_s: float) -> Answer:
+        started = self.clock.monotonic()
+        with Deadline(limit_s, self.clock) as deadline:
+            response = self._open(method, target, body, deadline)
+            self.traced(method, target, started, response)
+            return self.read_answer(response, deadline)
+
+    def fetch(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Sequence[tuple[str, str]] = (),
+        document: object = None,
+        limit_s: float = REQUEST_LIMIT_S,
+    ) -> Answer:
+        """Send a request, again where that is safe, and return the final answer, whatever it is.
+
+        Raises NotSentError and, where it may have been carried out unseen, NoAnswerError.
+        """
+        target = self.target(path, query)
+        body = None if document is None else encode_json(document)
+        policy = RetryPolicy(repeatable=method in ("GET", "PUT", "DELETE"))
+        return self.retry(policy, lambda: self.fetch_once(method, target, body, limit_s))
+
+    def retry(self, policy: RetryPolicy, attempt: Callable[[], Answer | T]) -> Answer | T:
+        """Call `attempt` until it opens something, its answer is final, or `policy` gives up."""
+        uncertain = False
+        while True:
+            answer, error, asked = None, None, None
+            try:
+                result = attempt()
+                if not isinstance(result, Answer):
+                    return result
+                answer, kind, asked = result, failure_kind(result), result.asked_wait()
+                why = f"{answer.status} {answer.error_code()}".strip()
+            except (NotSentError, NoAnswerError) as caught:
+                error, why = caught, caught.message
+                kind = AMBIGUOUS if isinstance(caught, NoAnswerError) else NOT_SENT
+                if getattr(caught, "final", False):
+                    raise
+            wait = policy.wait(kind, asked, self.clock.jitter()) if kind else None
+            if wait is None and error:
+                raise error
+            if wait is None and answer:
+                answer.uncertain = uncertain
+                return answer
+            uncertain = uncertain or kind == AMBIGUOUS
+            self.console.detail(f"{why}; trying again in {wait:.1f} s")
+            if self.console.activity and kind == BUSY:
+                self.console.activity.text = f"the API asks to wait {wait:.0f} s"
+            self.clock.sleep(wait or 0.0)
+
+    def stream(self, path: str, document: object) -> Iterator[dict[str, Any]]:
+        """POST once and yield the objects of its NDJSON answer; RefusedError for another answer.
+
+        The end of the stream proves nothing: the caller looks for the terminal event.
+        """
+        target, body = self.target(path), encode_json(document)
+        with Deadline(STREAM_LIMIT_S, self.clock) as deadline:
+            response = self.retry(
+                RetryPolicy(repeatable=False), lambda: self._stream_head(target, body, deadline)
+            )
+            if isinstance(response, Answer):
+                raise RefusedError(response)
+            with response:
+                check_json(response.headers)
+                pieces = self.pieces(response, deadline, MAX_JSON_BYTES)
+                for line in split_lines(pieces):
+                    yield parse_event(line)
+
+    def _stream_head(
+        self, target: str, body: bytes, deadline: Deadline
+    ) -> Answer | http.client.HTTPResponse:
+        started = self.clock.monotonic()
+        response = self._open("POST", target, body, deadline)
+        self.traced("POST", target, started, response)
+        return response if response.status == 200 else self.read_answer(response, deadline)
+
+
+class RefusedError(ThoptersError):
+    """A final answer that is no success; the API room turns it into words."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(f"the API answered {answer.status}: {answer.reason()}")
+        self.answer = answer
+
+
+def encode_json(document: object) -> bytes:
+    import json
+
+    return json.dumps(document).encode()
+
+
+def check_json(headers: Message) -> None:
+    """Raise NoAnswerError for what is not JSON: a login page, or a filter's words."""
+    kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if kind not in ("application/json", "application/x-ndjson", ""):
+        raise NoAnswerError(
+            f"expected JSON from the API, got {kind}",
+            hint="a login page or a filter of the network may have answered in its place",
+        )
+
+
+def decode_json(answer: Answer) -> object:
+    """Return the document of an answer that has to be JSON; NoAnswerError if it is none."""
+    import json
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(constant)
+
+    check_json(answer.headers)
+    try:
+        return json.loads(answer.body, parse_constant=refuse)
+    except (ValueError, RecursionError):
+        raise NoAnswerError(f"the API's answer is not JSON: {answer.reason()}") from None
+
+
+def split_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the lines of a body that comes in pieces, the last one also without a newline."""
+    rest = b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from filter(None, map(bytes.strip, lines))
+        if len(rest) > MAX_LINE_BYTES:
+            raise NoAnswerError(f"a line of the answer is longer than {MAX_LINE_BYTES >> 20} MiB")
+    if rest.strip():
+        yield rest.strip()
+
+
+def parse_event(line: bytes) -> dict[str, Any]:
+    import json
+
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        event = None
+    if not isinstance(event, dict):
+        raise NoAnswerError("the API sent a line of progress that can't be understood")
+    return event
+
+
+# --- websocket --------------------------------------------------------------------------
+
+OP_CONTINUATION, OP_TEXT, OP_BINARY, OP_CLOSE, OP_PING, OP_PONG = 0, 1, 2, 8, 9, 10
+
+
+class WebSocketLost(Exception):
+    """The connection ended, or the peer broke the protocol."""
+
+
+def mask(payload: bytes, key: bytes) -> bytes:
+    """XOR a payload with the repeated 4-byte key (RFC 6455, 5.3), as one long number."""
+    size = len(payload)
+    repeated = (key * (size // 4 + 1))[:size]
+    number = int.from_bytes(payload, "little") ^ int.from_bytes(repeated, "little")
+    return number.to_bytes(size, "little")
+
+
+def encode_frame(opcode: int, payload: bytes, key: bytes) -> bytes:
+    """Return one final, masked client frame."""
+    size = len(payload)
+    if size < 126:
+        head = bytes((0x80 | opcode, 0x80 | size))
+    elif size < 1 << 16:
+        head = bytes((0x80 | opcode, 0xFE)) + size.to_bytes(2, "big")
+    else:
+        head = bytes((0x80 | opcode, 0xFF)) + size.to_bytes(8, "big")
+    return head + key + mask(payload, key)
+
+
+class FrameParser:
+    """Turns received bytes into messages: RFC 6455, a client's side, no extensions.
+
+    Bytes are received into `space()`; what `messages()` yields is valid until it goes on.
+    """
+
+    ROOM = 1 << 20
+
+    def __init__(self, early: bytes) -> None:
+        self._buffer = bytearray(self.ROOM)
+        self._buffer[: len(early)] = early
+        self._start, self._end = 0, len(early)
+        self._opcode = 0  # of the message that is under way
+        self._parts: list[bytes] = []
+
+    def space(self) -> memoryview:
+        """Return room for more bytes; say how many came with `received()`."""
+        if self._start == self._end:
+            self._start = self._end = 0
+        if len(self._buffer) - self._end < self.ROOM // 4:
+            rest = self._buffer[self._start : self._end]
+            if len(self._buffer) - len(rest) < self.ROOM // 2:
+                self._buffer = bytearray(2 * len(self._buffer))
+            self._buffer[: len(rest)] = rest
+            self._start, self._end = 0, len(rest)
+        return memoryview(self._buffer)[self._end :]
+
+    def received(self, count: int) -> None:
+        self._end += count
+
+    def messages(self) -> Iterator[tuple[int, bytes | memoryview]]:
+        """Yield (opcode, payload) for each whole message and control frame that is there."""
+        while frame := self._frame():
+            opcode, final, payload = frame
+            if opcode >= OP_CLOSE:
+                if not final or len(payload) > 125:
+                    raise WebSocketLost("a control frame is broken up or too long")
+                yield opcode, bytes(payload)
+            elif final and opcode and not self._opcode:
+                yield opcode, payload
+            else:
+                yield from self._fragment(opcode, final, payload)
+
+    def _fragment(
+        self, opcode: int, final: bool, payload: memoryview
+    ) -> Iterator[tuple[int, bytes]]:
+        if bool(opcode) == bool(self._opcode):
+            raise WebSocketLost("fragments of messages are mixed up")
+        self._opcode = self._opcode or opcode
+        self._parts.append(bytes(payload))
+        if sum(map(len, self._parts)) > MAX_MESSAGE_BYTES:
+            raise WebSocketLost("a message is too long")
+        if final:
+            yield self._opcode, b"".join(self._parts)
+            self._opcode, self._parts = 0, []
+
+    def _frame(self) -> tuple[int, bool, memoryview] | None:
+        """Take the next whole frame out of the buffer."""
+        view = memoryview(self._buffer)[self._start : self._end]
+        if len(view) < 2:
+            return None
+        first, second = view[0], view[1]
+        if first & 0x70 or second & 0x80 or (first & 0x0F) not in (0, 1, 2, 8, 9, 10):
+            raise WebSocketLost("a frame breaks the protocol")
+        head, size = 2, second
+        if second >= 126:
+            head = 4 if second == 126 else 10
+            if len(view) < head:
+                return None
+            size = int.from_bytes(view[2:head], "big")
+        if size > MAX_MESSAGE_BYTES:
+            raise WebSocketLost("a message is too long")
+        if len(view) < head + size:
+            return None
+        self._start += head + size
+        return first & 0x0F, bool(first & 0x80), view[head : head + size]
+
+
+class WebSocket:
+    """A client's side of an open WebSocket; never blocks but in `wait`.
+
+    One thread receives. Any thread may send: the lock keeps OpenSSL to one call at a time.
+    """
+
+    def __init__(self, connection: http.client.HTTPConnection, early: bytes, clock: Clock) -> None:
+        import threading
+
+        self.sock: socket.socket = connection.sock
+        self.heard_at = clock.monotonic()
+        self._clock = clock
+        self._connection = connection
+        self._parser = FrameParser(early)
+        self._unparsed = bool(early)
+        self._outgoing = bytearray()
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self.sock.setblocking(False)
+
+    def send(self, opcode: int, payload: bytes) -> None:
+        with self._lock:
+            self._outgoing += encode_frame(opcode, payload, os.urandom(4))
+            self._flush()
+
+    def unsent(self) -> int:
+        """Return how many bytes the connection has not taken yet."""
+        return len(self._outgoing)
+
+    def _flush(self) -> None:
+        import ssl
+
+        try:
+            while self._outgoing:
+                with memoryview(self._outgoing) as view:
+                    count = self.sock.send(view[: 1 << 18])
+                del self._outgoing[:count]
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            pass
+        except OSError:
+            self._outgoing.clear()  # what has arrived can still be read, and ends with the reason
+
+    def messages(self) -> Iterator[tuple[int, bytes | memoryview]]:
+        """Yield the (opcode, payload) of the text and binary messages of one receive.
+
+        Raises WebSocketLost at the end of the connection. Pings are answered here.
+        """
+        if not self._unparsed and not self._receive():
+            return
+        self._unparsed = False
+        for opcode, payload in self._parser.messages():
+            if opcode == OP_PING:
+                self.send(OP_PONG, bytes(payload))
+            elif opcode == OP_CLOSE:
+                raise WebSocketLost(close_reason(bytes(payload)))
+            elif opcode != OP_PONG:
+                yield opcode, payload
+
+    def _receive(self) -> bool:
+        import ssl
+
+        with self._lock:
+            try:
+                count = self.sock.recv_into(self._parser.space())
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return False
+            except OSError as error:
+                raise WebSocketLost(error.strerror or "the connection broke") from None
+        if not count:
+            raise WebSocketLost("the connection was closed")
+        self._parser.received(count)
+        self.heard_at = self._clock.monotonic()
+        return True
+
+    def wait(self, timeout_s: float, others: Sequence[Any] = ()) -> list[Any]:
+        """Wait for the connection or one of `others`; return which of these can be read."""
+        import select
+
+        with self._lock:
+            pending = getattr(self.sock, "pending", int)()  # decrypted already: unseen by select
+        if self._unparsed or pending:
+            timeout_s = 0
+        writers = [self.sock] if self._outgoing else []
+        readable, writable, _ = select.select([self.sock, *others], writers, [], timeout_s)
+        if writable:
+            with self._lock:
+                self._flush()
+        return [other for other in others if other in readable]
+
+    def keep_alive(self) -> None:
+        """Ping from a thread, also while the caller is busy writing to a slow reader."""
+        import threading
+
+        def ping() -> None:
+            while not self._closed.wait(PING_INTERVAL_S):
+                self.send(OP_PING, b"")
+
+        threading.Thread(target=ping, daemon=True).start()
+
+    def close(self) -> None:
+        """Say goodbye if that can be done at once, and leave: nobody waits for an answer."""
+        self._closed.set()
+        self.send(OP_CLOSE, (1000).to_bytes(2, "big"))
+        self._connection.close()
+
+
+def close_reason(payload: bytes) -> str:
+    if len(payload) < 2:
+        return "the connection was closed"
+    text = payload[2:].decode("utf-8", "replace")
+    return f"closed with code {int.from_bytes(payload[:2], 'big')}" + (f": {text}" if text else "")
+
+
+def open_websocket(transport: Transport, target: str, limit_s: float) -> WebSocket | Answer:
+    """Upgrade a connection; the answer instead where the API refuses.
+
+    Raises NotSentError and NoAnswerError as a request does.
+    """
+    import base64
+    import hashlib
+    import http.client
+    import ssl
+
+    key = base64.b64encode(os.urandom(16)).decode()
+    proof = hashlib.sha1(  # noqa: S324 (RFC 6455 names it; it protects nothing)
+        (key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()
+    ).digest()
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": key,
+    }
+    started = transport.clock.monotonic()
+    with Deadline(limit_s, transport.clock) as deadline:
+        connection = transport.open_connection(deadline)
+        try:
+            connection.request("GET", target, headers=transport.headers() | upgrade)
+            response = connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise transport.no_answer(error, deadline) from None
+        transport.traced("WS", target, started, response)
+        if response.status != 101:
+            with response:
+                answer = transport.read_answer(response, deadline)
+            connection.close()
+            return answer
+        accept = response.headers.get("Sec-WebSocket-Accept", "").strip()
+        if accept != base64.b64encode(proof).decode() or connection.sock is None:
+            connection.close()
+            raise NoAnswerError("something between here and the API broke the WebSocket upgrade")
+        connection.sock.setblocking(False)
+        try:
+            early = response.fp.peek()  # frames may have come in the same packet as the head
+        except ssl.SSLWantReadError:
+            early = b""
+    return WebSocket(connection, early, transport.clock)
+
+
+# --- sprites api ------------------------------------------------------------------------
+
+
+def text_field(item: dict[str, Any], *keys: str) -> str:
+    """Return the first of `keys` that holds text, "" if none does: every field is optional."""
+    return next((item[key] for key in keys if isinstance(item.get(key), str)), "")
+
+
+class Sprite:
+    """What the API says of a sprite; "" where it says nothing."""
+
+    __slots__ = ("auth", "created_at", "id", "name", "organization", "status", "updated_at", "url")
+
+    def __init__(self, item: dict[str, Any]) -> None:
+        self.name = text_field(item, "name")
+        self.id = text_field(item, "id")
+        self.organization = text_field(item, "organization", "org_slug")
+        self.status = text_field(item, "status")
+        self.url = text_field(item, "url")
+        settings = item.get("url_settings")
+        self.auth = text_field(settings, "auth") if isinstance(settings, dict) else ""
+        self.created_at = text_field(item, "created_at")
+        self.updated_at = text_field(item, "updated_at")
+
+    def state(self) -> str:
+        """Return the status in the user's words; one that we do not know as it is."""
+        return "hibernating" if self.is_asleep() else self.status or "unknown"
+
+    def is_asleep(self) -> bool:
+        return self.status in ("warm", "cold")
+
+    def to_json(self) -> dict[str, Any]:
+        known = {key: getattr(self, key) or None for key in self.__slots__}
+        return {**known, "state": self.state()}
+
+
+class Checkpoint:
+    """A checkpoint; `create_time` is an RFC 3339 stamp."""
+
+    __slots__ = ("comment", "create_time", "id", "is_auto")
+
+    def __init__(self, item: dict[str, Any]) -> None:
+        self.id = text_field(item, "id")
+        self.create_time = text_field(item, "create_time")
+        self.comment = text_field(item, "comment")
+        self.is_auto = item.get("is_auto") is True or self.id.startswith("auto-")
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in self.__slots__}
+
+
+class Listing:
+    """All sprites, by name, and the account's numbers: state -> (count, plan limit or None)."""
+
+    __slots__ = ("counts", "sprites")
+
+    def __init__(self) -> None:
+        self.sprites: dict[str, Sprite] = {}
+        self.counts: dict[str, tuple[int, int | None]] = {}
+
+    def add(self, page: dict[str, Any]) -> None:
+        for item in dicts(page.get("sprites")):
+            sprite = Sprite(item)
+            if sprite.name:
+                self.sprites[sprite.name] = sprite
+        org = page.get("org")
+        numbers = {**page, **org} if isinstance(org, dict) else page
+        for state in ("running", "warm", "cold"):
+            count, limit = numbers.get(state), numbers.get(state + "_limit")
+            if type(count) is int:
+                self.counts[state] = (count, limit if type(limit) is int else None)
+
+
+class SpritesApi:
+    """The platform's endpoints, one short method each."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self.clock = transport.clock
+        self.console = transport.console
+
+    def now(self) -> datetime.datetime:
+        """Return the server's time, so that ages are right under a wrong local clock."""
+        return self.transport.server_date or self.clock.utc()
+
+    def path(self, name: str, *rest: str) -> str:
+        import urllib.parse
+
+        parts = ["", "v1", "sprites", name, *rest]
+        return "/".join(urllib.parse.quote(part, safe="") for part in parts)
+
+    def refuse(self, answer: Answer, doing: str, name: str = "") -> NoReturn:
+        """Raise the error that an answer stands for: what failed, why, and the next step."""
+        status, reason = answer.status, answer.reason()
+        if status == 401:
+            raise AuthError(
+                f"cannot {doing}: the API refused the token from "
+                f"{self.transport.credential.source}",
+                hint="log in again with: sprite login; or put a valid token into SPRITE_TOKEN",
+            )
+        if status == 403:
+            raise AuthError(
+                f"cannot {doing}: the token is not allowed to: {reason}",
+                hint="a token may be limited to a name prefix or a label; use another",
+            )
+        if status == 404 and name:
+            raise self.unknown_sprite(name)
+        if status in (402, 429):
+            hint = "wait, or let another sprite sleep: thopters list"
+            upgrade = answer.details().get("upgrade_url")
+            raise LimitError(
+                f"cannot {doing}: {reason}",
+                hint=f"{hint}; a larger plan: {upgrade}" if upgrade else hint,
+            )
+        if 300 <= status < 400:
+            import urllib.parse
+
+            where = urllib.parse.urlsplit(answer.headers.get("Location", "")).hostname
+            raise ThoptersError(
+                f"cannot {doing}: the API answered {status}, a redirect to "
+                f"{where or 'nowhere'}, which is never followed",
+                hint="check SPRITES_API_URL and the network's proxy",
+            )
+        raise ThoptersError(f"cannot {doing}: the API answered {status}: {reason}")
+
+    def unknown_sprite(self, name: str) -> NotFoundError:
+        """Return the error for a name that does not exist, with the nearest that do."""
+        import difflib
+
+        try:
+            names = list(self.list_sprites("").sprites)
+        except ThoptersError:
+            names = []
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}?" if near else "see what there is: thopters list"
+        return NotFoundError(f"there is no sprite {name}", hint=hint)
+
+    def fetch_json(self, answer: Answer, doing: str, name: str = "") -> Any:
+        if not 200 <= answer.status < 300:
+            self.refuse(answer, doing, name)
+        return decode_json(answer)
+
+    def list_sprites(self, prefix: str) -> Listing:
+        """Return every sprite whose name starts with `prefix`, over all pages."""
+        listing, token, seen = Listing(), "", set[str]()
+        for _ in range(MAX_PAGES):
+            query = [("prefix", prefix), ("max_results", str(PAGE_SIZE)), ("bulk_load", "true")]
+            query = [pair for pair in [*query, ("continuation_token", token)] if pair[1]]
+            answer = self.transport.fetch("GET", "/v1/sprites", query=query)
+            page = self.fetch_json(answer, "list sprites")
+            if not isinstance(page, dict) or not isinstance(
+                page.get("sprites"), (list, type(None))
+            ):
+                raise NoAnswerError("the API's list of sprites has no list in it")
+            listing.add(page)
+            if page.get("has_more") is not True:
+                return listing
+            token = text_field(page, "next_continuation_token")
+            if not token or token in seen:
+                break
+            seen.add(token)
+        raise ThoptersError("the API's list of sprites does not end; an incomplete one is no use")
+
+    def get_sprite(self, name: str) -> Sprite | None:
+        """Return a sprite, None if there is none. Neither wakes it nor counts as activity."""
+        answer = self.transport.fetch("GET", self.path(name))
+        if answer.status == 404:
+            return None
+        item = self.fetch_json(answer, f"look at {name}")
+        sprite = Sprite(item if isinstance(item, dict) else {})
+        if sprite.name != name:
+            raise NoAnswerError(f"the API's answer about {name} is about something else")
+        return sprite
+
+    def require_sprite(self, name: str) -> Sprite:
+        sprite = self.get_sprite(name)
+        if sprite is None:
+            raise self.unknown_sprite(name)
+        return sprite
+
+    def create_sprite(self, name: str) -> Answer:
+        """POST once per call; only what was surely not carried out is sent again by itself."""
+        return self.transport.fetch(
+            "POST", "/v1/sprites", document={"name": name}, limit_s=CREATE_LIMIT_S
+        )
+
+    def update_url_auth(self, name: str, auth: str) -> Sprite:
+        """Set who may open the URL ("public" or "sprite"), and return what a GET then says."""
+        answer = self.transport.fetch(
+            "PUT", self.path(name), document={"url_settings": {"auth": auth}}
+        )
+        self.fetch_json(answer, f"change the URL of {name}", name)
+        sprite = self.require_sprite(name)
+        if sprite.auth != auth:
+            raise ThoptersError(
+                f"the API accepted the change, but the URL of {name} is still "
+                f"{sprite.auth or 'as it was'}"
+            )
+        return sprite
+
+    def delete_sprite(self, name: str) -> None:
+        """Delete a sprite; gone already counts if an earlier try of ours may have done it."""
+        answer = self.transport.fetch("DELETE", self.path(name))
+        gone = answer.status in (200, 202, 204) or (answer.status == 404 and answer.uncertain)
+        if not gone:
+            self.refuse(answer, f"destroy {name}", name)
+
+    def list_checkpoints(self, name: str, *, include_auto: bool) -> list[Checkpoint]:
+        """Return the checkpoints, newest first, without the row that stands for the present."""
+        query = [("includeAuto", "true")] if include_auto else []
+        answer = self.transport.fetch("GET", self.path(name, "checkpoints"), query=query)
+        items = self.fetch_json(answer, f"list the checkpoints of {name}", name)
+        if not isinstance(items, list):
+            raise NoAnswerError("the API's list of checkpoints is no list")
+        found = [Checkpoint(item) for item in dicts(items)]
+        found = [item for item in found if item.id and item.id not in ("Current", "active")]
+        never = parse_time("0001-01-01T00:00:00Z")
+        found.sort(key=lambda item: (parse_time(item.create_time) or never, item.id), reverse=True)
+        return [item for item in found if include_auto or not item.is_auto]
+
+    def create_checkpoint(self, name: str, comment: str) -> Iterator[str]:
+        """Make a checkpoint, yielding the platform's words, the final ones last."""
+        document = {"comment": comment} if comment else {}
+        return self._follow(self.path(name, "checkpoint"), document, f"checkpoint {name}", name)
+
+    def restore_checkpoint(self, name: str, identity: str) -> Iterator[str]:
+        """Restore a checkpoint, yielding the platform's words. Asynchronous: see D9 in SPEC.md."""
+        path = self.path(name, "checkpoints", identity, "restore")
+        return self._follow(path, {}, f"restore {identity} of {name}", "")
+
+    def _follow(self, path: str, document: object, doing: str, name: str) -> Iterator[str]:
+        """Yield the texts of a stream of events; an error unless `complete` comes.
+
+        A failure arrives as an event inside an HTTP 200, so nothing else proves a success.
+        """
+        try:
+            for event in self.transport.stream(path, document):
+                kind, text = event.get("type"), text_field(event, "data", "message")
+                if kind == "error" or "error" in event:
+                    why = text_field(event, "error", "data", "message") or "no reason given"
+                    raise ThoptersError(f"cannot {doing}: {why}")
+                yield text
+                if kind == "complete":
+                    return
+        except RefusedError as error:
+            self.refuse(error.answer, doing, name)
+        raise NoAnswerError(f"cannot tell whether the API could {doing}: its answer was cut short")
+
+
+# --- exec -------------------------------------------------------------------------------
+
+STREAM_STDIN, STREAM_STDOUT, STREAM_STDERR, STREAM_EXIT, STREAM_EOF = 0, 1, 2, 3, 4
+
+# The platform starts a process before our stream is attached, writes URLs into logs and refuses
+# long ones. So the URL holds this constant alone, and the rest comes on stdin: a script that ends
+# with a NUL. The shell's own read takes not one byte more, and a script cut short never runs.
+BOOTSTRAP = 'LC_ALL=C IFS= read -r -d "" s || exit 255; eval "$s"'
+
+# The first line on stdout is ours: it proves that the script runs, and holds the group to signal
+PREAMBLE = b"thopters-exec "
+
+# The traps keep the wrapper alive, so that a signal to the group reaches us as 128+n; the shell's
+# own words about it ("Killed") go to /dev/null, and the command's stderr is the real one
+SCRIPT = b"""\
+printf 'thopters-exec %%s\\n' "$$"
+[ -n "${HOME-}" ] || export HOME=~
+exec 3>&2 2>/dev/null
+if [ -r ~/.thopters/env ]; then . ~/.thopters/env; fi
+%(exports)s%(chdir)strap : INT TERM HUP QUIT
+(exec 2>&3 3>&-; exec -- %(argv)s)
+exit $?
+"""
+CHDIR = b"""\
+CDPATH=
+if ! s=$(cd -- %(dir)s 2>&1); then
+  printf 'thopters: error: cannot enter --dir:%%s\\n' "${s##*cd:}" >&3
+  exit 255
+fi
+cd -- %(dir)s
+"""
+
+
+def exec_script(
+    argv: Sequence[bytes], *, env: Sequence[tuple[str, bytes]] = (), directory: bytes = b""
+) -> bytes:
+    """Return the script that runs `argv` exactly, in a bash that evaluates it."""
+    exports = b"".join(
+        b"export " + name.encode() + b"=" + quote_argument(value) + b"\n" for name, value in env
+    )
+    place = b"./-" if directory == b"-" else directory  # `cd -` means something else
+    chdir = CHDIR % {b"dir": quote_argument(place)} if directory else b""
+    words = b" ".join(map(quote_argument, argv))
+    return SCRIPT % {b"exports": exports, b"chdir": chdir, b"argv": words}
+
+
+class ExecLost(Exception):
+    """No exit status will come; `started` tells whether the command may have run."""
+
+    def __init__(self, why: str, *, started: bool) -> None:
+        super().__init__(why)
+        self.started = started
+
+
+class LocalInput:
+    """Our own stdin, as something that select can wait for."""
+
+    def __init__(self) -> None:
+        self._sock: socket.socket | None = None
+        if os.name == "nt":  # select takes only sockets there, so a thread feeds one
+            import socket
+            import threading
+
+            self._sock, feed = socket.socketpair()
+            threading.Thread(target=self._pump, args=(feed,), daemon=True).start()
+
+    def _pump(self, feed: socket.socket) -> None:
+        with feed:
+            while data := os.read(0, 1 << 16):
+                feed.sendall(data)
+
+    def fileno(self) -> int:
+        return self._sock.fileno() if self._sock else 0
+
+    def read(self) -> bytes:
+        """Return what there is, b"" at the end."""
+        return self._sock.recv(1 << 16) if self._sock else os.read(0, 1 << 16)
+
+
+class ExecSession:
+    """One command without a terminal: a script in, two streams and an exit status out.
+
+    Frames are the platform's: a binary message is a stream's number and bytes; JSON text messages
+    may come between. `out` and `err` are called with what arrives, as it arrives.
+    """
+
+    def __init__(
+        self,
+        websocket: WebSocket,
+        clock: Clock,
+        out: Callable[[bytes | memoryview], None],
+        err: Callable[[bytes | memoryview], None],
+    ) -> None:
+        self.websocket = websocket
+        self.clock = clock
+        self.out = out
+        self.err = err
+        self.group: int | None = None  # the remote process group, once the script runs
+        self._held = b""  # stdout before the preamble's end
+        self._fed = False  # whether input was forwarded
+
+    def run(self, script: bytes, stdin: LocalInput | None, limit_s: float | None = None) -> int:
+        """Run the script and return its exit status; ExecLost where there is none.
+
+        `stdin` is forwarded to its end; None gives the command an empty one.
+        """
+        self.websocket.send(OP_BINARY, bytes((STREAM_STDIN,)) + script + b"\0")
+        if stdin is None:
+            self.websocket.send(OP_BINARY, bytes((STREAM_EOF,)))
+        end = None if limit_s is None else self.clock.monotonic() + limit_s
+        while True:
+            try:
+                for opcode, payload in self.websocket.messages():
+                    status = self._take(opcode, payload)
+                    if status is not None:
+                        return status
+                    # the time that a slow reader of ours takes is no silence of the server's
+                    self.websocket.heard_at = self.clock.monotonic()
+            except WebSocketLost as lost:
+                raise self._lost(str(lost)) from None
+            self._check_time(end, limit_s)
+            stdin = self._wait(stdin, 1.0)
+
+    def _check_time(self, end: float | None, limit_s: float | None) -> None:
+        now = self.clock.monotonic()
+        if end is not None and now > end:
+            raise self._lost(f"it took longer than {limit_s:.0f} s")
+        # a command that leaves its input unread can keep the server from answering our pings
+        if now - self.websocket.heard_at > DEAD_AFTER_S and not self._fed:
+            raise self._lost(f"nothing was heard for {DEAD_AFTER_S:.0f} s")
+
+    def _lost(self, why: str) -> ExecLost:
+        return ExecLost(why, started=self.group is not None)
+
+    def _wait(self, stdin: LocalInput | None, timeout_s: float) -> LocalInput | None:
+        """Wait for the server or for input, and forward the input; None once that has ended."""
+        room = stdin is not None and self.websocket.unsent() < 1 << 18
+        if not self.websocket.wait(timeout_s, [stdin] if room else []) or stdin is None:
+            return stdin
+        data = stdin.read()
+        number = STREAM_STDIN if data else STREAM_EOF
+        self.websocket.send(OP_BINARY, bytes((number,)) + data)
+        self._fed = True
+        return stdin if data else None
+
+    def _take(self, opcode: int, payload: bytes | memoryview) -> int | None:
+        """Pass output on; return the exit status when it comes."""
+        if opcode == OP_TEXT:
+            return exit_status_of_text(bytes(payload))
+        if not payload:
+            return None
+        stream, data = payload[0], payload[1:]
+        if stream == STREAM_STDOUT:
+            self._take_stdout(data)
+        elif stream == STREAM_STDERR:
+            self.err(data)
+        elif stream == STREAM_EXIT and len(data) in (1, 4):
+            if self._held:
+                self.out(self._held)
+            return min(int.from_bytes(data, "big"), 255)
+        else:
+            raise WebSocketLost("the server sent what is no output and no exit status")
+        return None
+
+    def _take_stdout(self, data: bytes | memoryview) -> None:
+        if self.group is not None:
+            self.out(data)
+            return
+        self._held += data
+        before, found, rest = self._held.partition(PREAMBLE)
+        number, newline, rest = rest.partition(b"\n")
+        if found and newline and number.isdigit():
+            self.group, self._held = int(number), b""
+            if before + rest:
+                self.out(before + rest)
+        elif len(self._held) > 1 << 16:
+            raise WebSocketLost("the server answered with something else than the command")
+
+
+def exit_status_of_text(payload: bytes) -> int | None:
+    """Return the status in a JSON exit message; None for every other message."""
+    import json
+
+    try:
+        message = json.loads(payload)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(message, dict) or message.get("type") != "exit":
+        return None
+    code = message.get("exit_code", message.get("code"))
+    if type(code) is not int:
+        raise WebSocketLost("the server's exit message holds no status")
+    return code if 0 <= code <= 255 else 255
+
+
+def open_exec(api: SpritesApi, name: str, limit_s: float = WAKE_LIMIT_S) -> WebSocket:
+    """Open a command's WebSocket, waking the sprite; errors if it can't be had in `limit_s`.
+
+    Nothing runs before the script is sent, so every failure up to here may be tried again.
+    """
+    query = [
+        ("cmd", "bash"),
+        ("cmd", "-c"),
+        ("cmd", BOOTSTRAP),
+        ("path", "bash"),
+        ("stdin", "true"),
+    ]
+    target = api.transport.target(api.path(name, "exec"), query)
+    policy = RetryPolicy(repeatable=True, starting_limit_s=limit_s)
+    result = api.transport.retry(
+        policy, lambda: open_websocket(api.transport, target, min(limit_s, REQUEST_LIMIT_S))
+    )
+    if not isinstance(result, Answer):
+        return result
+    if failure_kind(result) == STARTING:
+        raise TimedOutError(f"{name} is still starting after {limit_s:.0f} s", hint="try again")
+    api.refuse(result, f"run a command in {name}", name)
+
+
+def run_quietly(
+    api: SpritesApi, name: str, argv: Sequence[bytes], *, limit_s: float, open_limit_s: float
+) -> tuple[int, bytes]:
+    """Run a short command of our own and return its exit status and stdout; ExecLost as above."""
+    output: list[bytes] = []
+    websocket = open_exec(api, name, open_limit_s)
+    try:
+        session = ExecSession(
+            websocket, api.clock, lambda data: output.append(bytes(data)), lambda data: None
+        )
+        return session.run(exec_script(argv), None, limit_s), b"".join(output)
+    finally:
+        websocket.close()
+
+
+def wait_until_ready(api: SpritesApi, name: str, limit_s: float, argv: Sequence[bytes]) -> None:
+    """Ask with short commands until one exits 0; TimedOutError after `limit_s`."""
+    end = api.clock.monotonic() + limit_s
+    while True:
+        why = "the command failed"
+        try:
+            status, _ = run_quietly(
+                api, name, argv, limit_s=PROBE_LIMIT_S, open_limit_s=PROBE_LIMIT_S
+            )
+            if status == 0:
+                return
+        except ExecLost as lost:
+            why = str(lost)
+        except (TimedOutError, NotSentError, NoAnswerError, NotFoundError, RefusedError) as error:
+            why = error.message
+        if api.clock.monotonic() > end:
+            raise TimedOutError(f"{name} runs no command yet after {limit_s:.0f} s: {why}")
+        api.console.detail(f"{name} is not ready: {why}")
+        api.clock.sleep(0.2)
+
+
+class SignalRelay:
+    """While a command runs, passes our first INT, TERM or HUP on to it; a second one ends us.
+
+    `target` returns the remote process group, None as long as there is nothing to signal.
+    """
+
+    def __init__(self, target: Callable[[], int | None], send: Callable[[int, int], None]) -> None:
+        self.target = target
+        self.send = send
+        self.received: int | None = None
+
+    def __enter__(self) -> SignalRelay:
+        import signal
+
+        self._before = []
+        for number in stop_signals():
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._before.append((number, signal.signal(number, self._receive)))
+        return self
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        import threading
+
+        group = self.target()
+        if self.received is not None or group is None:
+            raise Interrupted(signum)
+        self.received = signum
+        threading.Thread(target=self.send, args=(group, signum), daemon=True).start()
+
+    def __exit__(self, *exc: object) -> None:
+        import signal
+
+        for number, handler in self._before:
+            signal.signal(number, handler)
+
+
+def stop_signals() -> list[int]:
+    """Return the signals that ask a program to stop, where the system has them."""
+    import signal
+
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+
+def signal_group(api: SpritesApi, name: str, group: int, signum: int) -> None:
+    """Send a signal to a command in a sprite, by a second one: the platform's own call may reach
+    the group's leader alone, which is our wrapper. Best effort: failing changes nothing here."""
+    import signal
+
+    word = signal.Signals(signum).name[3:]
+    script = f"kill -s {word} -- -{group} 2>/dev/null || pkill -{word} -P {group}"
+    try:
+        run_quietly(
+            api, name, [b"bash", b"-c", script.encode()], limit_s=5.0, open_limit_s=PROBE_LIMIT_S
+        )
+    except (ThoptersError, ExecLost) as error:
+        api.console.detail(f"the signal may not have reached the command: {error}")
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+# --- commands ---------------------------------------------------------------------------
+
+
+class App:
+    """What a command works with; the API is made, and the token looked for, when first needed."""
+
+    def __init__(self, console: Console, environ: Mapping[str, str], clock: Clock) -> None:
+        self.console = console
+        self.environ = environ
+        self.clock = clock
+        self._api: SpritesApi | None = None
+
+    @property
+    def api(self) -> SpritesApi:
+        if self._api is None:
+            base = api_base(self.environ)
+            credential = find_credential(self.environ, base, self.console)
+            self.console.redact.add(credential.token)
+            self.console.detail(f"{base} with the token from {credential.source}")
+            transport = Transport(
+                base, credential, console=self.console, clock=self.clock, environ=self.environ
+            )
+            self._api = SpritesApi(transport)
+        return self._api
+
+
+def valid_name(text: str) -> str:
+    """Check the name of a sprite that should exist; anything a URL path could twist is refused."""
+    import re
+
+    bad = text in (".", "..") or len(text) > 128 or not re.fullmatch(r"[A-Za-z0-9._~@+:=,-]+", text)
+    if bad or text.startswith("-"):
+        raise UsageError(f"{text[:64]!r} is not a sprite's name", hint="see: thopters list")
+    return text
+
+
+def valid_new_name(text: str) -> str:
+    """Check the name of a sprite to be made: a DNS label, as the platform wants it."""
+    import re
+
+    if not re.fullmatch(rf"[a-z0-9]([a-z0-9-]{{0,{NAME_LENGTH - 2}}}[a-z0-9])?", text):
+        raise UsageError(
+            f"{text[:64]!r} can't be a sprite's name",
+            hint=f"use 1 to {NAME_LENGTH} of a-z, 0-9 and -, with a letter or digit at both ends",
+        )
+    return text
+
+
+def valid_checkpoint(text: str) -> str:
+    """Return a checkpoint's id in the platform's form: 3, v3 and checkpoints/v3 are the same."""
+    import re
+
+    text = text.removeprefix("checkpoints/")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text):
+        raise UsageError(
+            f"{text[:64]!r} is not a checkpoint's id", hint="see: thopters checkpoints"
+        )
+    if text in ("Current", "active"):
+        raise UsageError(f"{text} stands for the present state, there is nothing to restore")
+    return "v" + text if text.isdigit() else text
+
+
+def add_name(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the sprite")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON, an error too")
+
+
+def add_yes(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--yes", action="store_true", help=f"{what} without asking")
+
+
+# create
+
+
+def add_create(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="a-z, 0-9 and -, at most 63")
+    parser.add_argument("--no-init", action="store_true", help="put no keys into it")
+    parser.add_argument("--if-missing", action="store_true", help="exit 0 if it exists already")
+    add_json(parser)
+
+
+def cmd_create(app: App, args: argparse.Namespace) -> int:
+    name, started = valid_new_name(args.name), app.clock.monotonic()
+    if len(name) > URL_NAME_LENGTH:
+        app.console.warn(f"above {URL_NAME_LENGTH} characters the sprite's URL may not resolve")
+    with app.console.working(f"creating {name}"):
+        existing = app.api.get_sprite(name)
+        if existing and not args.if_missing:
+            raise already_exists(name)
+        sprite = existing or create_or_find(app, name)
+        if not existing:
+            get_ready(app, name)
+    report_create(app, args, sprite, not existing, app.clock.monotonic() - started)
+    return EXIT_OK
+
+
+def already_exists(name: str) -> ExistsError:
+    return ExistsError(
+        f"there is a sprite {name} already",
+        hint=f"use it: thopters exec {name} -- COMMAND; or create it with --if-missing",
+    )
+
+
+def create_or_find(app: App, name: str) -> Sprite:
+    """Make a sprite that is known to be absent, and return it once the API has it.
+
+    The API can answer 500, or nothing, and have made it all the same: so whenever that is
+    possible we look for it, and POST a second time only if it stays absent.
+    """
+    try:
+        for again in (False, True):
+            try:
+                answer = app.api.create_sprite(name)
+                if answer.status == 429 or failure_kind(answer) is None:
+                    return created_sprite(app, name, answer, again=again)
+                why = f"the API answered {answer.status}: {answer.reason()}"
+            except NoAnswerError as error:
+                why = error.message
+            app.console.detail(f"{why}; looking whether {name} exists now")
+            found = read_back(app, name, READ_BACK_LIMIT_S)
+            if found:
+                return found
+    except Interrupted:
+        say_what_exists(app, name)
+        raise
+    raise ThoptersError(f"cannot create {name}: {why}", hint="try again later")
+
+
+def created_sprite(app: App, name: str, answer: Answer, *, again: bool) -> Sprite:
+    """Return the sprite that a definite answer speaks of, or raise what it refuses."""
+    if 200 <= answer.status < 300:
+        item = decode_json(answer)
+        sprite = Sprite(item if isinstance(item, dict) else {})
+        return sprite if sprite.name == name and sprite.url else app_read_back(app, name)
+    words = ("exist", "taken", "already")  # 409 in practice; the documentation says 400
+    says_so = answer.status in (400, 422) and any(w in answer.reason().lower() for w in words)
+    if answer.status == 409 or says_so:
+        sprite = read_back(app, name, 0 if answer.status != 409 else 2.0)
+        if sprite and again:
+            return sprite  # absent before our first POST, so that one made it
+        if sprite:
+            raise already_exists(name)
+    app.api.refuse(answer, f"create {name}")
+
+
+def app_read_back(app: App, name: str) -> Sprite:
+    """Return a sprite that the API says it has made; a GET can miss it for a moment."""
+    sprite = read_back(app, name, READ_BACK_LIMIT_S)
+    if sprite is None:
+        raise NoAnswerError(
+            f"the API says that it created {name}, but does not find it",
+            hint=f"look again: thopters list --prefix {name}",
+        )
+    return sprite
+
+
+def read_back(app: App, name: str, limit_s: float) -> Sprite | None:
+    """Look for a sprite until it is there or the time is up."""
+    end, wait = app.clock.monotonic() + limit_s, 0.2
+    while True:
+        try:
+            sprite = app.api.get_sprite(name)
+        except (NotSentError, NoAnswerError, RefusedError):
+            sprite = None
+        if sprite or app.clock.monotonic() + wait > end:
+            return sprite
+        app.clock.sleep(wait)
+        wait = min(2 * wait, 5.0)
+
+
+def say_what_exists(app: App, name: str) -> None:
+    """Tell, after an interrupted create, what the API has."""
+    try:
+        answer = app.api.transport.fetch_once(
+            "GET", app.api.transport.target(app.api.path(name)), None, 5.0
+        )
+        exists: bool | None = {200: True, 404: False}.get(answer.status)
+    except ThoptersError:
+        exists = None
+    if exists:
+        app.console.note(f"{name} was created; remove it with: thopters destroy {name}")
+    elif exists is None:
+        app.console.note(f"cannot tell whether {name} was created; see: thopters list")
+    else:
+        app.console.note(f"{name} was not created")
+
+
+def get_ready(app: App, name: str) -> None:
+    """Wait until a new sprite runs commands; whatever ends the wait, the sprite is kept."""
+    keep = f"thopters exec {name} -- COMMAND; or remove it: thopters destroy {name}"
+    try:
+        wait_until_ready(app.api, name, READY_LIMIT_S, [b"true"])
+    except ThoptersError as error:
+        error.message = f"{name} was created, but {error.message}"
+        error.hint = f"it may only need time: {keep}"
+        raise
+    except Interrupted:
+        app.console.note(f"{name} was created; it is not known to be ready. Go on with: {keep}")
+        raise
+
+
+def report_create(
+    app: App, args: argparse.Namespace, sprite: Sprite, created: bool, seconds: float
+) -> None:
+    console, verb = app.console, "created" if created else "exists"
+    if args.json:
+        console.answer_json({**sprite.to_json(), "created": created, "seconds": round(seconds, 3)})
+        return
+    if console.out_is_terminal:
+        console.answer(f"{verb} {clean(sprite.name)}  {clean(sprite.url)}  {seconds:.1f} s")
+    else:
+        console.answer(f"{clean(sprite.name)}\t{clean(sprite.url)}\t{seconds:.1f}")
+    if created and not args.no_init:
+        console.note("no keys were put into it: this version does not do that yet")
+    console.hint(f"thopters exec {sprite.name} -- uname -a")
+
+
+# list
+
+
+def add_list(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--prefix", metavar="P", help="only names that start with P (default: the config's)"
+    )
+    add_json(parser)
+
+
+def cmd_list(app: App, args: argparse.Namespace) -> int:
+    console = app.console
+    prefix = default_prefix(app.environ) if args.prefix is None else args.prefix
+    with console.working("listing sprites"):
+        listing = app.api.list_sprites(prefix)
+        sprites = [complete(app, listing.sprites[name]) for name in sorted(listing.sprites)]
+    sprites = [sprite for sprite in sprites if sprite.name.startswith(prefix)]
+    if args.json:
+        counts = {k: {"count": n, "limit": limit} for k, (n, limit) in listing.counts.items()}
+        console.answer_json({"sprites": [s.to_json() for s in sprites], "counts": counts})
+        return EXIT_OK
+    if sprites:
+        rows = [sprite_row(app, sprite) for sprite in sprites]
+        console.table(("Name", "Status", "Updated"), rows)
+    else:
+        named = f" whose names start with {prefix}" if prefix else ""
+        console.note(f"there are no sprites{named}; make one: thopters create NAME")
+    if listing.counts:
+        console.note(", ".join(format_count(state, *n) for state, n in listing.counts.items()))
+    return EXIT_OK
+
+
+def complete(app: App, sprite: Sprite) -> Sprite:
+    """Ask for the rest where a list holds names only, as the documentation shows it."""
+    return sprite if sprite.status else app.api.get_sprite(sprite.name) or sprite
+
+
+def sprite_row(app: App, sprite: Sprite) -> tuple[str, str, str]:
+    state, updated = sprite.state(), parse_time(sprite.updated_at)
+    if app.console.verbose and state != sprite.status:
+        state += f" ({sprite.status})"
+    terminal = app.console.out_is_terminal
+    age = format_age(updated, app.api.now()) if terminal else format_time(updated)
+    return sprite.name, state, age
+
+
+def format_count(state: str, count: int, limit: int | None) -> str:
+    return f"{count} {state}" + ("" if limit is None else f" of {limit}")
+
+
+# exec
+
+
+def add_exec(parser: argparse.ArgumentParser) -> None:
+    add_name(parser)
+    parser.add_argument("-i", "--interactive", action="store_true", help="forward our stdin")
+    parser.add_argument("--dir", metavar="D", help="run it in this directory of the sprite")
+    parser.add_argument(
+        "--env",
+        metavar="K=V",
+        action="append",
+        default=[],
+        help="set a variable; K alone takes our own value",
+    )
+    parser.add_argument("command", metavar="-- CMD ...", nargs="*", help="the command")
+
+
+def cmd_exec(app: App, args: argparse.Namespace) -> int:
+    name = valid_name(args.name)
+    if not args.command:
+        raise UsageError("there is no command to run", hint=f"thopters exec {name} -- uname -a")
+    script = exec_script(
+        [os.fsencode(word) for word in args.command],
+        env=[parse_variable(text, app.environ) for text in args.env],
+        directory=os.fsencode(args.dir or ""),
+    )
+    sys.stdout.flush()
+    binary_streams()
+    activity = app.console.working(f"waiting for {name}")
+    with activity:
+        websocket = open_exec(app.api, name)
+    websocket.keep_alive()
+    session = ExecSession(
+        websocket,
+        app.clock,
+        lambda data: write_all(1, data),
+        lambda data: write_all(2, data),
+    )
+    return run_attached(app, name, session, script, LocalInput() if args.interactive else None)
+
+
+def binary_streams() -> None:
+    """Keep Windows from translating line ends."""
+    if os.name == "nt":
+        import msvcrt
+
+        for fd in (0, 1, 2):
+            msvcrt.setmode(fd, os.O_BINARY)  # type: ignore[attr-defined]
+
+
+def parse_variable(text: str, environ: Mapping[str, str]) -> tuple[str, bytes]:
+    """Return the name and value of an --env option."""
+    import re
+
+    name, given, value = text.partition("=")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise UsageError("--env wants NAME=VALUE, or NAME to pass on your own value")
+    if name in ("BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"):
+        raise UsageError(f"--env can't set {name}: the shell does not let it change")
+    if not given and name not in environ:
+        raise UsageError(
+            f"--env {name}: there is no such variable here", hint=f"--env {name}=VALUE"
+        )
+    return name, os.fsencode(value if given else environ[name])
+
+
+def run_attached(
+    app: App, name: str, session: ExecSession, script: bytes, stdin: LocalInput | None
+) -> int:
+    """Run the command to its end, passing signals on, and return its status."""
+    import signal
+
+    def pass_on(group: int, signum: int) -> None:
+        signal_group(app.api, name, group, signum)
+
+    try:
+        with SignalRelay(lambda: session.group, pass_on) as relay:
+            status = session.run(script, stdin)
+    except ExecLost as lost:
+        raise lost_status(app, name, lost) from None
+    except BaseException as error:  # a second signal, or nobody reads our output any more
+        broken = isinstance(error, BrokenPipeError)
+        if session.group and (broken or isinstance(error, Interrupted)):
+            pass_on(session.group, signal.SIGTERM if broken else signal.SIGKILL)
+        raise
+    finally:
+        session.websocket.close()
+    if relay.received and status == 128 + relay.received:
+        raise Interrupted(relay.received)
+    return status
+
+
+def lost_status(app: App, name: str, lost: ExecLost) -> StatusUnknownError:
+    """Say what is known of a command whose exit status never came."""
+    if not lost.started:
+        return StatusUnknownError(
+            f"the connection to {name} was lost before the command started ({lost}): "
+            "nothing was run",
+            hint="run it again",
+        )
+    try:
+        sprite = app.api.get_sprite(name)
+    except ThoptersError:
+        sprite = None
+    why, hint = str(lost), f"see what it has done: thopters exec {name} -- ps aux"
+    if sprite and sprite.is_asleep():
+        why = "the sprite has paused, as it does when a command is quiet for long"
+        hint = "it may go on when the sprite wakes; " + hint
+    return StatusUnknownError(
+        f"the command's exit status is unknown: the connection to {name} ended ({why}); "
+        "it was not run again",
+        hint=hint,
+    )
+
+
+# checkpoint
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    add_name(parser)
+    parser.add_argument("--comment", metavar="C", default="", help="say what it holds")
+    add_json(parser)
+
+
+def cmd_checkpoint(app: App, args: argparse.Namespace) -> int:
+    name, started = valid_name(args.name), app.clock.monotonic()
+    identity = take_checkpoint(app, name, args.comment)
+    seconds = app.clock.monotonic() - started
+    if args.json:
+        fields = {"name": name, "id": identity, "comment": args.comment}
+        app.console.answer_json({**fields, "seconds": round(seconds, 3)})
+        return EXIT_OK
+    app.console.answer(clean(identity))
+    app.console.hint(f"go back to it: thopters restore {name} {identity} ({seconds:.1f} s)")
+    return EXIT_OK
+
+
+def take_checkpoint(app: App, name: str, comment: str) -> str:
+    """Make a checkpoint and return its id, which the platform tells in prose only."""
+    texts = follow(app, f"checkpointing {name}", app.api.create_checkpoint(name, comment))
+    return checkpoint_id(texts) or newest_checkpoint(app, name, comment)
+
+
+def follow(app: App, doing: str, words: Iterator[str]) -> list[str]:
+    """Show the platform's progress on stderr as it comes, and return it."""
+    texts = []
+    with app.console.working(doing):
+        for text in words:
+            texts.append(text)
+            for line in filter(None, map(str.strip, text.splitlines())):
+                if not app.console.json:
+                    app.console.note("  " + line)
+    return texts
+
+
+def checkpoint_id(texts: list[str]) -> str:
+    """Return the id in the platform's words: "  ID: v3", or "Checkpoint v3 created"."""
+    import re
+
+    for pattern in (r"\bID:\s*(\S+)", r"Checkpoint\s+(\S+)\s+created"):
+        for text in texts:
+            found = re.search(pattern, text)
+            if found and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", found[1]):
+                return found[1]
+    return ""
+
+
+def newest_checkpoint(app: App, name: str, comment: str) -> str:
+    found = app.api.list_checkpoints(name, include_auto=False)
+    if not found or found[0].comment != comment:
+        raise NoAnswerError(
+            f"the checkpoint of {name} was made, but its id was not told",
+            hint=f"see: thopters checkpoints {name}",
+        )
+    return found[0].id
+
+
+# checkpoints
+
+
+def add_checkpoints(parser: argparse.ArgumentParser) -> None:
+    add_name(parser)
+    parser.add_argument("--all", action="store_true", help="show automatic ones too")
+    add_json(parser)
+
+
+def cmd_checkpoints(app: App, args: argparse.Namespace) -> int:
+    name = valid_name(args.name)
+    with app.console.working(f"listing the checkpoints of {name}"):
+        found = app.api.list_checkpoints(name, include_auto=args.all)
+    show_checkpoints(app, name, found, as_json=args.json)
+    return EXIT_OK
+
+
+def show_checkpoints(app: App, name: str, found: list[Checkpoint], *, as_json: bool) -> None:
+    if as_json:
+        items = [item.to_json() for item in found]
+        app.console.answer_json({"name": name, "checkpoints": items})
+        return
+    if not found:
+        app.console.note(f"{name} has no checkpoints; make one: thopters checkpoint {name}")
+        return
+    now, terminal = app.api.now(), app.console.out_is_terminal
+    rows = []
+    for item in found:
+        made = parse_time(item.create_time)
+        age = format_age(made, now) if terminal else format_time(made)
+        rows.append((item.id, age, item.comment))
+    app.console.table(("ID", "Made", "Comment"), rows)
+
+
+# restore
+
+
+def add_restore(parser: argparse.ArgumentParser) -> None:
+    add_name(parser)
+    parser.add_argument("checkpoint", metavar="ID", nargs="?", help="without it: list them")
+    add_yes(parser, "restore")
+    parser.add_argument(
+        "--no-backup", action="store_true", help="take no checkpoint of the present first"
+    )
+    add_json(parser)
+
+
+def cmd_restore(app: App, args: argparse.Namespace) -> int:
+    name, started = valid_name(args.name), app.clock.monotonic()
+    if args.checkpoint is None:
+        found = app.api.list_checkpoints(name, include_auto=True)
+        show_checkpoints(app, name, found, as_json=args.json)
+        if found:
+            app.console.hint(f"choose one: thopters restore {name} {found[0].id}")
+        return EXIT_OK
+    identity = valid_checkpoint(args.checkpoint)
+    if not args.yes and not app.console.can_ask():
+        raise no_consent(f"restore {identity} of {name}")
+    require_checkpoint(app, name, identity)
+    backup = "" if args.no_backup else f"before restore of {identity}"
+    if not args.yes:
+        lost = "the present state is lost" if args.no_backup else "a checkpoint is taken first"
+        question = f"Put the disk of {name} back to {identity}? Its programs end; {lost}. [y/N]"
+        if app.console.ask(question).strip().lower() not in ("y", "yes"):
+            raise UsageError(f"{name} was left as it is")
+    saved = take_checkpoint(app, name, backup) if backup else None
+    restore(app, name, identity, saved)
+    seconds = app.clock.monotonic() - started
+    if args.json:
+        fields = {"name": name, "restored": identity, "backup": saved}
+        app.console.answer_json({**fields, "seconds": round(seconds, 3)})
+        return EXIT_OK
+    app.console.answer(f"restored {name} to {identity} in {seconds:.1f} s")
+    if saved:
+        app.console.hint(f"undo it: thopters restore {name} {saved}")
+    return EXIT_OK
+
+
+def no_consent(doing: str) -> UsageError:
+    return UsageError(f"will not {doing} unasked, and there is no terminal to ask on",
+                      hint="say --yes if that is meant")  # fmt: skip
+
+
+def require_checkpoint(app: App, name: str, identity: str) -> None:
+    known = [item.id for item in app.api.list_checkpoints(name, include_auto=True)]
+    if identity not in known:
+        some = ", ".join(known[:5]) or "none at all"
+        raise NotFoundError(
+            f"{name} has no checkpoint {identity}",
+            hint=f"it has {some}: thopters checkpoints {name}",
+        )
+
+
+def restore(app: App, name: str, identity: str, saved: str | None) -> None:
+    """Restore and see it happen: a file of ours on the old disk has to be gone.
+
+    The restore is asynchronous: after the stream's end the old environment may still answer.
+    Never sent twice.
+    """
+    marker = f".thopters-restore-{os.urandom(8).hex()}".encode()
+    undo = f"; the state before is checkpoint {saved}" if saved else ""
+    probe(app, name, b": > ~/" + marker)
+    try:
+        follow(app, f"restoring {name}", app.api.restore_checkpoint(name, identity))
+        with app.console.working(f"waiting for {name}"):
+            wait_until_ready(
+                app.api, name, WAKE_LIMIT_S, [b"bash", b"-c", b"[ ! -e ~/" + marker + b" ]"]
+            )
+    except (ThoptersError, Interrupted) as error:
+        note = f"{name} may or may not be at {identity} now{undo}"
+        if isinstance(error, TimedOutError):
+            note = f"{name} still shows the disk from before{undo}"
+        remove_marker(app, name, marker)
+        app.console.note(note)
+        raise
+
+
+def probe(app: App, name: str, script: bytes) -> None:
+    """Run a short script of ours in a sprite; ThoptersError unless it exits 0."""
+    with app.console.working(f"waiting for {name}"):
+        try:
+            status, _ = run_quietly(
+                app.api,
+                name,
+                [b"bash", b"-c", script],
+                limit_s=REQUEST_LIMIT_S,
+                open_limit_s=WAKE_LIMIT_S,
+            )
+        except ExecLost as lost:
+            raise ThoptersError(f"cannot run a command in {name}: {lost}") from None
+    if status:
+        raise ThoptersError(f"cannot write to the disk of {name}")
+
+
+def remove_marker(app: App, name: str, marker: bytes) -> None:
+    try:
+        run_quietly(
+            app.api,
+            name,
+            [b"bash", b"-c", b"rm -f ~/" + marker],
+            limit_s=PROBE_LIMIT_S,
+            open_limit_s=PROBE_LIMIT_S,
+        )
+    except (ThoptersError, ExecLost):
+        app.console.detail(f"an empty file ~/{marker.decode()} may be left in {name}")
+
+
+# url
+
+
+def add_url(parser: argparse.ArgumentParser) -> None:
+    add_name(parser)
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--public", action="store_true", help="let anybody open it")
+    group.add_argument("--private", action="store_true", help="let only the org open it (default)")
+    add_json(parser)
+
+
+def cmd_url(app: App, args: argparse.Namespace) -> int:
+    name, console = valid_name(args.name), app.console
+    with console.working(f"looking at {name}"):
+        if args.public or args.private:
+            sprite = app.api.update_url_auth(name, "public" if args.public else "sprite")
+        else:
+            sprite = app.api.require_sprite(name)
+    if not sprite.url:
+        raise ThoptersError(f"the API tells no URL for {name}")
+    if args.json:
+        console.answer_json({"name": name, "url": sprite.url, "auth": sprite.auth or None})
+        return EXIT_OK
+    console.answer(clean(sprite.url))
+    if args.public:
+        console.note(
+            f"anybody can now open what {name} serves; close it: thopters url {name} --private"
+        )
+    elif args.private:
+        console.note("only members of the org can open it now; a browser asks them to log in")
+    return EXIT_OK
+
+
+# rename
+
+
+def add_rename(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("old", metavar="OLD", help="the sprite")
+    parser.add_argument("new", metavar="NEW", help="the name it should have")
+
+
+def cmd_rename(app: App, args: argparse.Namespace) -> int:
+    old, new = valid_name(args.old), valid_new_name(args.new)
+    raise ThoptersError(
+        f"{old} keeps its name: the platform has no way to rename a sprite",
+        hint=f"make a new one (thopters create {new}), carry your files over, then: "
+        f"thopters destroy {old}",
+    )
+
+
+# destroy
+
+
+def add_destroy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", metavar="NAME", nargs="+", help="the sprites")
+    add_yes(parser, "destroy")
+    add_json(parser)
+
+
+def cmd_destroy(app: App, args: argparse.Namespace) -> int:
+    names = list(dict.fromkeys(map(valid_name, args.names)))
+    if not args.yes and not app.console.can_ask():
+        raise no_consent("destroy " + ", ".join(names))
+    failed: list[ThoptersError] = []
+    found = each(names, app.api.require_sprite, failed)
+    if not args.yes:
+        for sprite in found:
+            confirm_destroy(app, sprite)
+    gone = each([sprite.name for sprite in found], lambda name: destroy(app, name), failed)
+    if args.json:
+        errors = [{"code": e.code, "message": e.message, "hint": e.hint} for e in failed]
+        app.console.answer_json({"destroyed": gone, "errors": errors})
+    else:
+        for error in failed:
+            app.console.error(error)
+    return max((error.exit_code for error in failed), default=EXIT_OK)
+
+
+def each(names: Iterable[str], action: Callable[[str], T], failed: list[ThoptersError]) -> list[T]:
+    """Do something for each name; where one fails, the others still get their turn."""
+    results = []
+    for name in names:
+        try:
+            results.append(action(name))
+        except (AuthError, NotSentError):
+            raise  # it would be the same for every name
+        except ThoptersError as error:
+            failed.append(error)
+    return results
+
+
+def confirm_destroy(app: App, sprite: Sprite) -> None:
+    facts = ", ".join(filter(None, (sprite.state(), sprite.url)))
+    app.console.note(f"{sprite.name} ({facts}) goes with all its files and checkpoints, for good.")
+    if app.console.ask(f"Type {sprite.name} to destroy it:") != sprite.name:
+        raise UsageError("that is not the name: nothing was destroyed")
+
+
+def destroy(app: App, name: str) -> str:
+    """Delete a sprite and see it gone."""
+    with app.console.working(f"destroying {name}"):
+        app.api.delete_sprite(name)
+        end = app.clock.monotonic() + 10.0
+        while app.api.get_sprite(name):
+            if app.clock.monotonic() > end:
+                raise TimedOutError(f"the API accepted it, but {name} is still there after 10 s")
+            app.clock.sleep(0.3)
+    if not app.console.json:
+        app.console.answer(f"destroyed {name}")
+    return name
+
+
+# help
+
+
+def add_help(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("topic", metavar="COMMAND", nargs="?", help="the command to explain")
+
+
+def cmd_help(app: App, args: argparse.Namespace) -> int:
+    if args.topic is None:
+        app.console.out.write(overview())
+    else:
+        command = find_command(args.topic)
+        app.console.out.write(build_parser(command).format_help())
+    return EXIT_OK
+
+
+# --- parser, main -----------------------------------------------------------------------
+
+
+class Command:
+    """A row of the table of commands; `examples` are true ones, a test runs them."""
+
+    __slots__ = ("add", "aliases", "examples", "name", "own_failure", "run", "summary")
+
+    def __init__(
+        self,
+        name: str,
+        summary: str,
+        add: Callable[[argparse.ArgumentParser], None],
+        run: Callable[[App, argparse.Namespace], int],
+        examples: str,
+        *,
+        aliases: tuple[str, ...] = (),
+        own_failure: int | None = None,
+    ) -> None:
+        self.name = name
+        self.summary = summary
+        self.add = add
+        self.run = run
+        self.examples = examples
+        self.aliases = aliases
+        self.own_failure = own_failure  # the exit status of every failure of ours but wrong usage
+
+
+COMMANDS = (
+    Command(
+        "create", "make a sprite and wait until it runs commands", add_create, cmd_create,
+        "thopters create dev\nthopters create issue-42 --if-missing\nthopters create dev --json",
+    ),
+    Command(
+        "list", "show the sprites, without waking any", add_list, cmd_list,
+        "thopters list\nthopters ls --prefix issue-\nthopters list --json",
+        aliases=("ls",),
+    ),
+    Command(
+        "exec", "run a command in a sprite; its exit status is ours", add_exec, cmd_exec,
+        "thopters exec dev -- uname -a\n"
+        "thopters exec dev --dir src --env CI=1 -- make test\n"
+        "thopters exec dev -i -- tar xz < files.tar.gz",
+        own_failure=EXIT_STATUS_UNKNOWN,
+    ),
+    Command(
+        "checkpoint", "save the disk, to go back to", add_checkpoint, cmd_checkpoint,
+        'thopters checkpoint dev --comment "before the refactoring"\nid=$(thopters checkpoint dev)',
+    ),
+    Command(
+        "checkpoints", "list the checkpoints of a sprite, newest first",
+        add_checkpoints, cmd_checkpoints,
+        "thopters checkpoints dev\nthopters checkpoints dev --all --json",
+    ),
+    Command(
+        "restore", "put the disk back to a checkpoint, after saving the present one",
+        add_restore, cmd_restore,
+        "thopters restore dev\nthopters restore dev v3\nthopters restore dev v3 --yes --no-backup",
+    ),
+    Command(
+        "url", "print the sprite's URL, or say who may open it", add_url, cmd_url,
+        "thopters url dev\nthopters url dev --public\nthopters url dev --private",
+    ),
+    Command(
+        "rename", "say why a sprite keeps its name", add_rename, cmd_rename,
+        "thopters rename dev dev-2\nthopters help rename",
+    ),
+    Command(
+        "destroy", "delete sprites with everything in them", add_destroy, cmd_destroy,
+        "thopters destroy dev\nthopters destroy issue-42 issue-55 --yes",
+    ),
+    Command(
+        "help", "explain a command", add_help, cmd_help,
+        "thopters help\nthopters help exec",
+    ),
+)  # fmt: skip
+
+
+def overview() -> str:
+    """Return the text of `thopters --help`; made without argparse, so it costs nothing."""
+    rows = "".join(
+        f"  {', '.join((command.name, *command.aliases)):<14}{command.summary}\n"
+        for command in COMMANDS
+    )
+    return f"""\
+usage: thopters [-v] [--debug] COMMAND ...
+
+Long-lived, pausable development machines on Fly Sprites, from one file.
+
+commands:
+{rows}
+options, before or after the command:
+  -v, --verbose   say what was tried
+  --debug         one line per request: never a body, a header or a secret
+  --version       the version of this program
+  -h, --help      this text; after a command, the command's
+
+exit status:
+  0 done, 1 failed, 2 wrong usage or no consent, 3 no such sprite or checkpoint,
+  4 not authenticated, 5 exists already, 6 limit reached, 7 timed out;
+  exec: the command's own, and 255 with a message where it is not known
+
+examples:
+  thopters create dev
+  thopters exec dev -- git clone https://github.com/user/repo
+  thopters help exec
+"""
+
+
+def find_command(word: str) -> Command:
+    import difflib
+
+    by_word = {name: command for command in COMMANDS for name in (command.name, *command.aliases)}
+    if word in by_word:
+        return by_word[word]
+    near = difflib.get_close_matches(word, by_word, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else "see: thopters --help"
+    raise UsageError(f"there is no command {word[:64]!r}", hint=hint)
+
+
+def build_parser(command: Command) -> argparse.ArgumentParser:
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise UsageError(message, hint=f"see: thopters {command.name} --help")
+
+    parser = Parser(
+        prog=f"thopters {command.name}",
+        description=command.summary,
+        epilog="examples:\n" + "".join(f"  {x}\n" for x in command.examples.split("\n")),
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+            prog, max_help_position=28, width=90
+        ),
+        allow_abbrev=False,
+    )
+    command.add(parser)
+    parser.add_argument("-v", "--verbose", action="store_true", help="say what was tried")
+    parser.add_argument("--debug", action="store_true", help="one line per request")
+    return parser
+
+
+GLOBAL_OPTIONS = ("-v", "--verbose", "--debug")
+
+
+def parse(argv: list[str]) -> tuple[Command, argparse.Namespace]:
+    """Return the command and its arguments; what follows `--` is never looked at."""
+    before = 0
+    while before < len(argv) and argv[before] in GLOBAL_OPTIONS:
+        before += 1
+    if before == len(argv):
+        raise UsageError("a command is missing", hint="see: thopters --help")
+    if argv[before].startswith("-"):
+        raise UsageError(f"there is no option {argv[before][:64]!r}", hint="see: thopters --help")
+    command = find_command(argv[before])
+    words = argv[:before] + argv[before + 1 :]
+    rest: list[str] = []
+    if command.run is cmd_exec and "--" in words:
+        # argparse's own treatment of `--` differs between versions of Python
+        split = words.index("--")
+        words, rest = words[:split], words[split + 1 :]
+        args = build_parser(command).parse_args(words)
+        if args.command:
+            raise UsageError("the command comes after --", hint="thopters exec NAME -- COMMAND")
+        args.command = rest
+        return command, args
+    args = build_parser(command).parse_args(words)
+    if command.run is cmd_exec and args.command:
+        import shlex
+
+        fixed = f"thopters exec {args.name} -- {shlex.join(args.command)}"
+        raise UsageError("put -- before the command", hint=fixed)
+    return command, args
+
+
+def run(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
+    """Carry out one command line and return the exit status."""
+    if not argv or argv[0] in ("-h", "--help"):
+        console.out.write(overview())
+        return EXIT_OK
+    if argv[0] == "--version":
+        python = sys.version.split()[0]
+        console.answer(f"thopters {__version__} (Python {python}, {sys.platform})")
+        return EXIT_OK
+    own = argv[: argv.index("--")] if "--" in argv else argv
+    console.json = "--json" in own  # also for an error in the words that follow
+    command: Command | None = None
+    try:
+        command, args = parse(argv)
+        console.verbose, console.debug = args.verbose, args.debug
+        return command.run(App(console, environ, Clock()), args)
+    except ThoptersError as error:
+        if environ.get("THOPTERS_DEBUG"):
+            raise
+        console.error(error)
+        return failure_status(command, error)
+    except (Interrupted, BrokenPipeError, SystemExit):
+        raise
+    except Exception as error:
+        if environ.get("THOPTERS_DEBUG"):
+            raise
+        failure = ThoptersError(
+            f"internal error: {type(error).__name__}: {error}",
+            hint="this is a bug; THOPTERS_DEBUG=1 shows where",
+        )
+        console.error(failure)
+        return failure_status(command, failure)
+
+
+def failure_status(command: Command | None, error: ThoptersError) -> int:
+    if command and command.own_failure and not isinstance(error, UsageError):
+        return command.own_failure
+    return error.exit_code
+
+
+def die_of(signum: int) -> int:
+    """End as the signal ends a program, so that shells and loops see it and stop."""
+    import signal
+
+    if os.name == "posix":
+        signal.signal(signum, signal.SIG_DFL)
+        os.kill(os.getpid(), signum)
+    return 128 + signum
+
+
+def catch_signals() -> None:
+    """Turn INT, TERM and HUP into Interrupted; one that is ignored (nohup) stays so."""
+    import signal
+
+    def interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+        raise Interrupted(signum)
+
+    for number in stop_signals():
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, interrupt)
+
+
+def show_traceback(console: Console) -> int:
+    """Print what went wrong, redacted; for THOPTERS_DEBUG."""
+    import traceback
+
+    for line in traceback.format_exc().splitlines():
+        console.note(line)
+    return EXIT_FAILED
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    import signal
+
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    catch_signals()
+    console = Console(sys.stdout, sys.stderr, os.environ)
+    try:
+        status = run(list(sys.argv[1:] if argv is None else argv), console, os.environ)
+        sys.stdout.flush()
+        return status
+    except Interrupted as interrupted:
+        console.note("thopters: interrupted")
+        return die_of(interrupted.signum)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more
+        return die_of(getattr(signal, "SIGPIPE", 13))
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        console.error(ThoptersError(f"cannot write the output: {error.strerror}"))
+        return EXIT_FAILED
+    except Exception:
+        return show_traceback(console)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
