@@ -1,0 +1,118 @@
+"""Fixtures: a sealed environment, the program as a child process, and an emulated platform.
+
+Everything is sealed first: HOME is a temporary folder, PATH holds the system's programs and
+nothing of the user's, and no token, proxy or colour setting comes through.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from emulation import Emulator
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULE = ROOT / "thopters.py"
+
+
+class Result:
+    """How a run of the program ended: exit status (negative: by signal) and what it wrote."""
+
+    def __init__(self, done: subprocess.CompletedProcess[bytes]) -> None:
+        self.code = done.returncode
+        self.out_bytes = done.stdout
+        self.err_bytes = done.stderr
+        self.out = done.stdout.decode(errors="replace")
+        self.err = done.stderr.decode(errors="replace")
+
+    def __repr__(self) -> str:
+        return f"exit {self.code}\n--- stdout\n{self.out}--- stderr\n{self.err}"
+
+
+class Thopters:
+    """Runs the program as a child process in a sealed environment."""
+
+    def __init__(self, program: Path, home: Path) -> None:
+        self.argv = [sys.executable, str(program)]
+        self.home = home
+        self.env = {
+            "HOME": str(home),
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "LANG": "C.UTF-8",
+            "COLUMNS": "80",
+        }
+
+    def use(self, emulator: Emulator) -> None:
+        self.env |= {"SPRITES_API_URL": emulator.url, "SPRITE_TOKEN": emulator.token}
+
+    def __call__(
+        self,
+        *args: str | bytes,
+        stdin: bytes | None = None,
+        env: dict[str, str] | None = None,
+        timeout: float = 60,
+        **options: Any,
+    ) -> Result:
+        """Run to the end. `env` adds variables; stdin is /dev/null unless given."""
+        source: dict[str, Any] = {"input": stdin} if stdin is not None else {}
+        return Result(
+            subprocess.run(
+                [*self.argv, *args],
+                env=self.env | (env or {}),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                timeout=timeout,
+                cwd=self.home,
+                **(source or {"stdin": subprocess.DEVNULL}),
+                **options,
+            )
+        )
+
+    def start(self, *args: str | bytes, **options: Any) -> subprocess.Popen[bytes]:
+        """Start the program and leave it running; its streams are pipes unless named."""
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(
+            [*self.argv, *args], env=self.env, cwd=self.home, **(pipes | options)
+        )
+
+
+@pytest.fixture(autouse=True)
+def sealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the user's settings out of whatever runs inside the test process itself."""
+    for name in list(os.environ):
+        if name.upper().endswith("_PROXY") or name.startswith(("SPRITE", "THOPTERS")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def pyz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a freshly built thopters.pyz."""
+    path = tmp_path_factory.mktemp("pyz") / "thopters.pyz"
+    subprocess.run(
+        [sys.executable, str(ROOT / "build_pyz.py"), "--output", str(path)],
+        check=True,
+        capture_output=True,
+    )
+    return path
+
+
+@pytest.fixture
+def thopters(request: pytest.FixtureRequest, tmp_path: Path) -> Thopters:
+    """Return the program: the module, or with the parameter "pyz" the built archive."""
+    kind = getattr(request, "param", "module")
+    home = tmp_path / "home"
+    home.mkdir()
+    return Thopters(request.getfixturevalue("pyz") if kind == "pyz" else MODULE, home)
+
+
+@pytest.fixture
+def emulator(thopters: Thopters) -> Iterator[Emulator]:
+    """Return an emulated platform that `thopters` is set to use."""
+    with Emulator() as emulator:
+        thopters.use(emulator)
+        yield emulator

@@ -1,0 +1,12 @@
+"""The Sprites platform as far as it is known, on this machine: real files, real processes.
+
+`Emulator` is the server; `Personality` chooses an answer wherever the sources on the platform
+disagree; a `Fault` breaks single requests. What the emulator can show is only as true as its
+sources: nothing here was compared with the live platform.
+"""
+
+from .faults import Fault
+from .personality import Personality
+from .server import Emulator
+
+__all__ = ["Emulator", "Fault", "Personality"]

@@ -1,0 +1,549 @@
+"""What each route does, as strict and as odd as the platform."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from .exec import Attachment, Session, StartError, parse_duration
+from .faults import Fault
+from .journal import Request
+from .state import Checkpoint, Sprite
+from .wire import BINARY, TEXT, Gone, Reply, ServerSocket, Wire, accept_key
+
+if TYPE_CHECKING:
+    from .server import Emulator
+
+NAME = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+
+
+class Call:
+    """One request on its way through: everything a route may need."""
+
+    def __init__(
+        self, emulator: Emulator, request: Request, wire: Wire, faults: list[Fault]
+    ) -> None:
+        self.emulator = emulator
+        self.account = emulator.account
+        self.personality = emulator.personality
+        self.request = request
+        self.wire = wire
+        self.faults = faults
+
+    def fault(self, kind: str) -> Fault | None:
+        return next((fault for fault in self.faults if fault.kind == kind), None)
+
+    def document(self, *known: str) -> dict[str, Any]:
+        """Return the JSON body; keys that the platform does not know are noted."""
+        try:
+            document = json.loads(self.request.body or b"{}")
+        except ValueError:
+            return {}
+        if not isinstance(document, dict):
+            return {}
+        for key in set(document) - set(known):
+            self.emulator.journal.oddities.append(f"{self.request}: unknown key {key}")
+        return document
+
+    def check_query(self, *known: str) -> None:
+        for key in {key for key, _ in self.request.query} - set(known):
+            self.emulator.journal.oddities.append(f"{self.request}: unknown parameter {key}")
+
+    def first(self, name: str, default: str = "") -> str:
+        return next(iter(self.request.values(name)), default)
+
+    def open_websocket(self, headers: dict[str, str] | None = None) -> ServerSocket:
+        asked = self.request.headers
+        key = asked.get("Sec-WebSocket-Key", "")
+        if asked.get("Sec-WebSocket-Version") != "13" or not key:
+            raise Refused(Reply.text(400, "Bad Request"))
+        upgrade = {"Connection": "Upgrade", "Upgrade": "websocket"}
+        reply = Reply(101, headers={**upgrade, **(headers or {})})
+        del reply.headers["Content-Type"]
+        reply.headers["Sec-WebSocket-Accept"] = accept_key(key)
+        self.request.status = 101
+        reply.send(self.wire, self.emulator.clock.now())
+        return ServerSocket(self.wire, self.request, self.emulator.journal.oddities.append)
+
+
+class Refused(Exception):
+    """A route says no."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.status)
+        self.reply = reply
+
+
+Route = Callable[..., "Reply | None"]
+
+
+def require(call: Call, name: str) -> Sprite:
+    restricted = call.personality.restricted_prefix
+    if restricted and not name.startswith(restricted):
+        raise Refused(Reply.error(403, "forbidden", "token is restricted to a name prefix"))
+    sprite = call.account.sprites.get(name)
+    if sprite is None:
+        raise Refused(Reply.error(404, "not_found", "sprite not found"))
+    return sprite
+
+
+def enter(call: Call, name: str) -> Sprite:
+    """Return a sprite that is awake, waking it; 503 while that takes time."""
+    sprite = require(call, name)
+    if call.fault("starting") or not sprite.enter():
+        raise Refused(
+            Reply.error(
+                503,
+                "sprite_starting",
+                f"Sprite '{name}' is starting. Please retry your request.",
+                sprite_id=sprite.id,
+                retry_after_seconds=0.05,
+            )
+        )
+    return sprite
+
+
+# sprites
+
+
+def create_sprite(call: Call) -> Reply:
+    known = ("name", "url_settings", "labels", "wait_for_capacity", "config", "environment")
+    document = call.document(*known, "runtime")
+    name, personality, account = document.get("name"), call.personality, call.account
+    if (
+        not isinstance(name, str)
+        or not re.fullmatch(NAME, name)
+        or len(name) > personality.max_name
+    ):
+        return Reply.error(400, "invalid_request", "invalid sprite name")
+    restricted = personality.restricted_prefix
+    if restricted and not name.startswith(restricted):
+        return Reply.error(403, "forbidden", "token is restricted to a name prefix")
+    with account.lock:
+        if name in account.sprites:
+            status = personality.duplicate_status
+            code = {409: "conflict", 422: "name_taken"}.get(status, "invalid_request")
+            return Reply.error(status, code, "a sprite with this name already exists")
+        limited = rate_limit(call)
+        if limited:
+            return limited
+        account.creates += 1
+        sprite = account.add(name)
+    sprite.url_settings = document.get("url_settings") or sprite.url_settings
+    sprite.labels = document.get("labels") or []
+    return Reply.json(sprite.to_json(), 201)
+
+
+def rate_limit(call: Call) -> Reply | None:
+    personality, account = call.personality, call.account
+    if personality.create_limit is not None and account.creates >= personality.create_limit:
+        reply = Reply.error(429, "sprite_creation_rate_limited", "Rate limit exceeded",
+                            limit=personality.create_limit, window_seconds=60,
+                            retry_after_seconds=1)  # fmt: skip
+        reply.headers["Retry-After"] = "1"
+        personality.create_limit = None
+        return reply
+    running = sum(sprite.status == "running" for sprite in account.sprites.values())
+    if personality.running_limit is not None and running >= personality.running_limit:
+        return Reply.error(429, "concurrent_sprite_limit_exceeded", "Too many running sprites",
+                           limit=personality.running_limit, current_count=running,
+                           upgrade_available=True,
+                           upgrade_url="https://fly.io/plans")  # fmt: skip
+    return None
+
+
+def list_sprites(call: Call) -> Reply:
+    call.check_query("prefix", "max_results", "continuation_token", "bulk_load")
+    personality, account = call.personality, call.account
+    names = sorted(n for n in account.sprites if n.startswith(call.first("prefix")))
+    names = [n for n in names if n.startswith(personality.restricted_prefix)]
+    after = call.first("continuation_token").removeprefix("after-")
+    rest = [name for name in names if name > after]
+    size = min(int(call.first("max_results", "50")), 50, personality.page_size)
+    page, more = rest[:size], len(rest) > size
+    body: dict[str, Any] = {
+        "sprites": [list_item(account.sprites[name], personality.list_items) for name in page],
+        "has_more": more,
+        "next_continuation_token": f"after-{page[-1]}" if more else None,
+    }
+    statuses = [sprite.status for sprite in account.sprites.values()]
+    numbers: dict[str, Any] = {word: statuses.count(word) for word in ("running", "warm", "cold")}
+    numbers |= {"name": account.org, "running_limit": 10, "warm_limit": 20}
+    if personality.list_org == "top":
+        body |= numbers
+    elif personality.list_org == "nested":
+        body["org"] = numbers
+    return Reply.json(body)
+
+
+def list_item(sprite: Sprite, shape: str) -> dict[str, Any]:
+    item = sprite.to_json()
+    if shape == "full":
+        return item
+    return {"name": sprite.name, "org_slug": sprite.org, "updated_at": item["updated_at"]}
+
+
+def get_sprite(call: Call, name: str) -> Reply:
+    sprite = require(call, name)
+    if sprite.hidden_gets:
+        sprite.hidden_gets -= 1
+        return Reply.error(404, "not_found", "sprite not found")
+    return Reply.json(sprite.to_json())
+
+
+def update_sprite(call: Call, name: str) -> Reply:
+    sprite = require(call, name)
+    document = call.document("url_settings", "labels", "clear_labels")
+    if isinstance(document.get("url_settings"), dict):
+        sprite.url_settings = document["url_settings"]
+    if isinstance(document.get("labels"), list):
+        sprite.labels = document["labels"]
+    if document.get("clear_labels") is True:
+        sprite.labels = []
+    sprite.updated_at = call.emulator.clock.now()
+    return Reply.json(sprite.to_json())
+
+
+def delete_sprite(call: Call, name: str) -> Reply:
+    require(call, name)
+    call.account.remove(name)
+    return Reply(call.personality.delete_status)
+
+
+# exec
+
+
+def check_length(call: Call) -> None:
+    limit, status = call.personality.url_limit, call.personality.url_limit_status
+    if len(call.request.target) > limit:
+        raise Refused(Reply.text(status, "URI Too Long"))
+
+
+def start(call: Call, sprite: Sprite, *, tty: bool, stdin: bool) -> Session:
+    request = call.request
+    argv = request.values("cmd") or ["bash"]
+    size = (int(call.first("cols", "80")), int(call.first("rows", "24")))
+    try:
+        session = Session(
+            sprite,
+            call.personality,
+            argv,
+            env=request.values("env"),
+            directory=call.first("dir"),
+            tty=tty,
+            stdin=stdin,
+            size=size,
+        )
+    except StartError as error:
+        raise Refused(Reply.text(500, str(error))) from error
+    sprite.sessions[str(session.id)] = session
+    kind = "ws" if request.method == "WS" else "post"
+    call.emulator.journal.executed.append((sprite.name, argv, kind))
+    return session
+
+
+def exec_websocket(call: Call, name: str) -> Reply | None:
+    check_length(call)
+    known = ("cmd", "path", "tty", "stdin", "cols", "rows", "env", "dir", "id")
+    call.check_query(*known, "max_run_after_disconnect", "detachable", "cc")
+    sprite = enter(call, name)
+    if call.first("id"):
+        return attach(call, name, call.first("id"))
+    tty = call.first("tty") == "true"
+    stdin = call.first("stdin", "true" if tty else "false") == "true"
+    sprite.wires.add(call.wire)
+    early = start(call, sprite, tty=tty, stdin=stdin) if call.personality.early_start else None
+    connection = call.open_websocket({"X-Sprite-Capabilities": "signal"})
+    session = early or start(call, sprite, tty=tty, stdin=stdin)
+    linger = parse_duration(call.first("max_run_after_disconnect", "0" if tty else "10s"))
+    Attachment(session, connection, call.faults, linger_s=linger).run()
+    return None
+
+
+def attach(call: Call, name: str, identity: str) -> Reply | None:
+    sprite = enter(call, name)
+    session = sprite.sessions.get(identity)
+    if session is None or session.ended.is_set():
+        return Reply.text(404, f"session not found: {identity}")
+    sprite.wires.add(call.wire)
+    connection = call.open_websocket({"X-Sprite-Capabilities": "signal"})
+    Attachment(session, connection, call.faults, linger_s=None).run()
+    return None
+
+
+def exec_post(call: Call, name: str) -> Reply:
+    check_length(call)
+    if any(call.first(key) for key in ("tty", "id", "detachable", "cc")):
+        return Reply.text(400, "not supported over POST")
+    call.check_query("cmd", "path", "stdin", "env", "dir")
+    sprite = enter(call, name)
+    with_input = call.first("stdin") == "true"
+    session = start(call, sprite, tty=False, stdin=True)
+    if with_input:
+        threading.Thread(target=feed, args=(session, call.request.body), daemon=True).start()
+    else:
+        session.end_input()
+    pieces = rechunk(post_frames(session), call.personality.post_chunks)
+    return Reply(200, content_type="application/octet-stream", pieces=pieces,
+                 headers={"X-Content-Type-Options": "nosniff"})  # fmt: skip
+
+
+def feed(session: Session, data: bytes) -> None:
+    session.write(data)
+    session.end_input()
+
+
+def post_frames(session: Session) -> Iterator[bytes]:
+    import queue
+
+    frames: queue.Queue[bytes | None] = queue.Queue(16)
+    session.attach(lambda number, data: frames.put(bytes((number,)) + bytes(data)))
+    threading.Thread(target=lambda: (session.ended.wait(), frames.put(None)), daemon=True).start()
+    while (frame := frames.get()) is not None:
+        yield frame
+    yield bytes((3, (session.exit_code or 0) & 0xFF))
+
+
+def rechunk(frames: Iterator[bytes], how: str) -> Iterator[bytes]:
+    """Change the boundaries as something between may: they are the only ones there are."""
+    if how == "merged":
+        yield b"".join(frames)
+        return
+    for frame in frames:
+        if how == "split" and len(frame) > 1:
+            half = len(frame) // 2
+            yield frame[:half]
+            yield frame[half:]
+        else:
+            yield frame
+
+
+def head_exec(call: Call, name: str) -> Reply:
+    require(call, name)
+    return Reply(200, headers={"Sprite-Version": "0.0.1-rc48"})
+
+
+def list_sessions(call: Call, name: str) -> Reply:
+    sprite = enter(call, name)
+    items = [s.to_json() for s in list(sprite.sessions.values()) if not s.ended.is_set()]
+    if call.personality.sessions_shape == "array":
+        return Reply.json(items)
+    return Reply.json({"count": len(items), "sessions": items})
+
+
+def kill_session(call: Call, name: str, identity: str) -> Reply:
+    call.check_query("signal", "timeout")
+    sprite = enter(call, name)
+    session = sprite.sessions.get(identity)
+    if session is None:
+        return Reply.text(404, f"session not found: {identity}")
+    if session.ended.is_set():
+        return Reply.text(410, "session has ended")
+    given = call.document("signal", "timeout")
+    word = call.first("signal", str(given.get("signal", "SIGTERM")))
+    limit = parse_duration(call.first("timeout", "10s")) or 10.0
+    if isinstance(given.get("timeout"), (int, float)):
+        limit = float(given["timeout"])
+    number = signal.Signals[word if word.startswith("SIG") else "SIG" + word]
+    return events(call, kill_events(session, number, limit))
+
+
+def kill_events(session: Session, number: signal.Signals, limit_s: float) -> Iterator[Any]:
+    session.signal(number)
+    named = {"signal": number.name, "pid": session.id}
+    yield {"type": "signal", "message": f"Sent {number.name}", **named}
+    if not session.ended.wait(limit_s):
+        yield {"type": "timeout", "message": "the process has not exited"}
+        session.signal(signal.SIGKILL)
+        session.ended.wait(2)
+        yield {"type": "killed", "message": "Sent SIGKILL"}
+    else:
+        yield {"type": "exited", "message": "the process exited"}
+    yield {"type": "complete", "exit_code": session.exit_code}
+
+
+# checkpoints
+
+
+def events(call: Call, items: Iterator[dict[str, Any]]) -> Reply:
+    return Reply(200, content_type="application/x-ndjson", pieces=event_lines(call, items))
+
+
+def event_lines(call: Call, items: Iterator[dict[str, Any]]) -> Iterator[bytes]:
+    for number, item in enumerate(items):
+        if number == 1 and call.fault("ndjson_error"):
+            yield (
+                json.dumps({"type": "error", "error": "the storage is not ready"}).encode() + b"\n"
+            )
+            return
+        if item["type"] == "complete" and call.fault("ndjson_no_complete"):
+            return
+        yield json.dumps({"time": "2026-01-13T10:30:00Z", **item}).encode() + b"\n"
+
+
+def create_checkpoint(call: Call, name: str) -> Reply:
+    sprite = enter(call, name)
+    comment = call.document("comment").get("comment") or ""
+    return events(call, checkpoint_events(call, sprite, str(comment)))
+
+
+def checkpoint_events(call: Call, sprite: Sprite, comment: str) -> Iterator[dict[str, Any]]:
+    yield {"type": "info", "data": "Creating checkpoint..."}
+    if call.fault("ndjson_error"):
+        yield {"type": "info", "data": "unreached"}
+        return
+    made = sprite.add_checkpoint(comment)
+    yield {"type": "info", "data": "Checkpoint created successfully"}
+    if call.personality.checkpoint_id_text == "details":
+        stamp = sprite.stamp(made.made)
+        yield {"type": "info", "data": "\nCheckpoint Details:"}
+        yield {"type": "info", "data": f"  ID: {made.id}"}
+        yield {"type": "info", "data": f"  Created: {stamp}"}
+        yield {"type": "info", "data": f"  Path: checkpoints/{made.id}"}
+    told = call.personality.checkpoint_id_text != "none"
+    yield {"type": "complete", "data": f"Checkpoint {made.id} created successfully" if told else ""}
+
+
+def checkpoint_item(sprite: Sprite, checkpoint: Checkpoint) -> dict[str, Any]:
+    item = {"id": checkpoint.id, "create_time": sprite.stamp(checkpoint.made)}
+    if checkpoint.comment:
+        item["comment"] = checkpoint.comment
+    return {**item, **({"is_auto": True} if checkpoint.auto else {})}
+
+
+def list_checkpoints(call: Call, name: str) -> Reply:
+    call.check_query("includeAuto", "history")
+    sprite, personality = enter(call, name), call.personality
+    wanted = call.first("includeAuto") == "true" or personality.include_auto_ignored
+    items = [checkpoint_item(sprite, c) for c in sprite.checkpoints if wanted or not c.auto]
+    if personality.checkpoints_order == "newest":
+        items.reverse()
+    elif personality.checkpoints_order == "shuffled":
+        random.shuffle(items)
+    if personality.current_row:
+        items.insert(0, {"id": "Current", "create_time": sprite.stamp(call.emulator.clock.now())})
+    return Reply.json(items)
+
+
+def find_checkpoint(call: Call, sprite: Sprite, identity: str) -> Checkpoint:
+    for checkpoint in sprite.checkpoints:
+        if identity in (checkpoint.id, checkpoint.id.removeprefix("v")):
+            return checkpoint
+    raise Refused(Reply.error(404, "not_found", f"checkpoint {identity} not found"))
+
+
+def get_checkpoint(call: Call, name: str, identity: str) -> Reply:
+    sprite = enter(call, name)
+    return Reply.json(checkpoint_item(sprite, find_checkpoint(call, sprite, identity)))
+
+
+def delete_checkpoint(call: Call, name: str, identity: str) -> Reply:
+    sprite = enter(call, name)
+    sprite.checkpoints.remove(find_checkpoint(call, sprite, identity))
+    return Reply(204)
+
+
+def restore_checkpoint(call: Call, name: str, identity: str) -> Reply:
+    sprite = enter(call, name)
+    checkpoint = find_checkpoint(call, sprite, identity)
+    return events(call, restore_events(call, sprite, checkpoint))
+
+
+def restore_events(call: Call, sprite: Sprite, checkpoint: Checkpoint) -> Iterator[dict[str, Any]]:
+    yield {"type": "info", "data": f"Restoring from checkpoint {checkpoint.id}..."}
+    if call.fault("ndjson_error"):
+        yield {"type": "info", "data": "unreached"}
+        return
+
+    def later() -> None:
+        call.emulator.stopping.wait(call.personality.restore_delay_s)
+        if not call.emulator.stopping.is_set():
+            sprite.restore(checkpoint)
+
+    threading.Thread(target=later, daemon=True).start()
+    yield {"type": "info", "data": "Restarting the environment"}
+    yield {"type": "complete", "data": f"Restore from {checkpoint.id} complete"}
+
+
+# proxy
+
+
+def proxy(call: Call, name: str) -> Reply | None:
+    sprite = enter(call, name)
+    sprite.wires.add(call.wire)
+    connection = call.open_websocket()
+    messages = connection.messages()
+    opcode, first = next(messages)
+    try:
+        wanted = json.loads(first) if opcode == TEXT else {}
+        address = (wanted.get("host") or "localhost", int(wanted["port"]))
+    except (ValueError, KeyError, TypeError):
+        connection.close(1003, "bad request")
+        return None
+    try:
+        target = socket.create_connection(address, 10)
+        target.settimeout(None)
+    except OSError:
+        connection.close(1011, f"Failed to connect to target {address[0]}:{address[1]}")
+        return None
+    answer = {"status": "connected", "target": f"10.0.0.1:{address[1]}"}
+    connection.send(TEXT, json.dumps(answer).encode())
+    threading.Thread(target=pump_target, args=(sprite, target, connection), daemon=True).start()
+    with contextlib.suppress(OSError), target:
+        for _, data in messages:
+            sprite.touch()
+            target.sendall(data)
+    return None
+
+
+def pump_target(sprite: Sprite, target: socket.socket, connection: ServerSocket) -> None:
+    with contextlib.suppress(OSError, Gone):
+        while data := target.recv(1 << 16):
+            sprite.touch()
+            connection.send(BINARY, data)
+        connection.close(1000)
+        time.sleep(0)
+    connection.wire.close()
+
+
+ROUTES: list[tuple[str, str, Route]] = [
+    ("POST", r"/v1/sprites", create_sprite),
+    ("GET", r"/v1/sprites", list_sprites),
+    ("GET", r"/v1/sprites/([^/]+)", get_sprite),
+    ("PUT", r"/v1/sprites/([^/]+)", update_sprite),
+    ("DELETE", r"/v1/sprites/([^/]+)", delete_sprite),
+    ("WS", r"/v1/sprites/([^/]+)/exec", exec_websocket),
+    ("WS", r"/v1/sprites/([^/]+)/exec/([^/]+)", attach),
+    ("POST", r"/v1/sprites/([^/]+)/exec", exec_post),
+    ("HEAD", r"/v1/sprites/([^/]+)/exec", head_exec),
+    ("GET", r"/v1/sprites/([^/]+)/exec", list_sessions),
+    ("POST", r"/v1/sprites/([^/]+)/exec/([^/]+)/kill", kill_session),
+    ("POST", r"/v1/sprites/([^/]+)/checkpoint", create_checkpoint),
+    ("GET", r"/v1/sprites/([^/]+)/checkpoints", list_checkpoints),
+    ("GET", r"/v1/sprites/([^/]+)/checkpoints/([^/]+)", get_checkpoint),
+    ("DELETE", r"/v1/sprites/([^/]+)/checkpoints/([^/]+)", delete_checkpoint),
+    ("POST", r"/v1/sprites/([^/]+)/checkpoints/([^/]+)/restore", restore_checkpoint),
+    ("WS", r"/v1/sprites/([^/]+)/proxy", proxy),
+]
+
+
+def route(call: Call) -> Reply | None:
+    """Return the answer; None where the connection was used up by a WebSocket."""
+    from urllib.parse import unquote
+
+    for method, pattern, handler in ROUTES:
+        found = re.fullmatch(pattern, call.request.raw_path)
+        if found and method == call.request.method:
+            try:
+                return handler(call, *map(unquote, found.groups()[:2]))
+            except Refused as refused:
+                return refused.reply
+    return Reply.error(404, "not_found", "no such route")

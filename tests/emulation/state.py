@@ -1,0 +1,219 @@
+"""The account's sprites: their fields, statuses, checkpoints and sessions."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import shutil
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from .exec import Session
+from .machine import Machine
+from .personality import Personality
+from .wire import Wire
+
+
+class Clock:
+    """Real time and what tests add to it."""
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+        self.changed: list[Any] = []  # called after each jump
+
+    def now(self) -> float:
+        return time.time() + self._ahead
+
+    def advance(self, seconds: float) -> None:
+        """Jump; every status change that falls due has happened on return."""
+        self._ahead += seconds
+        for call in self.changed:
+            call()
+
+
+class Checkpoint:
+    def __init__(self, identity: str, path: Path, made: float, comment: str, auto: bool) -> None:
+        self.id = identity
+        self.path = path
+        self.made = made
+        self.comment = comment
+        self.auto = auto
+
+
+class Sprite:
+    """A sprite: what the API tells of it, and the machine behind it."""
+
+    def __init__(
+        self, name: str, org: str, base: Path, clock: Clock, personality: Personality
+    ) -> None:
+        self.name = name
+        self.org = org
+        self.clock = clock
+        self.personality = personality
+        self.id = f"sprite-{uuid.uuid4()}"
+        self.url = f"https://{name}-{uuid.uuid4().hex[:4]}.sprites.app"
+        self.url_settings: dict[str, Any] = {"auth": "sprite"}
+        self.labels: list[str] = []
+        self.environment: dict[str, str] = {}
+        self.status = "cold"
+        self.created_at = self.updated_at = clock.now()
+        self.last_running_at: float | None = None
+        self.last_warming_at: float | None = None
+        self.hidden_gets = personality.late_get
+        self.machine = Machine(base)
+        self.sessions: dict[str, Session] = {}
+        self.checkpoints: list[Checkpoint] = []
+        self.wires: set[Wire] = set()
+        self.tasks: dict[str, dict[str, float]] = {}
+        self._next_checkpoint = 1
+        self._starting = 0
+        self._active_at = clock.now()
+        self._status_since = clock.now()
+        self._shown_before = "cold"
+        self.lock = threading.RLock()
+
+    @property
+    def home(self) -> Path:
+        return self.machine.home
+
+    def touch(self) -> None:
+        self._active_at = self.clock.now()
+
+    def shown_status(self) -> str:
+        """Return the status as the API tells it, which may lag behind."""
+        if self.personality.unknown_status:
+            return self.personality.unknown_status
+        fresh = self.clock.now() - self._status_since >= self.personality.status_lag_s
+        return self.status if fresh else self._shown_before
+
+    def _become(self, status: str) -> None:
+        self._shown_before, self.status = self.status, status
+        self._status_since = self.clock.now()
+
+    def enter(self) -> bool:
+        """Note a request that goes into the sprite; False while it is still starting."""
+        with self.lock:
+            self.touch()
+            if self.status == "running":
+                return True
+            if self._starting < self.personality.wake_503:
+                self._starting += 1
+                return False
+            self._starting = 0
+            self.machine.thaw()
+            self.last_running_at = self.clock.now()
+            self._become("running")
+            return True
+
+    def pause(self, *, cold: bool = False) -> None:
+        """Go to sleep now: connections drop; processes freeze, or end if cold."""
+        with self.lock:
+            self.last_warming_at = self.clock.now()
+            self._become("cold" if cold else "warm")
+            if cold:
+                self.machine.end_all()
+            else:
+                self.machine.freeze()
+        self.drop_connections()
+
+    def drop_connections(self) -> None:
+        for wire in list(self.wires):
+            wire.close()
+
+    def apply_idle(self, idle_s: float, cold_s: float) -> None:
+        """Fall asleep if nothing has happened for long enough."""
+        now = self.clock.now()
+        self.tasks = {name: task for name, task in self.tasks.items() if task["expires_at"] > now}
+        if self.tasks:
+            self.touch()
+        quiet = now - self._active_at
+        if self.status == "running" and quiet >= idle_s:
+            self.pause()
+        if self.status == "warm" and quiet >= idle_s + cold_s:
+            self.pause(cold=True)
+
+    def add_checkpoint(self, comment: str, *, auto: bool = False) -> Checkpoint:
+        with self.lock:
+            if auto:
+                identity = f"auto-{uuid.uuid4().hex[:8]}"
+            else:
+                identity = f"v{self._next_checkpoint}"
+                self._next_checkpoint += 1
+            path = self.machine.base / "checkpoints" / identity
+            self.machine.save(path)
+            made = Checkpoint(identity, path, self.clock.now(), comment, auto)
+            self.checkpoints.append(made)
+            return made
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Put the disk back: sessions and sockets end, the environment starts anew."""
+        with self.lock:
+            self.machine.end_all()
+            self.drop_connections()
+            self.machine.load(checkpoint.path)
+            self.sessions.clear()
+            self._become("cold")
+
+    def remove(self) -> None:
+        self.drop_connections()
+        self.machine.remove()
+
+    def stamp(self, moment: float | None) -> str | None:
+        if moment is None:
+            return None
+        when = datetime.datetime.fromtimestamp(moment, datetime.UTC)
+        if self.personality.stamps == "offset":
+            zone = datetime.timezone(datetime.timedelta(hours=2))
+            return when.astimezone(zone).isoformat(timespec="seconds")
+        text = when.strftime("%Y-%m-%dT%H:%M:%S")
+        return text + (".123456789Z" if self.personality.stamps == "nanoseconds" else "Z")
+
+    def to_json(self) -> dict[str, Any]:
+        item: dict[str, Any] = {
+            "id": self.id,
+            "name": self.name,
+            self.personality.org_key: self.org,
+            "url": self.url,
+            "url_settings": None if self.personality.null_url_settings else self.url_settings,
+            "status": self.shown_status(),
+            "labels": self.labels,
+            "created_at": self.stamp(self.created_at),
+            "updated_at": self.stamp(self.updated_at),
+            "last_running_at": self.stamp(self.last_running_at),
+            "last_warming_at": self.stamp(self.last_warming_at),
+        }
+        return item | ({"shape": {"new": [1]}} if self.personality.unknown_fields else {})
+
+
+class Account:
+    """All sprites of one org, under one folder."""
+
+    def __init__(self, org: str, base: Path, clock: Clock, personality: Personality) -> None:
+        self.org = org
+        self.base = base
+        self.clock = clock
+        self.personality = personality
+        self.sprites: dict[str, Sprite] = {}
+        self.creates = 0
+        self.lock = threading.RLock()
+
+    def add(self, name: str) -> Sprite:
+        with self.lock:
+            base = self.base / f"{name}-{uuid.uuid4().hex[:8]}"
+            sprite = Sprite(name, self.org, base, self.clock, self.personality)
+            self.sprites[name] = sprite
+            return sprite
+
+    def remove(self, name: str) -> None:
+        with self.lock:
+            sprite = self.sprites.pop(name)
+        sprite.remove()
+
+    def close(self) -> None:
+        for sprite in list(self.sprites.values()):
+            with contextlib.suppress(OSError):
+                sprite.remove()
+        shutil.rmtree(self.base, ignore_errors=True)
