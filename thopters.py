@@ -2243,7 +2243,9 @@ def wait_until_ready(api: SpritesApi, name: str, limit_s: float, argv: Sequence[
                 return
         except ExecLost as lost:
             why = str(lost)
-        except (TimedOutError, NotSentError, NoAnswerError, NotFoundError, RefusedError) as error:
+        except AuthError:
+            raise
+        except ThoptersError as error:
             why = error.message
         if api.clock.monotonic() > end:
             raise TimedOutError(f"{name} runs no command yet after {limit_s:.0f} s: {why}")
@@ -2452,19 +2454,19 @@ def created_sprite(app: App, name: str, answer: Answer, *, again: bool) -> Sprit
     if 200 <= answer.status < 300:
         item = decode_json(answer)
         sprite = Sprite(item if isinstance(item, dict) else {})
-        return sprite if sprite.name == name and sprite.url else app_read_back(app, name)
+        return sprite if sprite.name == name and sprite.url else expect_sprite(app, name)
     words = ("exist", "taken", "already")  # 409 in practice; the documentation says 400
     says_so = answer.status in (400, 422) and any(w in answer.reason().lower() for w in words)
     if answer.status == 409 or says_so:
-        sprite = read_back(app, name, 0 if answer.status != 409 else 2.0)
-        if sprite and again:
-            return sprite  # absent before our first POST, so that one made it
-        if sprite:
+        existing = read_back(app, name, 2.0)
+        if existing and again:
+            return existing  # absent before our first POST, so that one made it
+        if existing:
             raise already_exists(name)
     app.api.refuse(answer, f"create {name}")
 
 
-def app_read_back(app: App, name: str) -> Sprite:
+def expect_sprite(app: App, name: str) -> Sprite:
     """Return a sprite that the API says it has made; a GET can miss it for a moment."""
     sprite = read_back(app, name, READ_BACK_LIMIT_S)
     if sprite is None:
@@ -2481,7 +2483,7 @@ def read_back(app: App, name: str, limit_s: float) -> Sprite | None:
     while True:
         try:
             sprite = app.api.get_sprite(name)
-        except (NotSentError, NoAnswerError, RefusedError):
+        except ThoptersError:
             sprite = None
         if sprite or app.clock.monotonic() + wait > end:
             return sprite
@@ -2490,20 +2492,11 @@ def read_back(app: App, name: str, limit_s: float) -> Sprite | None:
 
 
 def say_what_exists(app: App, name: str) -> None:
-    """Tell, after an interrupted create, what the API has."""
-    try:
-        answer = app.api.transport.fetch_once(
-            "GET", app.api.transport.target(app.api.path(name)), None, 5.0
-        )
-        exists: bool | None = {200: True, 404: False}.get(answer.status)
-    except ThoptersError:
-        exists = None
-    if exists:
+    """Tell, after an interrupted create, what the API has; its absence now proves nothing."""
+    if read_back(app, name, 5.0):
         app.console.note(f"{name} was created; remove it with: thopters destroy {name}")
-    elif exists is None:
-        app.console.note(f"cannot tell whether {name} was created; see: thopters list")
     else:
-        app.console.note(f"{name} was not created")
+        app.console.note(f"{name} is not there, but may still be on its way; see: thopters list")
 
 
 def get_ready(app: App, name: str) -> None:

@@ -75,10 +75,13 @@ class Thopters:
 
     def start(self, *args: str | bytes, **options: Any) -> subprocess.Popen[bytes]:
         """Start the program and leave it running; its streams are pipes unless named."""
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(
-            [*self.argv, *args], env=self.env, cwd=self.home, **(pipes | options)
-        )
+        pipes: dict[str, Any] = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+        }
+        argv: list[str | bytes] = [*self.argv, *args]
+        return subprocess.Popen(argv, env=self.env, cwd=self.home, **(pipes | options))
 
 
 @pytest.fixture(autouse=True)

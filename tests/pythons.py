@@ -35,7 +35,7 @@ def find_python(version: str) -> str | None:
     probe = "import sys; sys.stdout.write('%d.%d %s' % (sys.version_info[:2] + (sys.executable,)))"
     for candidate in candidates:
         try:
-            done = subprocess.run(  # noqa: S603
+            done = subprocess.run(
                 [candidate, "-c", probe], capture_output=True, text=True, timeout=30, check=False
             )
         except (OSError, subprocess.TimeoutExpired):

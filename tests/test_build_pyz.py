@@ -74,7 +74,7 @@ def run(
     env: Mapping[str, str] | None = None,
     umask: int = -1,
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603
+    return subprocess.run(
         [str(arg) for arg in argv],
         stdin=subprocess.DEVNULL,
         capture_output=True,

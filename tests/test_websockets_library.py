@@ -33,7 +33,7 @@ class ExecServer:
         self.server: Server = serve(
             self.handle, "127.0.0.1", 0, max_size=None, compression=None, ping_interval=None
         )
-        self.url = "http://127.0.0.1:%d" % self.server.socket.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.server.socket.getsockname()[1]}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def handle(self, connection: ServerConnection) -> None:
