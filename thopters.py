@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from email.message import Message
     from types import FrameType
-    from typing import Any, NoReturn, TextIO, TypeVar
+    from typing import Any, NoReturn, TextIO, TypeGuard, TypeVar
 
     T = TypeVar("T")
 
@@ -687,7 +687,7 @@ class SpriteStore:
     def _load_user(self) -> tuple[str, dict[str, Any]] | None:
         """Return the path and content of the current user's own file, whose URLs come first."""
         current = self.main.get("current_user")
-        if not isinstance(current, str) or not current:
+        if not is_name(current):
             return None
         import hashlib
 
@@ -695,11 +695,7 @@ class SpriteStore:
         path = os.path.join(self.folder, "users", f"{current}-{digest}.json")
         for user in dicts(self.main.get("users")):
             named = user.get("config_path")
-            if (
-                user.get("id") == current
-                and isinstance(named, str)
-                and is_inside(named, self.folder)
-            ):
+            if user.get("id") == current and is_name(named) and is_inside(named, self.folder):
                 path = named
         document = self._load(path) if is_inside(path, self.folder) else None
         return (path, document) if document else None
@@ -760,8 +756,8 @@ class SpriteStore:
         import urllib.parse
 
         usual = f"sprites:org:{self.base}:{org}"
-        accounts = [record["keyring_key"] for record in records if record.get("keyring_key")]
-        services: list[object] = [key for key in accounts if str(key).startswith("sprites-cli")]
+        accounts = [key for record in records if is_name(key := record.get("keyring_key"))]
+        services = [key for key in accounts if key.startswith("sprites-cli")]
         accounts = [key for key in accounts if key not in services] + [usual]
         for alias, url in self._aliases().items():
             if url.rstrip("/") == self.base:
@@ -769,10 +765,10 @@ class SpriteStore:
         host = urllib.parse.urlsplit(self.base).netloc
         accounts += [f"sprites:org:{org}", f"{host}:{org}", f"https-{host}:{org}"]
         users = [record.get("user_id") for record in records] + [self.main.get("current_user")]
-        services += [f"sprites-cli:{user}" for user in users if user]
+        services += [f"sprites-cli:{user}" for user in users if is_name(user)]
         services += ["sprites-cli:manual-tokens", "sprites-cli"]
-        pairs = [(str(service), str(account)) for service in services for account in accounts]
-        return list(dict.fromkeys(pairs))
+        pairs = [(service, account) for service in services for account in accounts]
+        return [pair for pair in dict.fromkeys(pairs) if is_name(pair[1])]
 
     def _keyring_values(self, entries: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
         """Yield (source, value): the system's keyring, then the files that stand in for one."""
@@ -782,8 +778,17 @@ class SpriteStore:
             for service, account in entries:
                 path = os.path.join(folder, service.replace(":", "-"), account.replace(":", "-"))
                 if is_inside(path, folder) and os.path.isfile(path):
-                    with open(path, encoding="utf-8", errors="replace") as file:
-                        yield path, file.read(MAX_LINE_BYTES)
+                    value = self._read(path)
+                    if value.strip():
+                        yield path, value
+
+    def _read(self, path: str) -> str:
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                return file.read(MAX_LINE_BYTES)
+        except OSError as error:
+            self.console.warn(f"cannot read {path}: {error.strerror}")
+            return ""
 
     def _system_keyring(self, entries: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
         if sys.platform == "darwin":
@@ -810,6 +815,11 @@ class SpriteStore:
 
 def dicts(value: object) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def is_name(value: object) -> TypeGuard[str]:
+    """Return whether a value of the store can be part of a path or name a keyring's entry."""
+    return isinstance(value, str) and bool(value) and value.isprintable()
 
 
 def is_inside(path: str, folder: str) -> bool:
@@ -1291,6 +1301,7 @@ class Transport:
         if deadline.passed:
             return NoAnswerError(f"{host} did not answer in full within {deadline.limit_s:.0f} s")
         error = getattr(error, "reason", error)  # urllib wraps what it meets
+        self.console.detail(f"{type(error).__name__}: {error}" if error else "the body is short")
         if isinstance(error, TimeoutError):
             return NoAnswerError(f"{host} stopped answering")
         return NoAnswerError(f"the connection to {host} broke off before the answer was complete")

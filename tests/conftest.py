@@ -40,6 +40,7 @@ class Thopters:
     def __init__(self, program: Path, home: Path) -> None:
         self.argv = [sys.executable, str(program)]
         self.home = home
+        self.started: list[subprocess.Popen[bytes]] = []
         self.env = {
             "HOME": str(home),
             "PATH": "/usr/local/bin:/usr/bin:/bin",
@@ -64,8 +65,7 @@ class Thopters:
             subprocess.run(
                 [*self.argv, *args],
                 env=self.env | (env or {}),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                capture_output=True,
                 timeout=timeout,
                 cwd=self.home,
                 **(source or {"stdin": subprocess.DEVNULL}),
@@ -81,7 +81,18 @@ class Thopters:
             "stderr": subprocess.PIPE,
         }
         argv: list[str | bytes] = [*self.argv, *args]
-        return subprocess.Popen(argv, env=self.env, cwd=self.home, **(pipes | options))
+        process = subprocess.Popen(argv, env=self.env, cwd=self.home, **(pipes | options))
+        self.started.append(process)
+        return process
+
+    def end(self) -> None:
+        """End what `start` has left behind."""
+        for process in self.started:
+            process.kill()
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream:
+                    stream.close()
+            process.wait()
 
 
 @pytest.fixture(autouse=True)
@@ -105,12 +116,14 @@ def pyz(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def thopters(request: pytest.FixtureRequest, tmp_path: Path) -> Thopters:
+def thopters(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Thopters]:
     """Return the program: the module, or with the parameter "pyz" the built archive."""
     kind = getattr(request, "param", "module")
     home = tmp_path / "home"
     home.mkdir()
-    return Thopters(request.getfixturevalue("pyz") if kind == "pyz" else MODULE, home)
+    thopters = Thopters(request.getfixturevalue("pyz") if kind == "pyz" else MODULE, home)
+    yield thopters
+    thopters.end()
 
 
 @pytest.fixture
@@ -119,3 +132,5 @@ def emulator(thopters: Thopters) -> Iterator[Emulator]:
     with Emulator() as emulator:
         thopters.use(emulator)
         yield emulator
+        broken = [text for text in emulator.journal.oddities if "Traceback" in text]
+        assert not broken, "the emulator itself failed:\n" + broken[0]

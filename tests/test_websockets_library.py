@@ -34,7 +34,8 @@ class ExecServer:
             self.handle, "127.0.0.1", 0, max_size=None, compression=None, ping_interval=None
         )
         self.url = f"http://127.0.0.1:{self.server.socket.getsockname()[1]}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread.start()
 
     def handle(self, connection: ServerConnection) -> None:
         request = connection.request
@@ -45,13 +46,16 @@ class ExecServer:
             connection.close(self.close_code, "bye")
             return
         query = parse_qs(urlsplit(request.path).query)
-        process = subprocess.Popen(
+        with subprocess.Popen(
             query["cmd"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-        )
+        ) as process:
+            self.serve_process(connection, process)
+
+    def serve_process(self, connection: ServerConnection, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin and process.stdout and process.stderr
         feeder = threading.Thread(target=self.feed, args=(connection, process))
         feeder.start()
@@ -102,6 +106,7 @@ def server(thopters: Thopters) -> Iterator[ExecServer]:
     thopters.env |= {"SPRITES_API_URL": server.url, "SPRITE_TOKEN": TOKEN}
     yield server
     server.server.shutdown()
+    server.thread.join()
 
 
 @pytest.mark.parametrize("fragments", [0, 2, 7])

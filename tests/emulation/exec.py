@@ -180,6 +180,10 @@ class Session:
             self.exit_code = code
         if self.tty:
             os.close(self.master)
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if stream:
+                with contextlib.suppress(OSError):
+                    stream.close()
         self.ended.set()
 
     def attach(self, client: Callable[[int, bytes | memoryview], None]) -> None:
@@ -258,10 +262,13 @@ class Attachment:
         self.personality = session.personality
         self.actions = [a for f in faults if f.kind == "ws" for a in f.params["actions"]]
         self.linger_s = linger_s
+        self._attached = threading.Event()
 
     def run(self) -> None:
+        """Serve the client until it leaves; input is taken once output can flow."""
         threading.Thread(target=self._deliver, daemon=True).start()
         try:
+            self._attached.wait()
             for opcode, message in self.socket.messages():
                 self.session.sprite.touch()
                 self._take(opcode, message)
@@ -320,6 +327,7 @@ class Attachment:
             for action in self.actions:
                 self._act(action)
             session.attach(self._send)
+            self._attached.set()
             if personality.session_info == "late":
                 self._send_info()
             session.ended.wait()
@@ -327,6 +335,7 @@ class Attachment:
             self._send_exit(session.exit_code)
             select.select([], [], [], personality.hold_after_exit_s)
             self.socket.close(1000)
+        self._attached.set()
         self.socket.wire.close()
 
     def _act(self, action: tuple[str, Any]) -> None:

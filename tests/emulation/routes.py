@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import queue
 import random
 import re
 import signal
@@ -302,11 +303,14 @@ def feed(session: Session, data: bytes) -> None:
 
 
 def post_frames(session: Session) -> Iterator[bytes]:
-    import queue
-
     frames: queue.Queue[bytes | None] = queue.Queue(16)
     session.attach(lambda number, data: frames.put(bytes((number,)) + bytes(data)))
-    threading.Thread(target=lambda: (session.ended.wait(), frames.put(None)), daemon=True).start()
+
+    def finish() -> None:
+        session.ended.wait()
+        frames.put(None)
+
+    threading.Thread(target=finish, daemon=True).start()
     while (frame := frames.get()) is not None:
         yield frame
     yield bytes((3, (session.exit_code or 0) & 0xFF))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import socket
 import tempfile
@@ -49,13 +50,20 @@ class Emulator:
         self.account = Account(self.org, base, self.clock, self.personality)
         self.clock.changed.append(self.apply_idle)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.url = "http://127.0.0.1:%d" % self._listener.getsockname()[1]
-        for work in (self._accept, self._tick):
-            threading.Thread(target=work, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        works = (self._accept, self._tick)
+        self._threads = [threading.Thread(target=work, daemon=True) for work in works]
+        for thread in self._threads:
+            thread.start()
         return self
 
     def stop(self) -> None:
         self.stopping.set()
+        # a close would leave the thread in accept(), and later on a descriptor used again
+        with contextlib.suppress(OSError):
+            socket.create_connection(self._listener.getsockname()).close()
+        for thread in self._threads:
+            thread.join()
         self._listener.close()
         for wire in list(self._wires):
             wire.close()
@@ -96,9 +104,9 @@ class Emulator:
 
     def _accept(self) -> None:
         while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
+            sock, _ = self._listener.accept()
+            if self.stopping.is_set():
+                sock.close()
                 return
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             wire = Wire(sock)

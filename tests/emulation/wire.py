@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import socket
@@ -108,10 +109,8 @@ class Wire:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            try:
+            with contextlib.suppress(OSError):  # the peer was first
                 self.sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # the peer was first
             self.sock.close()
 
 
@@ -119,7 +118,7 @@ def read_request(wire: Wire) -> Request:
     """Return the next request with its body."""
     head = wire.read_head()
     line, _, rest = head.decode("latin-1").partition("\r\n")
-    method, target, _version = (line.split(" ") + ["", "", ""])[:3]
+    method, target, _version = [*line.split(" "), "", "", ""][:3]
     request = Request(head, method, target, Parser().parsestr(rest))
     return request
 
@@ -203,7 +202,9 @@ GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 def accept_key(key: str) -> str:
-    return base64.b64encode(hashlib.sha1(key.encode() + GUID).digest()).decode()
+    return base64.b64encode(
+        hashlib.sha1(key.encode() + GUID, usedforsecurity=False).digest()
+    ).decode()
 
 
 class ServerSocket:
