@@ -2355,6 +2355,46 @@ class App:
         return self._api
 
 
+class Command:
+    """Decorate a function to make it a command of the program.
+
+    `add` declares its arguments; `examples` are true ones, a test runs them; `own_failure` is the
+    exit status of every failure of ours but wrong usage; with `takes_command`, what follows `--`
+    becomes `args.command`. The function returns the exit status.
+    """
+
+    run: Callable[[App, argparse.Namespace], int]
+
+    def __init__(
+        self,
+        name: str,
+        summary: str,
+        add: Callable[[argparse.ArgumentParser], None],
+        examples: Sequence[str],
+        *,
+        aliases: tuple[str, ...] = (),
+        own_failure: int | None = None,
+        takes_command: bool = False,
+    ) -> None:
+        self.name = name
+        self.summary = summary
+        self.add = add
+        self.examples = examples
+        self.aliases = aliases
+        self.own_failure = own_failure
+        self.takes_command = takes_command
+
+    def __call__(
+        self, run: Callable[[App, argparse.Namespace], int]
+    ) -> Callable[[App, argparse.Namespace], int]:
+        self.run = run
+        COMMANDS.append(self)
+        return run
+
+
+COMMANDS: list[Command] = []  # in the order of the help
+
+
 def valid_name(text: str) -> str:
     """Check the name of a sprite that should exist; anything a URL path could twist is refused."""
     import re
@@ -2413,6 +2453,16 @@ def add_create(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
+@Command(
+    "create",
+    "make a sprite and wait until it runs commands",
+    add_create,
+    [
+        "thopters create dev",
+        "thopters create issue-42 --if-missing",
+        "thopters create dev --json",
+    ],
+)
 def cmd_create(app: App, args: argparse.Namespace) -> int:
     name, started = valid_new_name(args.name), app.clock.monotonic()
     if len(name) > URL_NAME_LENGTH:
@@ -2550,6 +2600,17 @@ def add_list(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
+@Command(
+    "list",
+    "show the sprites, without waking any",
+    add_list,
+    [
+        "thopters list",
+        "thopters ls --prefix issue-",
+        "thopters list --json",
+    ],
+    aliases=("ls",),
+)
 def cmd_list(app: App, args: argparse.Namespace) -> int:
     console = app.console
     prefix = default_prefix(app.environ) if args.prefix is None else args.prefix
@@ -2604,9 +2665,21 @@ def add_exec(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="set a variable; K alone takes our own value",
     )
-    parser.add_argument("command", metavar="-- CMD ...", nargs="*", help="the command")
+    parser.add_argument("command", metavar="CMD", nargs="*", help="the command, after --")
 
 
+@Command(
+    "exec",
+    "run a command in a sprite; its exit status is ours",
+    add_exec,
+    [
+        "thopters exec dev -- uname -a",
+        "thopters exec dev --dir src --env CI=1 -- make test",
+        "thopters exec dev -i -- tar xz < files.tar.gz",
+    ],
+    own_failure=EXIT_STATUS_UNKNOWN,
+    takes_command=True,
+)
 def cmd_exec(app: App, args: argparse.Namespace) -> int:
     name = valid_name(args.name)
     if not args.command:
@@ -2714,6 +2787,15 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
+@Command(
+    "checkpoint",
+    "save the disk, to go back to",
+    add_checkpoint,
+    [
+        'thopters checkpoint dev --comment "before the refactoring"',
+        "id=$(thopters checkpoint dev)",
+    ],
+)
 def cmd_checkpoint(app: App, args: argparse.Namespace) -> int:
     name, started = valid_name(args.name), app.clock.monotonic()
     identity = take_checkpoint(app, name, args.comment)
@@ -2776,6 +2858,15 @@ def add_checkpoints(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
+@Command(
+    "checkpoints",
+    "list the checkpoints of a sprite, newest first",
+    add_checkpoints,
+    [
+        "thopters checkpoints dev",
+        "thopters checkpoints dev --all --json",
+    ],
+)
 def cmd_checkpoints(app: App, args: argparse.Namespace) -> int:
     name = valid_name(args.name)
     with app.console.working(f"listing the checkpoints of {name}"):
@@ -2814,6 +2905,16 @@ def add_restore(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
+@Command(
+    "restore",
+    "put the disk back to a checkpoint, after saving the present one",
+    add_restore,
+    [
+        "thopters restore dev",
+        "thopters restore dev v3",
+        "thopters restore dev v3 --yes --no-backup",
+    ],
+)
 def cmd_restore(app: App, args: argparse.Namespace) -> int:
     name, started = valid_name(args.name), app.clock.monotonic()
     if args.checkpoint is None:
@@ -2925,6 +3026,16 @@ def add_url(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
+@Command(
+    "url",
+    "print the sprite's URL, or say who may open it",
+    add_url,
+    [
+        "thopters url dev",
+        "thopters url dev --public",
+        "thopters url dev --private",
+    ],
+)
 def cmd_url(app: App, args: argparse.Namespace) -> int:
     name, console = valid_name(args.name), app.console
     with console.working(f"looking at {name}"):
@@ -2955,6 +3066,15 @@ def add_rename(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("new", metavar="NEW", help="the name it should have")
 
 
+@Command(
+    "rename",
+    "say why a sprite keeps its name",
+    add_rename,
+    [
+        "thopters rename dev dev-2",
+        "thopters help rename",
+    ],
+)
 def cmd_rename(app: App, args: argparse.Namespace) -> int:
     old, new = valid_name(args.old), valid_new_name(args.new)
     raise ThoptersError(
@@ -2973,6 +3093,15 @@ def add_destroy(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
+@Command(
+    "destroy",
+    "delete sprites with everything in them",
+    add_destroy,
+    [
+        "thopters destroy dev",
+        "thopters destroy issue-42 issue-55 --yes",
+    ],
+)
 def cmd_destroy(app: App, args: argparse.Namespace) -> int:
     names = list(dict.fromkeys(map(valid_name, args.names)))
     if not args.yes and not app.console.can_ask():
@@ -3033,6 +3162,15 @@ def add_help(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("topic", metavar="COMMAND", nargs="?", help="the command to explain")
 
 
+@Command(
+    "help",
+    "explain a command",
+    add_help,
+    [
+        "thopters help",
+        "thopters help exec",
+    ],
+)
 def cmd_help(app: App, args: argparse.Namespace) -> int:
     if args.topic is None:
         app.console.out.write(overview())
@@ -3043,81 +3181,6 @@ def cmd_help(app: App, args: argparse.Namespace) -> int:
 
 
 # --- parser, main -----------------------------------------------------------------------
-
-
-class Command:
-    """A row of the table of commands; `examples` are true ones, a test runs them."""
-
-    __slots__ = ("add", "aliases", "examples", "name", "own_failure", "run", "summary")
-
-    def __init__(
-        self,
-        name: str,
-        summary: str,
-        add: Callable[[argparse.ArgumentParser], None],
-        run: Callable[[App, argparse.Namespace], int],
-        examples: str,
-        *,
-        aliases: tuple[str, ...] = (),
-        own_failure: int | None = None,
-    ) -> None:
-        self.name = name
-        self.summary = summary
-        self.add = add
-        self.run = run
-        self.examples = examples
-        self.aliases = aliases
-        self.own_failure = own_failure  # the exit status of every failure of ours but wrong usage
-
-
-COMMANDS = (
-    Command(
-        "create", "make a sprite and wait until it runs commands", add_create, cmd_create,
-        "thopters create dev\nthopters create issue-42 --if-missing\nthopters create dev --json",
-    ),
-    Command(
-        "list", "show the sprites, without waking any", add_list, cmd_list,
-        "thopters list\nthopters ls --prefix issue-\nthopters list --json",
-        aliases=("ls",),
-    ),
-    Command(
-        "exec", "run a command in a sprite; its exit status is ours", add_exec, cmd_exec,
-        "thopters exec dev -- uname -a\n"
-        "thopters exec dev --dir src --env CI=1 -- make test\n"
-        "thopters exec dev -i -- tar xz < files.tar.gz",
-        own_failure=EXIT_STATUS_UNKNOWN,
-    ),
-    Command(
-        "checkpoint", "save the disk, to go back to", add_checkpoint, cmd_checkpoint,
-        'thopters checkpoint dev --comment "before the refactoring"\nid=$(thopters checkpoint dev)',
-    ),
-    Command(
-        "checkpoints", "list the checkpoints of a sprite, newest first",
-        add_checkpoints, cmd_checkpoints,
-        "thopters checkpoints dev\nthopters checkpoints dev --all --json",
-    ),
-    Command(
-        "restore", "put the disk back to a checkpoint, after saving the present one",
-        add_restore, cmd_restore,
-        "thopters restore dev\nthopters restore dev v3\nthopters restore dev v3 --yes --no-backup",
-    ),
-    Command(
-        "url", "print the sprite's URL, or say who may open it", add_url, cmd_url,
-        "thopters url dev\nthopters url dev --public\nthopters url dev --private",
-    ),
-    Command(
-        "rename", "say why a sprite keeps its name", add_rename, cmd_rename,
-        "thopters rename dev dev-2\nthopters help rename",
-    ),
-    Command(
-        "destroy", "delete sprites with everything in them", add_destroy, cmd_destroy,
-        "thopters destroy dev\nthopters destroy issue-42 issue-55 --yes",
-    ),
-    Command(
-        "help", "explain a command", add_help, cmd_help,
-        "thopters help\nthopters help exec",
-    ),
-)  # fmt: skip
 
 
 def overview() -> str:
@@ -3172,7 +3235,7 @@ def build_parser(command: Command) -> argparse.ArgumentParser:
     parser = Parser(
         prog=f"thopters {command.name}",
         description=command.summary,
-        epilog="examples:\n" + "".join(f"  {x}\n" for x in command.examples.split("\n")),
+        epilog="examples:\n" + "".join(f"  {line}\n" for line in command.examples),
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
             prog, max_help_position=28, width=90
         ),
@@ -3199,20 +3262,22 @@ def parse(argv: list[str]) -> tuple[Command, argparse.Namespace]:
     command = find_command(argv[before])
     words = argv[:before] + argv[before + 1 :]
     rest: list[str] = []
-    if command.run is cmd_exec and "--" in words:
+    if command.takes_command and "--" in words:
         # argparse's own treatment of `--` differs between versions of Python
         split = words.index("--")
         words, rest = words[:split], words[split + 1 :]
         args = build_parser(command).parse_args(words)
         if args.command:
-            raise UsageError("the command comes after --", hint="thopters exec NAME -- COMMAND")
+            raise UsageError(
+                "the command comes after --", hint=f"thopters {command.name} NAME -- COMMAND"
+            )
         args.command = rest
         return command, args
     args = build_parser(command).parse_args(words)
-    if command.run is cmd_exec and args.command:
+    if command.takes_command and args.command:
         import shlex
 
-        fixed = f"thopters exec {args.name} -- {shlex.join(args.command)}"
+        fixed = f"thopters {command.name} {args.name} -- {shlex.join(args.command)}"
         raise UsageError("put -- before the command", hint=fixed)
     return command, args
 
