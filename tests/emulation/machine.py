@@ -15,11 +15,12 @@ import subprocess
 import time
 from pathlib import Path
 
+READABLE_CHECKPOINTS = 5
 SPRITE_UID = 52000  # of the processes, when the emulator runs as root
 
 BUILD_ROOT = r"""
 set -e
-root=$1 home=$2 run=$3
+root=$1 home=$2 run=$3 checkpoints=$4
 mount --make-rprivate /
 mount -t tmpfs tmpfs "$root"
 for entry in /*; do
@@ -32,6 +33,8 @@ mkdir -p "$root/home/sprite" "$root/.sprite" "$root/tmp"
 chmod 1777 "$root/tmp"
 mount --bind "$home" "$root/home/sprite"
 mount --bind "$run" "$root/.sprite"
+mount --bind "$checkpoints" "$root/.sprite/checkpoints"
+mount -o remount,bind,ro "$root/.sprite/checkpoints" || :  # not in every user namespace
 exec chroot "$root" /bin/sh -c 'cd /home/sprite && echo ready && exec sleep 1000000'
 """
 
@@ -71,9 +74,13 @@ class Machine:
         self.home = base / "home"
         self.run = base / "run"
         self.leaders: set[int] = set()
+        self.saved: list[str] = []  # checkpoints, oldest first
         self.frozen = False
         self._holder: subprocess.Popen[bytes] | None = None
-        for folder in (self.home, self.run, base / "root"):
+        self.recent = base / "recent"
+        self.older = base / "older"
+        mount_points = (base / "root", self.run / "checkpoints")
+        for folder in (self.home, self.run, self.recent, self.older, *mount_points):
             folder.mkdir(parents=True)
         (self.home / ".bashrc").write_text(BASHRC)
         (self.home / ".profile").write_text(PROFILE)
@@ -99,7 +106,7 @@ class Machine:
         if self._holder is None:
             options = ["-m"] if namespace_kind() == "root" else ["-U", "-r", "-m"]
             words = ["unshare", *options, "/bin/sh", "-c", BUILD_ROOT, "sh"]
-            paths = [str(self.base / "root"), str(self.home), str(self.run)]
+            paths = [str(self.base / "root"), str(self.home), str(self.run), str(self.recent)]
             self._holder = subprocess.Popen(
                 [*words, *paths], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
             )
@@ -164,13 +171,20 @@ class Machine:
             time.sleep(0.005)
         self.frozen = False
 
-    def save(self, target: Path) -> None:
-        """Copy the disk: content, modes, owners, links, times."""
-        target.mkdir(parents=True)
+    def save(self, identity: str) -> None:
+        """Copy the disk: content, modes, owners, links, times. The last few can be read inside."""
+        target = self.recent / identity
+        target.mkdir()
         subprocess.run(["cp", "-a", f"{self.home}/.", str(target)], check=True)
+        self.saved.append(identity)
+        if len(self.saved) > READABLE_CHECKPOINTS:
+            name = self.saved[-READABLE_CHECKPOINTS - 1]
+            (self.recent / name).rename(self.older / name)
 
-    def load(self, source: Path) -> None:
+    def load(self, identity: str) -> None:
         """Put a copy back in place of the present disk."""
+        places = (self.recent / identity, self.older / identity)
+        source = next(path for path in places if path.exists())
         for entry in self.home.iterdir():
             if entry.is_dir() and not entry.is_symlink():
                 subprocess.run(["chmod", "-R", "u+rwx", str(entry)], check=False)

@@ -10,7 +10,6 @@ import re
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -416,18 +415,11 @@ def checkpoint_events(call: Call, sprite: Sprite, comment: str) -> Iterator[dict
     yield {"type": "complete", "data": f"Checkpoint {made.id} created successfully" if told else ""}
 
 
-def checkpoint_item(sprite: Sprite, checkpoint: Checkpoint) -> dict[str, Any]:
-    item = {"id": checkpoint.id, "create_time": sprite.stamp(checkpoint.made)}
-    if checkpoint.comment:
-        item["comment"] = checkpoint.comment
-    return {**item, **({"is_auto": True} if checkpoint.auto else {})}
-
-
 def list_checkpoints(call: Call, name: str) -> Reply:
     call.check_query("includeAuto", "history")
     sprite, personality = enter(call, name), call.personality
     wanted = call.first("includeAuto") == "true" or personality.include_auto_ignored
-    items = [checkpoint_item(sprite, c) for c in sprite.checkpoints if wanted or not c.auto]
+    items = [sprite.checkpoint_json(c) for c in sprite.checkpoints if wanted or not c.auto]
     if personality.checkpoints_order == "newest":
         items.reverse()
     elif personality.checkpoints_order == "shuffled":
@@ -446,7 +438,7 @@ def find_checkpoint(call: Call, sprite: Sprite, identity: str) -> Checkpoint:
 
 def get_checkpoint(call: Call, name: str, identity: str) -> Reply:
     sprite = enter(call, name)
-    return Reply.json(checkpoint_item(sprite, find_checkpoint(call, sprite, identity)))
+    return Reply.json(sprite.checkpoint_json(find_checkpoint(call, sprite, identity)))
 
 
 def delete_checkpoint(call: Call, name: str, identity: str) -> Reply:
@@ -500,21 +492,18 @@ def proxy(call: Call, name: str) -> Reply | None:
         return None
     answer = {"status": "connected", "target": f"10.0.0.1:{address[1]}"}
     connection.send(TEXT, json.dumps(answer).encode())
-    threading.Thread(target=pump_target, args=(sprite, target, connection), daemon=True).start()
-    with contextlib.suppress(OSError), target:
+    threading.Thread(target=pump_target, args=(target, connection), daemon=True).start()
+    with contextlib.suppress(OSError), target, sprite.proxied():
         for _, data in messages:
-            sprite.touch()
             target.sendall(data)
     return None
 
 
-def pump_target(sprite: Sprite, target: socket.socket, connection: ServerSocket) -> None:
+def pump_target(target: socket.socket, connection: ServerSocket) -> None:
     with contextlib.suppress(OSError, Gone):
         while data := target.recv(1 << 16):
-            sprite.touch()
             connection.send(BINARY, data)
         connection.close(1000)
-        time.sleep(0)
     connection.wire.close()
 
 

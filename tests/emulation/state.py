@@ -8,12 +8,14 @@ import shutil
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .exec import Session
 from .machine import Machine
 from .personality import Personality
+from .tasks import TaskServer
 from .wire import Wire
 
 
@@ -35,9 +37,8 @@ class Clock:
 
 
 class Checkpoint:
-    def __init__(self, identity: str, path: Path, made: float, comment: str, auto: bool) -> None:
+    def __init__(self, identity: str, made: float, comment: str, auto: bool) -> None:
         self.id = identity
-        self.path = path
         self.made = made
         self.comment = comment
         self.auto = auto
@@ -68,6 +69,9 @@ class Sprite:
         self.checkpoints: list[Checkpoint] = []
         self.wires: set[Wire] = set()
         self.tasks: dict[str, dict[str, float]] = {}
+        self.open_proxies = 0
+        self.removed = False
+        self.inner: TaskServer | None = None  # from the first wake on
         self._next_checkpoint = 1
         self._starting = 0
         self._active_at = clock.now()
@@ -103,6 +107,7 @@ class Sprite:
                 self._starting += 1
                 return False
             self._starting = 0
+            self.inner = self.inner or TaskServer(self)
             self.machine.thaw()
             self.last_running_at = self.clock.now()
             self._become("running")
@@ -113,11 +118,11 @@ class Sprite:
         with self.lock:
             self.last_warming_at = self.clock.now()
             self._become("cold" if cold else "warm")
+            self.drop_connections()
             if cold:
                 self.machine.end_all()
             else:
                 self.machine.freeze()
-        self.drop_connections()
 
     def drop_connections(self) -> None:
         for wire in list(self.wires):
@@ -125,15 +130,33 @@ class Sprite:
 
     def apply_idle(self, idle_s: float, cold_s: float) -> None:
         """Fall asleep if nothing has happened for long enough."""
-        now = self.clock.now()
-        self.tasks = {name: task for name, task in self.tasks.items() if task["expires_at"] > now}
-        if self.tasks:
-            self.touch()
-        quiet = now - self._active_at
+        with self.lock:
+            if self.status == "running" and (self.live_tasks() or self.open_proxies):
+                self.touch()
+        quiet = self.clock.now() - self._active_at
         if self.status == "running" and quiet >= idle_s:
             self.pause()
         if self.status == "warm" and quiet >= idle_s + cold_s:
             self.pause(cold=True)
+
+    @contextlib.contextmanager
+    def proxied(self) -> Iterator[None]:
+        """Count an open connection to a port, which holds the sprite awake."""
+        with self.lock:
+            self.open_proxies += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.open_proxies -= 1
+                self.touch()
+
+    def live_tasks(self) -> dict[str, dict[str, float]]:
+        """Forget the tasks that have expired; return the others, which hold the sprite awake."""
+        now = self.clock.now()
+        for name in [name for name, task in self.tasks.items() if task["expires_at"] <= now]:
+            del self.tasks[name]
+        return self.tasks
 
     def add_checkpoint(self, comment: str, *, auto: bool = False) -> Checkpoint:
         with self.lock:
@@ -142,24 +165,35 @@ class Sprite:
             else:
                 identity = f"v{self._next_checkpoint}"
                 self._next_checkpoint += 1
-            path = self.machine.base / "checkpoints" / identity
-            self.machine.save(path)
-            made = Checkpoint(identity, path, self.clock.now(), comment, auto)
+            self.machine.save(identity)
+            made = Checkpoint(identity, self.clock.now(), comment, auto)
             self.checkpoints.append(made)
             return made
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Put the disk back: sessions and sockets end, the environment starts anew."""
         with self.lock:
-            self.machine.end_all()
+            if self.removed:
+                return
             self.drop_connections()
-            self.machine.load(checkpoint.path)
+            self.machine.end_all()
+            self.machine.load(checkpoint.id)
             self.sessions.clear()
             self._become("cold")
 
+    def checkpoint_json(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        item = {"id": checkpoint.id, "create_time": self.stamp(checkpoint.made)}
+        if checkpoint.comment:
+            item["comment"] = checkpoint.comment
+        return {**item, **({"is_auto": True} if checkpoint.auto else {})}
+
     def remove(self) -> None:
-        self.drop_connections()
-        self.machine.remove()
+        with self.lock:
+            self.removed = True
+            if self.inner:
+                self.inner.close()
+            self.drop_connections()
+            self.machine.remove()
 
     def stamp(self, moment: float | None) -> str | None:
         if moment is None:

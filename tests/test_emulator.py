@@ -1,0 +1,612 @@
+"""The emulator, seen by curl, by the `websockets` package and from its own command line.
+
+What the official SDK makes of it stands in test_sdk.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from conftest import ROOT
+from emulation import Emulator
+from emulation.machine import SPRITE_UID, namespace_kind
+
+needs_curl = pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+needs_namespace = pytest.mark.skipif(not namespace_kind(), reason="no mount namespaces here")
+
+
+@pytest.fixture
+def platform() -> Iterator[Emulator]:
+    with Emulator() as emulator:
+        yield emulator
+
+
+class Answer:
+    def __init__(self, status: int, body: bytes) -> None:
+        self.status = status
+        self.body = body
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def curl(
+    emulator: Emulator, method: str, path: str, *options: str, token: str | None = None
+) -> Answer:
+    """Send one request by curl, with the right token unless another is given."""
+    bearer = f"Authorization: Bearer {emulator.token if token is None else token}"
+    words = ["curl", "-sS", "--max-time", "30", "-X", method, "-w", "\n%{http_code}"]
+    done = subprocess.run(
+        [*words, "-H", bearer, *options, emulator.url + path],
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    body, _, status = done.stdout.rpartition(b"\n")
+    return Answer(int(status), body)
+
+
+def wake(emulator: Emulator, name: str) -> None:
+    while not emulator.sprite(name).enter():
+        pass
+
+
+def run(emulator: Emulator, name: str, *argv: str, **query: str) -> tuple[bytes, int]:
+    """Run a command by POST; return the text it printed and its exit status."""
+    wake(emulator, name)
+    asked = urlencode([*(("cmd", word) for word in argv), *query.items()])
+    answer = curl(emulator, "POST", f"/v1/sprites/{name}/exec?{asked}")
+    assert answer.status == 200, answer.body
+    output, (stream, status) = answer.body[:-2], answer.body[-2:]
+    assert stream == 3
+    return output.replace(b"\1", b""), status  # a frame's number, before each piece of text
+
+
+def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.01)
+
+
+# requests
+
+
+ROUTES = [
+    ("GET", "/v1/sprites"),
+    ("POST", "/v1/sprites"),
+    ("GET", "/v1/sprites/dev"),
+    ("PUT", "/v1/sprites/dev"),
+    ("DELETE", "/v1/sprites/dev"),
+    ("GET", "/v1/sprites/dev/exec"),
+    ("POST", "/v1/sprites/dev/exec"),
+    ("POST", "/v1/sprites/dev/checkpoint"),
+    ("GET", "/v1/sprites/dev/checkpoints"),
+    ("POST", "/v1/sprites/dev/checkpoints/v1/restore"),
+    ("GET", "/no/such/route"),
+]
+
+
+@needs_curl
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize("token", ["", "wrong"])
+def test_a_request_without_the_token_is_refused(
+    platform: Emulator, method: str, path: str, token: str
+) -> None:
+    platform.add_sprite("dev")
+    answer = curl(platform, method, path, token=token)
+    assert answer.status == 401
+    assert answer.json()["error"] == "unauthorized"
+    assert "dev" in platform.sprites
+
+
+@needs_curl
+@pytest.mark.parametrize("verb", ["suspend", "pause", "wake", "resume", "rename", "clone", "tasks"])
+def test_what_the_platform_does_not_have_is_not_here(platform: Emulator, verb: str) -> None:
+    platform.add_sprite("dev", status="running")
+    for method in ("GET", "POST", "PUT"):
+        assert curl(platform, method, f"/v1/sprites/dev/{verb}", "-d", "{}").status == 404
+    assert platform.sprite("dev").status == "running"
+
+
+@needs_curl
+def test_an_update_cannot_rename(platform: Emulator) -> None:
+    platform.add_sprite("dev")
+    answer = curl(platform, "PUT", "/v1/sprites/dev", "-d", '{"name": "new", "labels": ["a"]}')
+    assert (answer.json()["name"], answer.json()["labels"]) == ("dev", ["a"])
+    assert list(platform.sprites) == ["dev"]
+
+
+@needs_curl
+@pytest.mark.parametrize("status", [400, 409, 422])
+def test_a_sprite_from_create_to_delete(platform: Emulator, status: int) -> None:
+    platform.personality.duplicate_status = status
+    made = curl(platform, "POST", "/v1/sprites", "-d", '{"name": "dev"}')
+    assert (made.status, made.json()["status"]) == (201, "cold")
+    assert curl(platform, "POST", "/v1/sprites", "-d", '{"name": "dev"}').status == status
+    assert curl(platform, "POST", "/v1/sprites", "-d", '{"name": "../x"}').status == 400
+    assert curl(platform, "GET", "/v1/sprites/dev").json() == made.json()
+    assert [item["name"] for item in curl(platform, "GET", "/v1/sprites").json()["sprites"]] == [
+        "dev"
+    ]
+    assert curl(platform, "DELETE", "/v1/sprites/dev").status == 204
+    assert curl(platform, "GET", "/v1/sprites/dev").status == 404
+
+
+@needs_curl
+def test_a_sleeping_sprite_says_that_it_starts_and_then_serves(platform: Emulator) -> None:
+    platform.add_sprite("dev")
+    first = curl(platform, "GET", "/v1/sprites/dev/exec")
+    assert (first.status, first.json()["error"]) == (503, "sprite_starting")
+    assert first.json()["retry_after_seconds"] > 0
+    assert curl(platform, "GET", "/v1/sprites/dev/exec").json() == {"count": 0, "sessions": []}
+    platform.add_sprite("other")
+    again = curl(platform, "GET", "/v1/sprites/other/exec", "--retry", "2", "--retry-delay", "1")
+    assert again.status == 200
+
+
+@needs_curl
+@pytest.mark.parametrize("status", [414, 431])
+def test_a_long_url_is_refused(platform: Emulator, status: int) -> None:
+    platform.personality.url_limit_status = status
+    platform.add_sprite("dev", status="running")
+    asked = urlencode({"cmd": "echo " + "x" * 41_000})
+    assert curl(platform, "POST", f"/v1/sprites/dev/exec?{asked}").status == status
+    assert platform.journal.executed == []
+
+
+@needs_curl
+def test_a_restricted_token_touches_its_prefix_alone(platform: Emulator) -> None:
+    platform.personality.restricted_prefix = "ci-"
+    platform.add_sprite("dev")
+    platform.add_sprite("ci-1")
+    assert curl(platform, "GET", "/v1/sprites/dev").status == 403
+    assert curl(platform, "POST", "/v1/sprites", "-d", '{"name": "x"}').status == 403
+    assert [item["name"] for item in curl(platform, "GET", "/v1/sprites").json()["sprites"]] == [
+        "ci-1"
+    ]
+
+
+# the place where commands run
+
+
+@needs_curl
+def test_commands_run_in_their_own_home_and_not_as_root(platform: Emulator) -> None:
+    home = platform.add_sprite("dev").machine.home_inside
+    assert run(platform, "dev", "sh", "-c", 'echo "$HOME"; pwd') == (
+        f"{home}\n{home}\n".encode(),
+        0,
+    )
+    uid = SPRITE_UID if os.geteuid() == 0 else os.geteuid()
+    assert run(platform, "dev", "id", "-u") == (f"{uid}\n".encode(), 0)
+    assert run(platform, "dev", "sh", "-c", "exit 7") == (b"", 7)
+    assert run(platform, "dev", "no-such-program")[1] == 127
+
+
+@needs_curl
+@needs_namespace
+def test_a_sprite_is_a_world_of_its_own(platform: Emulator) -> None:
+    platform.add_sprite("one")
+    platform.add_sprite("two")
+    assert run(platform, "one", "sh", "-c", "pwd; echo 1 > /tmp/mine; echo 1 > file") == (
+        b"/home/sprite\n",
+        0,
+    )
+    assert run(platform, "two", "sh", "-c", "ls /home; ls /tmp; ls") == (b"sprite\n", 0)
+
+
+@needs_curl
+def test_the_stock_bashrc_returns_early_unless_interactive(platform: Emulator) -> None:
+    sprite = platform.add_sprite("dev")
+    with (sprite.home / ".bashrc").open("a") as stream:
+        stream.write("export MARK=seen\n")
+    for options, seen in (("-c", b""), ("-lc", b""), ("-ic", b"seen")):
+        script = f"bash {options} 'echo \"$MARK\"' 2>/dev/null"
+        assert run(platform, "dev", "sh", "-c", script) == (seen + b"\n", 0), options
+
+
+@needs_curl
+@pytest.mark.parametrize("replaces", [False, True])
+def test_given_variables_replace_or_add(platform: Emulator, replaces: bool) -> None:
+    platform.personality.env_replaces = replaces
+    platform.add_sprite("dev")
+    output, _ = run(platform, "dev", "/bin/sh", "-c", 'echo "$A-$USER"', env="A=1")
+    assert output == (b"1-\n" if replaces else b"1-sprite\n")
+
+
+@needs_curl
+@pytest.mark.parametrize(("bad_dir", "status"), [("ignored", 200), ("error", 500)])
+def test_a_missing_directory_is_ignored_or_refused(
+    platform: Emulator, bad_dir: str, status: int
+) -> None:
+    platform.personality.bad_dir = bad_dir
+    platform.add_sprite("dev", status="running")
+    answer = curl(platform, "POST", "/v1/sprites/dev/exec?cmd=pwd&dir=%2Fno%2Fsuch")
+    assert answer.status == status
+
+
+@needs_curl
+@pytest.mark.parametrize(("kind", "expected"), [("128+n", 143), ("255", 255)])
+def test_a_leader_ended_by_a_signal(platform: Emulator, kind: str, expected: int) -> None:
+    platform.personality.killed_exit = kind
+    platform.add_sprite("dev")
+    assert run(platform, "dev", "bash", "-c", "kill -TERM $$") == (b"", expected)
+
+
+# checkpoints
+
+
+@needs_curl
+def test_a_restore_puts_the_files_back(platform: Emulator) -> None:
+    sprite = platform.add_sprite("dev")
+    run(platform, "dev", "sh", "-c", "echo one > f; ln -s f link; mkdir -m 700 d; mkfifo p")
+    taken = curl(platform, "POST", "/v1/sprites/dev/checkpoint", "-d", '{"comment": "good"}')
+    events = [json.loads(line) for line in taken.body.splitlines()]
+    assert events[-1]["type"] == "complete"
+    assert "  ID: v1" in [event["data"] for event in events]
+    run(platform, "dev", "sh", "-c", "echo two > f; rm -r link d p; echo more > new")
+    restored = curl(platform, "POST", "/v1/sprites/dev/checkpoints/v1/restore")
+    assert json.loads(restored.body.splitlines()[-1])["type"] == "complete"
+    until(lambda: sprite.status == "cold")  # the stream is over before the environment is
+    assert run(platform, "dev", "sh", "-c", "cat f link; stat -c %a d; test -p p && ls") == (
+        b"one\none\n700\nd\nf\nlink\np\n",
+        0,
+    )
+    listed = curl(platform, "GET", "/v1/sprites/dev/checkpoints").json()
+    assert [(item["id"], item.get("comment")) for item in listed] == [
+        ("Current", None),
+        ("v1", "good"),
+    ]
+
+
+@needs_curl
+@needs_namespace
+def test_the_last_five_checkpoints_can_be_read_inside_but_not_written(platform: Emulator) -> None:
+    platform.add_sprite("dev")
+    for number in range(7):
+        run(platform, "dev", "sh", "-c", f"echo {number} > number")
+        curl(platform, "POST", "/v1/sprites/dev/checkpoint")
+    assert run(platform, "dev", "sh", "-c", "cd /.sprite/checkpoints; ls; cat v3/number") == (
+        b"v3\nv4\nv5\nv6\nv7\n2\n",
+        0,
+    )
+    assert run(platform, "dev", "sh", "-c", "echo x 2>&- > /.sprite/checkpoints/v7/number")[1]
+    curl(platform, "POST", "/v1/sprites/dev/checkpoints/v1/restore")
+    until(lambda: platform.sprite("dev").status == "cold")
+    assert run(platform, "dev", "cat", "number") == (b"0\n", 0)
+
+
+# sleep
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@needs_curl
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc to look at")
+def test_a_quiet_sprite_freezes_and_later_loses_its_processes(platform: Emulator) -> None:
+    sprite = platform.add_sprite("dev")
+    run(platform, "dev", "sh", "-c", "sleep 1000 >/dev/null 2>&1 &")
+    [sleeper] = sprite.machine.processes()
+    platform.clock.advance(29)
+    assert sprite.status == "running"
+    platform.clock.advance(2)
+    assert (sprite.status, state(sleeper)) == ("warm", "T")
+    wake(platform, "dev")
+    assert (sprite.status, state(sleeper)) == ("running", "S")
+    platform.clock.advance(31)
+    platform.clock.advance(600)
+    assert (sprite.status, sprite.machine.processes()) == ("cold", set())
+
+
+INNER = ["curl", "-sS", "-w", "%{http_code}", "--unix-socket"]
+
+
+@needs_curl
+def test_the_tasks_of_the_inner_socket_hold_a_sprite_awake(platform: Emulator) -> None:
+    sprite = platform.add_sprite("dev")
+    wake(platform, "dev")
+    inside = "/.sprite" if namespace_kind() else str(sprite.machine.run)
+
+    def ask(method: str, path: str, body: str = "") -> tuple[Any, int]:
+        words = [*INNER, f"{inside}/api.sock", "-X", method, "-d", body, f"http://sprite{path}"]
+        output, status = run(platform, "dev", *words)
+        assert status == 0
+        document, code = output[:-3], int(output[-3:])
+        return (json.loads(document) if document.startswith(b"{") else document), code
+
+    assert ask("GET", "/v1/tasks") == ({"tasks": []}, 200)
+    assert ask("PUT", "/v1/tasks/build", '{"expire": "5m"}')[1] == 200
+    assert ask("POST", "/v1/tasks", '{"name": "build", "expire": 60}')[1] == 409
+    assert ask("POST", "/v1/tasks", '{"name": "other", "expire": 60}')[1] == 201
+    for bad in ("2h", "soon", 0, -5, True, None):
+        assert ask("PUT", "/v1/tasks/x", json.dumps({"expire": bad}))[1] == 400, bad
+    assert [task["name"] for task in ask("GET", "/v1/tasks")[0]["tasks"]] == ["build", "other"]
+    assert ask("DELETE", "/v1/tasks/other")[1] == 204
+    assert ask("DELETE", "/v1/tasks/other")[1] == 404
+    assert ask("GET", "/v1/tasks/other")[1] == 404
+    assert ask("GET", "/info")[0]["sprite_name"] == "dev"
+    assert ask("POST", "/v1/checkpoints")[1] == 405
+    assert ask("POST", "/v1/exec")[1] == 404
+    for _ in range(4):
+        platform.clock.advance(60)
+        assert sprite.status == "running"
+    platform.clock.advance(70)  # the task has expired
+    platform.clock.advance(31)
+    assert sprite.status == "warm"
+    wake(platform, "dev")
+    assert ask("GET", "/v1/tasks") == ({"tasks": []}, 200)
+
+
+# over WebSocket
+
+
+def open_socket(emulator: Emulator, path: str, *query: tuple[str, str]) -> Any:
+    """Return the `websockets` package's client on a route, to be entered."""
+    client = pytest.importorskip("websockets.sync.client")
+    return client.connect(
+        f"{emulator.url.replace('http', 'ws', 1)}{path}?{urlencode(query)}",
+        additional_headers={"Authorization": f"Bearer {emulator.token}"},
+        max_size=None,
+        proxy=None,
+        close_timeout=0,
+    )
+
+
+def open_exec(emulator: Emulator, argv: list[str], **query: str) -> Any:
+    wake(emulator, "dev")
+    words = [("cmd", word) for word in argv]
+    return open_socket(emulator, "/v1/sprites/dev/exec", *words, *query.items())
+
+
+def read_until_exit(connection: Any) -> tuple[dict[int, bytes], bytes]:
+    """Return the bytes of each stream, and the exit frame."""
+    streams = {1: b"", 2: b""}
+    while True:
+        message = connection.recv(timeout=20)
+        if isinstance(message, bytes) and message[0] in streams:
+            streams[message[0]] += message[1:]
+        elif isinstance(message, bytes) or json.loads(message)["type"] == "exit":
+            return streams, message if isinstance(message, bytes) else message.encode()
+
+
+def test_a_command_over_the_websocket_has_its_streams_apart(platform: Emulator) -> None:
+    platform.add_sprite("dev")
+    script = "cat; echo oops >&2; exit 3"
+    with open_exec(platform, ["sh", "-c", script], stdin="true") as connection:
+        connection.send([b"\0", b"fragmented ", b"input"])
+        connection.send(b"\4")
+        assert read_until_exit(connection) == ({1: b"fragmented input", 2: b"oops\n"}, b"\3\3")
+    assert platform.journal.oddities == []
+
+
+@pytest.mark.parametrize(
+    ("form", "frame"),
+    [("byte", b"\3\x07"), ("be32", b"\3\0\0\0\x07"), ("json", b'{"type": "exit", "exit_code": 7}')],
+)
+def test_the_exit_status_comes_in_each_known_form(
+    platform: Emulator, form: str, frame: bytes
+) -> None:
+    platform.personality.exit_form = form
+    platform.add_sprite("dev")
+    with open_exec(platform, ["sh", "-c", "exit 7"]) as connection:
+        assert read_until_exit(connection)[1] == frame
+
+
+def test_output_before_the_attachment_is_kept_up_to_16_kib(platform: Emulator) -> None:
+    platform.personality.attach_delay_s = 1.0
+    platform.add_sprite("dev")
+    script = "i=0; while [ $i -lt 5000 ]; do echo line $i; i=$((i+1)); done"
+    with open_exec(platform, ["sh", "-c", script]) as connection:
+        output = read_until_exit(connection)[0][1]
+    assert len(output) == 16384
+    assert output.endswith(b"line 4999\n")
+
+
+def test_the_socket_stays_open_after_the_exit(platform: Emulator) -> None:
+    platform.personality.hold_after_exit_s = 0.5
+    platform.add_sprite("dev")
+    with open_exec(platform, ["true"]) as connection:
+        read_until_exit(connection)
+        with pytest.raises(TimeoutError):
+            connection.recv(timeout=0.1)
+        with pytest.raises(Exception, match="1000"):
+            connection.recv(timeout=10)
+
+
+def test_a_terminal_takes_its_size_and_its_input(platform: Emulator) -> None:
+    platform.add_sprite("dev")
+    script = "stty size; read line; stty size; echo got $line; exit 4"
+    with open_exec(platform, ["sh", "-c", script], tty="true", cols="91", rows="17") as connection:
+        seen = b""
+
+        def read_to(text: bytes) -> None:
+            nonlocal seen
+            while text not in seen:
+                message = connection.recv(timeout=20)
+                seen += message if isinstance(message, bytes) else b""
+
+        read_to(b"17 91\r\n")
+        connection.send('{"type": "resize", "cols": 120, "rows": 40}')
+        connection.send(b"words\r")
+        read_to(b"40 120\r\ngot words\r\n")
+        assert json.loads(connection.recv(timeout=20)) == {"type": "exit", "exit_code": 4}
+
+
+def test_a_terminal_can_be_left_and_found_again(platform: Emulator) -> None:
+    platform.add_sprite("dev")
+    with open_exec(platform, ["sh", "-c", "echo first; read x; echo $x"], tty="true") as first:
+        info = json.loads(first.recv(timeout=20))
+        while b"first" not in first.recv(timeout=20):
+            pass
+    path = f"/v1/sprites/dev/exec/{info['session_id']}"
+    with open_socket(platform, path) as second:
+        assert json.loads(second.recv(timeout=20))["session_id"] == info["session_id"]
+        assert b"first" in second.recv(timeout=20)
+        second.send(b"again\r")
+        seen = b""
+        while seen.count(b"again") < 2:  # its echo, and what the command prints
+            seen += second.recv(timeout=20)
+
+
+@needs_curl
+@pytest.mark.parametrize("shape", ["object", "array"])
+@pytest.mark.parametrize("scope", ["group", "leader"])
+def test_sessions_are_listed_and_killed(platform: Emulator, shape: str, scope: str) -> None:
+    platform.personality.sessions_shape = shape
+    platform.personality.kill_scope = scope
+    sprite = platform.add_sprite("dev")
+    script = "trap 'exit 9' TERM; sleep 1000 & echo ready; wait"
+    with open_exec(platform, ["bash", "-c", script]) as connection:
+        while connection.recv(timeout=20) != b"\1ready\n":
+            pass
+        listed = curl(platform, "GET", "/v1/sprites/dev/exec").json()
+        [session] = listed if shape == "array" else listed["sessions"]
+        killing = f"/v1/sprites/dev/exec/{session['id']}/kill"
+        killed = curl(platform, "POST", killing + "?signal=SIGTERM&timeout=1s")
+        events = [json.loads(line)["type"] for line in killed.body.splitlines()]
+        # the leader's child holds the output open, so a session is over when both are gone
+        assert events[0] == "signal"
+        assert events[-1] == ("complete")
+        assert len(sprite.machine.processes()) == (0 if scope == "group" else 1)
+        assert curl(platform, "POST", killing.replace(str(session["id"]), "1")).status == 404
+    sprite.machine.signal_all(signal.SIGKILL)
+
+
+@needs_curl
+def test_a_pause_drops_the_connections_and_a_restore_ends_the_commands(platform: Emulator) -> None:
+    sprite = platform.add_sprite("dev")
+    for cut in ("pause", "restore"):
+        with open_exec(platform, ["sh", "-c", "echo ready; sleep 1000"]) as connection:
+            while connection.recv(timeout=20) != b"\1ready\n":
+                pass
+            if cut == "pause":
+                platform.clock.advance(31)  # a quiet command holds nothing awake
+                assert sprite.status == "warm"
+            else:
+                curl(platform, "POST", "/v1/sprites/dev/checkpoint")
+                curl(platform, "POST", "/v1/sprites/dev/checkpoints/v1/restore")
+            with pytest.raises(Exception, match="no close frame"):
+                connection.recv(timeout=20)
+    until(lambda: not sprite.machine.processes())
+
+
+def test_a_port_is_reached_and_holds_the_sprite_awake(platform: Emulator) -> None:
+    sprite = platform.add_sprite("dev", status="running")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with open_socket(platform, "/v1/sprites/dev/proxy") as connection:
+            connection.send(json.dumps({"host": "", "port": port}))
+            assert json.loads(connection.recv(timeout=20))["status"] == "connected"
+            peer, _ = server.accept()
+            with peer:
+                connection.send(b"to the port")
+                assert peer.recv(100) == b"to the port"
+                peer.sendall(b"and back")
+                assert connection.recv(timeout=20) == b"and back"
+                platform.clock.advance(100)
+                assert sprite.status == "running"
+        until(lambda: not sprite.open_proxies)
+        platform.clock.advance(31)
+        assert sprite.status == "warm"
+
+
+@pytest.mark.parametrize(("asked", "code"), [("{}", "1003"), ('{"port": 1}', "1011")])
+def test_a_port_that_cannot_be_had(platform: Emulator, asked: str, code: str) -> None:
+    platform.add_sprite("dev", status="running")
+    with open_socket(platform, "/v1/sprites/dev/proxy") as connection:
+        connection.send(asked)
+        with pytest.raises(Exception, match=code):
+            connection.recv(timeout=20)
+
+
+# its command line
+
+
+def run_emulator(*args: str, python: str = sys.executable, **options: Any) -> Any:
+    words = [python, str(ROOT / "tests" / "emulator.py"), *args]
+    return subprocess.run(
+        words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, **options
+    )
+
+
+def test_the_demonstration_plays_the_whole_life(tmp_path: Path) -> None:
+    done = run_emulator("--demo", env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    assert "$ thopters exec dev -- cat notes.txt\nprecious work\n" in done.stdout
+    assert done.stdout.count("destroyed dev\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_command_runs_in_that_environment(tmp_path: Path) -> None:
+    script = "thopters create dev --no-init >&2 && thopters exec dev -- sh -c 'exit 42'"
+    done = run_emulator("--", "sh", "-c", script, env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert done.returncode == 42, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["--"], ["--what"], ["--demo", "x"], ["ls"]])
+def test_wrong_words_get_the_usage(words: list[str]) -> None:
+    done = run_emulator(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "python3 tests/emulator.py --demo" in done.stderr
+
+
+def test_it_works_without_mount_namespaces(tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for folder in ("/usr/local/bin", "/usr/bin", "/bin"):
+        for entry in sorted(Path(folder).glob("*")):
+            link = programs / entry.name
+            if entry.name not in ("unshare", "nsenter") and not link.is_symlink():
+                link.symlink_to(entry)
+    done = run_emulator("--demo", env={**os.environ, "PATH": str(programs)})
+    assert done.returncode == 0, done.stderr
+    assert "precious work\n" in done.stdout
+
+
+ORDINARY = ["setpriv", "--reuid=52001", "--regid=52001", "--clear-groups", "env"]
+
+
+def python_for_all() -> str | None:
+    """Return an interpreter that another user can run."""
+    for python in (sys.executable, "/usr/bin/python3"):
+        probe = [*ORDINARY, python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
+        if subprocess.run(probe, capture_output=True, cwd="/").returncode == 0:
+            return python
+    return None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="every other test has run it so already")
+def test_it_works_for_an_ordinary_user() -> None:
+    python = python_for_all() if shutil.which("setpriv") else None
+    if python is None:
+        pytest.skip("no interpreter that another user can run")
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(ROOT / "tests", f"{folder}/tests", ignore=shutil.ignore_patterns("__*__"))
+        shutil.copy(ROOT / "thopters.py", folder)
+        subprocess.run(["chown", "-R", "52001", folder], check=True)
+        done = subprocess.run(
+            [*ORDINARY, python, f"{folder}/tests/emulator.py", "--demo"],
+            env={"PATH": os.environ["PATH"], "HOME": "/", "TMPDIR": folder},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 0, done.stderr
+    assert "precious work\n" in done.stdout
