@@ -1,0 +1,268 @@
+"""What README.md and the help show is true: each workflow and each example is run as printed.
+
+The README's workflows are run in their order, as one reader would type them in one evening; the
+examples of the help each on a platform of their own, on which there is what they speak of.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Result, Thopters
+from emulation import Emulator
+
+pytestmark = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
+
+Shell = Callable[[str], Result]
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SPEC = (ROOT / "SPEC.md").read_text(encoding="utf-8")
+
+
+def section(document: str, title: str) -> str:
+    """Return what stands under a heading of the second level."""
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", document, re.M | re.S)
+    assert found, f"there is no section {title}"
+    return found[1]
+
+
+@pytest.fixture
+def shell(thopters: Thopters, tmp_path: Path) -> Shell:
+    """Return a function that runs a script in bash, where `thopters` and `python3` are ours."""
+    launchers = tmp_path / "launchers"
+    launchers.mkdir()
+    for name, argv in (("thopters", thopters.argv), ("python3", [sys.executable])):
+        launcher = launchers / name
+        launcher.write_text(f'#!/bin/sh\nexec {shlex.join(argv)} "$@"\n')
+        launcher.chmod(0o755)
+
+    def run(script: str) -> Result:
+        return Result(
+            subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", script],
+                env=thopters.env | {"PATH": f"{launchers}{os.pathsep}{thopters.env['PATH']}"},
+                cwd=thopters.home,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=120,
+            )
+        )
+
+    return run
+
+
+# the workflows
+
+
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+URL = r"https://[a-z0-9-]+\.sprites\.app"
+
+# words that one block alone has: all that it prints, and some of what it says on stderr
+WORKFLOWS = {
+    "uname -a": (
+        rf"dev\t{URL}\t[\d.]+\n" rf"dev\trunning\t{TIME}\n" rf"{os.uname().sysname} .*\n",
+        "",
+    ),
+    "GREETING=hello": (r"hello\n", ""),
+    "bash -s": (r"work/\n(work/(greeting|lines)\.txt\n){2}", ""),
+    "while read": (r" *3 lines\.txt\n *1 greeting\.txt\n", ""),
+    "checkpoint dev --comment": (
+        r"restored dev to v1 in [\d.]+ s\n"
+        r"greeting\.txt\nlines\.txt\n"
+        rf"v2\t{TIME}\tbefore restore of v1\n"
+        rf"v1\t{TIME}\tbefore the experiment\n",
+        r"hint: undo it: thopters restore dev v2\n",
+    ),
+    "url dev --public": (
+        rf"({URL})\n\1\n\1\n",
+        r"anybody can now open (.*\n)+only members of the org can open it now",
+    ),
+    "create issue-42 --if-missing": (
+        rf"(issue-42\t{URL}\t)[\d.]+\n"
+        rf"issue-55\t{URL}\t[\d.]+\n"
+        r"\1[\d.]+\n"
+        rf"issue-42\trunning\t{TIME}\n"
+        rf"issue-55\trunning\t{TIME}\n",
+        "",
+    ),
+    "list --json | python3": (
+        rf"(dev|issue-42|issue-55) running {URL}\n".join(["", "", "", ""])
+        + r"dev\nissue-42\nissue-55\n"
+        r"the command ended with 7\n",
+        "",
+    ),
+    "destroy dev": (r"destroyed issue-42\ndestroyed issue-55\ndestroyed dev\n", ""),
+}
+
+
+def test_the_workflows_are_true(thopters: Thopters, emulator: Emulator, shell: Shell) -> None:
+    blocks = re.findall(r"^```sh\n(.*?)^```$", section(README, "Workflows"), re.M | re.S)
+    assert blocks, "README.md shows no workflows"
+    expected = dict(WORKFLOWS)
+    for block in blocks:
+        words = [words for words in expected if words in block]
+        assert len(words) == 1, f"say in one entry what this shall print:\n{block}"
+        out, err = expected.pop(words[0])
+        done = shell(block)
+        assert done.code == 0, f"{block}{done}"
+        assert re.fullmatch(out, done.out), f"{block}{done}"
+        assert re.search(err, done.err), f"{block}{done}"
+        assert "error" not in done.err, f"{block}{done}"
+        if "--private" in block:
+            assert emulator.sprite("dev").url_settings == {"auth": "sprite"}
+    assert not expected, "README.md shows these no more"
+    assert not emulator.sprites
+
+
+# the help
+
+
+# Those whose exit status is not 0, and why
+STATUSES = {
+    "thopters destroy dev": 2,  # nobody to ask
+    "thopters restore dev v3": 2,  # nobody to ask
+    "thopters rename dev dev-2": 1,  # the platform cannot
+}
+# What shows that a command has arrived: a file in the sprite's home
+EFFECTS = {
+    "thopters exec dev --dir src --env CI=1 -- make test": "src/tested",
+    "thopters exec dev -i -- tar xz < files.tar.gz": "unpacked.txt",
+    "thopters exec dev -- git clone https://github.com/user/repo": "repo/.git/config",
+}
+PROGRAMS = {"make", "git"}  # of the sprite's; an emulated one has those of this machine
+
+
+def commands(thopters: Thopters) -> list[str]:
+    """Return the commands that the overview names."""
+    listed = re.search(r"^commands:\n(.*?)\n\n", thopters("--help").out, re.M | re.S)
+    assert listed
+    found = re.findall(r"^  ([a-z]+)(?:, [a-z]+)*  +\S", listed[1], re.M)
+    assert len(found) == len(listed[1].splitlines()) > 0
+    return found
+
+
+def examples(text: str) -> list[str]:
+    found = re.search(r"^examples:\n((?:  \S.*\n)+)\Z", text, re.M)
+    assert found, f"there are no examples:\n{text}"
+    return [line.strip() for line in found[1].splitlines()]
+
+
+def furnish(thopters: Thopters, emulator: Emulator) -> None:
+    """Make what the examples speak of."""
+    for name in ("issue-42", "issue-55"):
+        emulator.add_sprite(name)
+    dev = emulator.add_sprite("dev")
+    (dev.home / "src").mkdir()
+    (dev.home / "src" / "Makefile").write_text('test:\n\ttest "$(CI)" = 1\n\ttouch tested\n')
+    remote = f"{dev.machine.home_inside}/remote/"
+    (dev.home / ".gitconfig").write_text(f'[url "{remote}"]\n\tinsteadOf = https://github.com/\n')
+    if shutil.which("git"):
+        bare = dev.home / "remote" / "user" / "repo"
+        subprocess.run(["git", "init", "--quiet", "--bare", str(bare)], check=True)
+    dev.machine.own(dev.home)
+    for _ in range(3):
+        dev.add_checkpoint("")
+    with tarfile.open(thopters.home / "files.tar.gz", "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("unpacked.txt"), io.BytesIO())
+
+
+def status_of(thopters: Thopters, shell: Shell, example: str) -> int:
+    """Run an example as it is printed, on a platform of its own, and return its exit status."""
+    with Emulator() as emulator:
+        thopters.use(emulator)
+        if not example.startswith("thopters create"):
+            furnish(thopters, emulator)
+        before = set(emulator.sprites)
+        done = shell(example)
+        if done.code == 0 and example in EFFECTS:
+            assert (emulator.sprite("dev").home / EFFECTS[example]).exists(), done
+        if done.code:
+            assert not emulator.journal.requests("DELETE"), done
+            assert set(emulator.sprites) == before, done
+        assert not [text for text in emulator.journal.oddities if "Traceback" in text]
+        return done.code
+
+
+def test_the_examples_of_the_help_are_true(thopters: Thopters, shell: Shell) -> None:
+    shown = examples(thopters("--help").out)
+    for command in commands(thopters):
+        shown += examples(thopters("help", command).out)
+    shown = list(dict.fromkeys(shown))
+    assert STATUSES.keys() | EFFECTS.keys() <= set(shown)
+    missing = {word for word in PROGRAMS if not shutil.which(word)}
+    expected = {
+        example: 127 if missing & set(example.split()) else STATUSES.get(example, 0)
+        for example in shown
+    }
+    assert {example: status_of(thopters, shell, example) for example in shown} == expected
+
+
+def test_the_table_of_commands_is_the_helps(thopters: Thopters) -> None:
+    rows = re.findall(r"^\| (`.*?`) \| [^|]+ \|$", section(README, "Commands"), re.M)
+    told = {}
+    for cell in rows:
+        words = re.sub(r"[`\[\]]", " ", cell).split()
+        told[words[0]] = {word for word in words if re.fullmatch(r"--?[a-z-]*[a-z]", word)}
+    assert list(told) == commands(thopters)
+    everywhere = {"--help", "--json", "--verbose", "--debug"}
+    for command, options in told.items():
+        spelled = re.findall(r"^  (-.*?)(?:  |$)", thopters("help", command).out, re.M)
+        known = [set(re.findall(r"--?[a-z][a-z-]*", line)) for line in spelled]
+        known = [names for names in known if not names & everywhere]
+        if command == "help":
+            known.append({"--version"})  # it stands in the same row
+        assert known or not options
+        assert options <= set().union(*known), f"README.md has more options of {command}"
+        assert all(names & options for names in known), f"README.md lacks options of {command}"
+
+
+# the exit codes
+
+
+# In the README, the specification and the help alike
+MEANINGS = {
+    0: "done",
+    1: "failed",
+    2: "wrong usage",
+    3: "no such sprite or checkpoint",
+    4: "no token|not authenticated",
+    5: "exists already",
+    6: "limit",
+    7: "timed out",
+}
+
+
+def table(text: str) -> dict[str, str]:
+    """Return the rows of a table of codes: the first column, and the second."""
+    rows = re.findall(r"^\| (\d[\d, ]*) \| (.*?) \|", text, re.M)
+    assert len(dict(rows)) == len(rows) > 0
+    return dict(rows)
+
+
+def test_the_exit_codes_agree(thopters: Thopters) -> None:
+    help_text = thopters("--help").out
+    told = re.search(r"^exit status:\n(.*?);\n(.*?)\n\n", help_text, re.M | re.S)
+    assert told
+    in_help = dict(re.findall(r"(\d+) ([^,]+)", " ".join(told[1].split())))
+    in_readme, in_spec = table(section(README, "Exit codes")), table(section(SPEC, "6. Exit codes"))
+    signals = (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM)
+    by_signal = ", ".join(str(128 + number) for number in signals)
+    assert "ended by" in in_readme.pop(by_signal)
+    assert "exec" in in_spec.pop("255")
+    for meanings in (in_help, in_readme, in_spec):
+        assert list(meanings) == [str(code) for code in MEANINGS]
+        for code, words in MEANINGS.items():
+            assert re.search(words, meanings[str(code)]), (code, meanings)
+    assert "255" in told[2]
+    assert "255" in section(README, "Exit codes")

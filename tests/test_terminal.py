@@ -1,0 +1,441 @@
+"""The program on a terminal, as people have it: questions, tables, colours, the progress line.
+
+Each run has a pseudo-terminal of its own, which controls it, so that ^C and ^D are typed as keys.
+What the program writes is drawn on a small screen that knows the few control sequences which the
+program may use; any other is an error, wherever it comes from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import unicodedata
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from conftest import Thopters
+from emulation import Emulator
+
+if sys.platform == "win32":
+    pytest.skip("there are no pseudo-terminals here", allow_module_level=True)
+
+import fcntl
+import pty
+import termios
+
+LIMIT_S = 60.0
+
+# The child makes the terminal its controlling one, and becomes the program
+TAKE_TERMINAL = """\
+import fcntl, os, sys, termios
+fd = os.open(sys.argv[1], os.O_RDWR)
+fcntl.ioctl(fd, termios.TIOCSCTTY, 0)
+os.close(fd)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+class Screen:
+    """What a terminal shows of the bytes it is sent, and which colours it was asked for."""
+
+    def __init__(self, data: bytes, columns: int) -> None:
+        self.rows: list[list[str]] = [[]]
+        self.colours: list[str] = []
+        self._columns = columns
+        self._row = self._column = 0
+        for token in re.findall(r"\x1b\[[0-9;]*[A-Za-z]|.", data.decode(), re.S):
+            self._take(token)
+
+    def _take(self, token: str) -> None:
+        if token == "\r":
+            self._column = 0
+        elif token == "\n":
+            self._row += 1
+            if self._row == len(self.rows):
+                self.rows.append([])
+        elif token == "\x1b[K":
+            del self.rows[self._row][self._column :]
+        elif token.startswith("\x1b[") and token.endswith("m"):
+            self.colours.append(token[2:-1])
+        else:
+            assert unicodedata.category(token)[0] != "C", f"{token!r} reached the terminal"
+            self._put(token)
+
+    def _put(self, char: str) -> None:
+        if self._column == self._columns:
+            self._take("\r")
+            self._take("\n")
+        row = self.rows[self._row]
+        row.extend(" " * (self._column + 1 - len(row)))
+        row[self._column] = char
+        self._column += 1
+
+    @property
+    def lines(self) -> list[str]:
+        return ["".join(row).rstrip() for row in self.rows]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+
+class Session:
+    """The program on a pseudo-terminal; a thread keeps all that it writes there."""
+
+    def __init__(
+        self, thopters: Thopters, words: tuple[str, ...], columns: int, **streams: Any
+    ) -> None:
+        self.columns = columns
+        self.output = b""
+        self._seen = 0
+        self._changed = threading.Condition()
+        self._master, self._slave = pty.openpty()
+        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        self.settings_before = termios.tcgetattr(self._slave)
+        trampoline = [sys.executable, "-I", "-S", "-c", TAKE_TERMINAL, os.ttyname(self._slave)]
+        terminal = {"stdin": self._slave, "stdout": self._slave, "stderr": self._slave}
+        places: dict[str, Any] = terminal | streams
+        self.process: subprocess.Popen[bytes] = subprocess.Popen(
+            [*trampoline, *thopters.argv, *words],
+            **places,
+            env={name: value for name, value in thopters.env.items() if name != "COLUMNS"},
+            cwd=thopters.home,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):  # EIO: nobody has the other end any more
+            while data := os.read(self._master, 65536):
+                with self._changed:
+                    self.output += data
+                    self._changed.notify_all()
+
+    def expect(self, text: str) -> None:
+        """Wait until `text` has been written, behind what was waited for before."""
+        wanted = text.encode()
+        with self._changed:
+            come = self._changed.wait_for(lambda: wanted in self.output[self._seen :], LIMIT_S)
+            assert come, f"{text!r} has not come: {self.output[self._seen :]!r}"
+            self._seen = self.output.index(wanted, self._seen) + len(wanted)
+
+    def type(self, keys: str) -> None:
+        os.write(self._master, keys.encode())
+
+    def end(self) -> int:
+        """Wait for the program's end, and for all that it wrote; return its exit status."""
+        status = self.process.wait(LIMIT_S)
+        self.settings_after = termios.tcgetattr(self._slave)
+        self._close_slave()
+        self._reader.join(LIMIT_S)
+        assert not self._reader.is_alive()
+        return status
+
+    def _close_slave(self) -> None:
+        if self._slave >= 0:
+            os.close(self._slave)
+            self._slave = -1
+
+    @property
+    def screen(self) -> Screen:
+        return Screen(self.output, self.columns)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream:
+                stream.close()
+        self._close_slave()
+        self._reader.join(LIMIT_S)
+        os.close(self._master)
+
+
+Start = Callable[..., Session]
+
+
+@pytest.fixture
+def start(thopters: Thopters) -> Iterator[Start]:
+    """Return a function that starts the program on a terminal."""
+    sessions = []
+
+    def start(*words: str, columns: int = 80, **streams: Any) -> Session:
+        sessions.append(Session(thopters, words, columns, **streams))
+        return sessions[-1]
+
+    yield start
+    for session in sessions:
+        session.close()
+
+
+def run(start: Start, *words: str, columns: int = 80, **streams: Any) -> Screen:
+    """Run to a good end and return the screen."""
+    session = start(*words, columns=columns, **streams)
+    assert session.end() == 0, session.output
+    return session.screen
+
+
+def writes(emulator: Emulator) -> list[str]:
+    """Return the requests that change something."""
+    return [f"{r.method} {r.path}" for r in emulator.journal if r.method not in ("GET", "WS")]
+
+
+# destroy
+
+
+CTRL_C, CTRL_D = "\x03", "\x04"
+
+
+def test_destroy_asks_for_the_name(emulator: Emulator, start: Start) -> None:
+    url = emulator.add_sprite("dev").url
+    session = start("destroy", "dev", columns=200)
+    session.expect("Type dev to destroy it: ")
+    asked = f"dev (hibernating, {url}) goes with all its files and checkpoints, for good."
+    assert session.screen.lines[0] == asked
+    assert not writes(emulator)
+    session.type("dev\n")
+    assert session.end() == 0
+    assert session.screen.lines == [asked, "Type dev to destroy it: dev", "destroyed dev", ""]
+    assert not emulator.sprites
+
+
+@pytest.mark.parametrize(
+    ("keys", "status"),
+    [
+        ("Dev\n", 2),
+        ("de\n", 2),
+        ("y\n", 2),
+        ("yes\n", 2),
+        ("\n", 2),
+        (CTRL_D, 2),
+        (CTRL_C, -signal.SIGINT),
+        ("dev" + CTRL_C, -signal.SIGINT),
+    ],
+)
+def test_destroy_takes_nothing_else_for_a_yes(
+    emulator: Emulator, start: Start, keys: str, status: int
+) -> None:
+    emulator.add_sprite("dev")
+    session = start("destroy", "dev")
+    session.expect("Type dev to destroy it: ")
+    session.type(keys)
+    assert session.end() == status
+    said = "that is not the name: nothing was destroyed" if status == 2 else "interrupted"
+    assert said in session.screen.text
+    assert not writes(emulator)
+    assert list(emulator.sprites) == ["dev"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "status", "left"),
+    [
+        (["a", "b"], 0, ["c"]),
+        (["a", "c"], 2, ["a", "b", "c"]),
+        (["b"], 2, ["a", "b", "c"]),
+    ],
+)
+def test_destroy_asks_for_each_before_it_begins(
+    emulator: Emulator, start: Start, answers: list[str], status: int, left: list[str]
+) -> None:
+    for name in ("a", "b", "c"):
+        emulator.add_sprite(name)
+    session = start("destroy", "a", "b")
+    for name, answer in zip(("a", "b"), answers, strict=False):
+        session.expect(f"Type {name} to destroy it: ")
+        assert not writes(emulator)
+        session.type(answer + "\n")
+    assert session.end() == status
+    assert session.screen.text.count("to destroy it:") == len(answers)
+    assert sorted(emulator.sprites) == left
+
+
+def test_destroy_yes_asks_nothing(emulator: Emulator, start: Start) -> None:
+    emulator.add_sprite("dev")
+    assert run(start, "destroy", "dev", "--yes").lines == ["destroyed dev", ""]
+
+
+# restore
+
+
+QUESTION = "back to v1? Its programs end; a checkpoint is taken first. [y/N]"
+
+
+@pytest.mark.parametrize(
+    ("keys", "status"),
+    [
+        ("\n", 2),
+        ("n\n", 2),
+        ("v1\n", 2),
+        ("yy\n", 2),
+        (CTRL_D, 2),
+        (CTRL_C, -signal.SIGINT),
+        ("y\n", 0),
+        ("Y\n", 0),
+        (" yes \n", 0),
+    ],
+)
+def test_restore_asks_with_no_as_the_default(
+    emulator: Emulator, start: Start, keys: str, status: int
+) -> None:
+    sprite = emulator.add_sprite("dev", status="running")
+    sprite.add_checkpoint("first")
+    (sprite.home / "since").touch()
+    session = start("restore", "dev", "v1", columns=200)
+    session.expect(QUESTION + " ")
+    assert not writes(emulator)
+    session.type(keys)
+    assert session.end() == status
+    assert session.settings_after == session.settings_before
+    screen = session.screen
+    assert screen.text.count(QUESTION) == 1
+    if status == 0:
+        assert re.search(r"^restored dev to v1 in [\d.]+ s$", screen.text, re.M)
+        assert writes(emulator)[-1] == "POST /v1/sprites/dev/checkpoints/v1/restore"
+        assert not (sprite.home / "since").exists()
+        return
+    said = "dev was left as it is" if status == 2 else "interrupted"
+    assert said in screen.text
+    assert not writes(emulator)
+    assert (sprite.home / "since").exists()
+
+
+def test_restore_without_backup_says_what_is_lost(emulator: Emulator, start: Start) -> None:
+    sprite = emulator.add_sprite("dev", status="running")
+    sprite.add_checkpoint("first")
+    session = start("restore", "dev", "v1", "--no-backup", columns=200)
+    session.expect("the present state is lost. [y/N] ")
+    session.type("y\n")
+    assert session.end() == 0
+    assert len(sprite.checkpoints) == 1
+
+
+# who can be asked
+
+
+@pytest.mark.parametrize("words", [["destroy", "dev"], ["restore", "dev", "v1"]])
+@pytest.mark.parametrize("stream", ["stdin", "stderr"])
+def test_nobody_is_asked_without_a_terminal_at_both_ends(
+    emulator: Emulator, start: Start, words: list[str], stream: str
+) -> None:
+    emulator.add_sprite("dev").add_checkpoint("first")
+    elsewhere = subprocess.DEVNULL if stream == "stdin" else subprocess.PIPE
+    session = start(*words, columns=200, **{stream: elsewhere})
+    session.type("dev\ny\n")
+    assert session.end() == 2
+    pipe = session.process.stderr
+    said = pipe.read().decode() if pipe else session.screen.text
+    assert "there is no terminal to ask on" in said
+    assert "--yes" in said
+    assert not len(emulator.journal)
+    assert list(emulator.sprites) == ["dev"]
+
+
+def test_a_question_is_asked_though_the_answer_goes_elsewhere(
+    emulator: Emulator, start: Start
+) -> None:
+    emulator.add_sprite("dev")
+    session = start("destroy", "dev", stdout=subprocess.PIPE)
+    session.expect("Type dev to destroy it: ")
+    session.type("dev\n")
+    assert session.end() == 0
+    assert session.process.stdout
+    assert session.process.stdout.read() == b"destroyed dev\n"
+
+
+# tables and colours
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_a_tables_rows_are_whole_and_aligned(
+    emulator: Emulator, start: Start, columns: int
+) -> None:
+    now = emulator.clock.now()
+    long = "x" * 63
+    emulator.add_sprite("dev", status="running", updated_at=now)
+    emulator.add_sprite(long, updated_at=now - 3 * 86400)
+    session = start("ls", columns=columns, stderr=subprocess.PIPE)
+    assert session.end() == 0
+    assert session.output.decode().split("\r\n") == [
+        "Name".ljust(65) + "Status       Updated",
+        "─" * 63 + "  " + "─" * 11 + "  " + "─" * 10,
+        "dev".ljust(65) + "running      just now",
+        long + "  hibernating  3 days ago",
+        "",
+    ]
+
+
+def test_a_table_of_wide_characters_is_aligned(emulator: Emulator, start: Start) -> None:
+    sprite = emulator.add_sprite("dev", status="running")
+    for comment in ("naïve", "日本語", "e\u0301te\u0301"):
+        sprite.add_checkpoint(comment)
+    session = start("checkpoints", "dev")
+    assert session.end() == 0
+    lines = session.output.decode().split("\r\n")
+    assert lines[:2] == ["ID  Made      Comment", "──  ────────  ───────"]
+    assert lines[2:] == [
+        "v3  just now  e\u0301te\u0301",
+        "v2  just now  日本語",
+        "v1  just now  naïve",
+        "",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("env", "coloured"),
+    [
+        ({"TERM": "xterm-256color"}, True),
+        ({"TERM": "xterm", "NO_COLOR": ""}, True),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, False),
+        ({"TERM": "dumb"}, False),
+    ],
+)
+def test_colour_is_in_labels_alone(
+    thopters: Thopters, emulator: Emulator, start: Start, env: dict[str, str], coloured: bool
+) -> None:
+    thopters.env |= env
+    emulator.add_sprite("dev", status="running")
+    assert not run(start, "list").colours
+    session = start("url", "deb")
+    assert session.end() == 3
+    assert session.screen.text == (
+        "thopters: error: there is no sprite deb\nhint: did you mean dev?\n"
+    )
+    assert session.screen.colours == (["31", "0", "36", "0"] if coloured else [])
+    assert (b"\x1b[31mthopters: error:\x1b[0m there" in session.output) == coloured
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_there_is_no_colour_where_no_terminal_is(
+    emulator: Emulator, start: Start, stream: str
+) -> None:
+    session = start("url", "dev", **{stream: subprocess.PIPE})
+    assert session.end() == 3
+    assert bool(session.screen.colours) == (stream == "stdout")
+    pipe = session.process.stdout or session.process.stderr
+    assert pipe
+    assert b"\x1b" not in pipe.read()
+
+
+# the progress line
+
+
+def test_the_progress_line_leaves_nothing_behind(emulator: Emulator, start: Start) -> None:
+    emulator.personality.restore_delay_s = 2.0
+    emulator.add_sprite("dev", status="running").add_checkpoint("first")
+    session = start("restore", "dev", "v1", "--yes")
+    session.expect("\rwaiting for dev (1 s)\x1b[K")
+    assert session.end() == 0
+    lines = session.screen.lines
+    assert lines[-5:-3] == ["  Restarting the environment", "  Restore from v1 complete"]
+    assert re.fullmatch(r"restored dev to v1 in [\d.]+ s", lines[-3])
+    assert lines[-2].startswith("hint: undo it")
+    assert "waiting" not in session.screen.text
+    assert b"(1 s)" in session.output
