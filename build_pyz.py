@@ -69,18 +69,79 @@ for path in library, os.path.join(library, "lib-dynload"), os.path.join(sys.base
 # Python made its own entries absolute; the rest are no folders but marks of editable installs.
 sys.path[:] = [path for path in sys.path if not os.path.isabs(path) or full(path) not in unwanted]
 
-# A plain `import thopters` from a zip compiles the source twice (cpython issue 141276), this once.
-# A loader without an archive: somebody unzipped this and runs the directory.
-from importlib.util import module_from_spec, spec_from_file_location
+# A plain `import thopters` from a zip compiles the source twice (cpython issue 141276), and again
+# in each run, as zipimport keeps no bytecode. Here it is compiled once and kept, as Python keeps
+# it for every other module, with PYTHONDONTWRITEBYTECODE to forbid it.
+import marshal
+from binascii import crc32
+from importlib.machinery import ModuleSpec
 
-loader = getattr(__spec__, "loader", None)
-spec = spec_from_file_location(
-    "thopters",
-    os.path.join(here, "thopters.py"),
-    loader=loader if hasattr(loader, "archive") else None,
-)
-module = sys.modules["thopters"] = module_from_spec(spec)
-spec.loader.exec_module(module)
+
+def cache_folder():
+    """Return where bytecode may be kept; None without a home of the user's own."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME", ""), ".cache")
+    home = os.path.dirname(base)
+    if os.name != "posix" or not os.path.isabs(base) or not os.path.isdir(home):
+        return None
+    return os.path.join(base, "thopters") if os.stat(home).st_uid == os.geteuid() else None
+
+
+def read_kept(path, stamp):
+    """Return the code that was kept; None unless it is whole, and nobody else can have put it."""
+    try:
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            data = file.read()
+    except OSError:
+        return None
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        return None
+    body = data[len(stamp) + 4 :]
+    if data[: len(stamp) + 4] != stamp + crc32(body).to_bytes(4, "little"):
+        return None
+    return marshal.loads(body)
+
+
+def keep(path, stamp, code):
+    """Keep the code in place of an older one; a failure costs nothing but time."""
+    body = marshal.dumps(code)
+    temporary = "%s.%d" % (path, os.getpid())
+    try:
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with open(fd, "wb") as file:
+                file.write(stamp + crc32(body).to_bytes(4, "little") + body)
+            os.replace(temporary, path)
+        except OSError:
+            os.unlink(temporary)
+    except OSError:
+        pass
+
+
+def program(source, path):
+    """Return the program's code, compiled now or in an earlier run."""
+    folder = cache_folder()
+    if folder is None:
+        return compile(source, path, "exec", dont_inherit=True)
+    kept = os.path.join(folder, "%s-%d" % (sys.implementation.cache_tag, sys.flags.optimize))
+    name = path.encode("utf-8", "surrogateescape")  # it stands in the code, for tracebacks
+    marks = sys.hexversion, len(source), crc32(source), crc32(name)
+    stamp = b"".join(mark.to_bytes(4, "little") for mark in marks)
+    code = read_kept(kept, stamp)
+    if code is None:
+        code = compile(source, path, "exec", dont_inherit=True)
+        if not sys.dont_write_bytecode:
+            keep(kept, stamp, code)
+    return code
+
+
+path = os.path.join(here, "thopters.py")
+module = sys.modules["thopters"] = type(sys)("thopters")
+module.__file__ = path
+module.__loader__ = __loader__  # tracebacks ask it for the source
+module.__spec__ = ModuleSpec("thopters", __loader__, origin=path)
+exec(program(__loader__.get_data(path), path), module.__dict__)
 sys.exit(module.main())
 '''
 

@@ -1123,10 +1123,12 @@ def resolve(host: str, port: int, deadline: Deadline) -> list[tuple[Any, ...]]:
     import threading
 
     answers: queue.SimpleQueue[list[Any] | OSError] = queue.SimpleQueue()
+    # as bytes a name goes to the system as it is; as text it has Python import its IDNA tables
+    name = host.encode() if host.isascii() else host
 
     def look_up() -> None:
         try:
-            answers.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            answers.put(socket.getaddrinfo(name, port, type=socket.SOCK_STREAM))
         except OSError as error:
             answers.put(error)
         except UnicodeError:
@@ -3215,11 +3217,11 @@ examples:
 
 
 def find_command(word: str) -> Command:
-    import difflib
-
     by_word = {name: command for command in COMMANDS for name in (command.name, *command.aliases)}
     if word in by_word:
         return by_word[word]
+    import difflib
+
     near = difflib.get_close_matches(word, by_word, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "see: thopters --help"
     raise UsageError(f"there is no command {word[:64]!r}", hint=hint)

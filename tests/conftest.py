@@ -46,6 +46,7 @@ class Thopters:
             "PATH": "/usr/local/bin:/usr/bin:/bin",
             "LANG": "C.UTF-8",
             "COLUMNS": "80",
+            "PYTHONDONTWRITEBYTECODE": "1",
         }
 
     def use(self, emulator: Emulator) -> None:

@@ -588,3 +588,115 @@ def test_truncated_archive_is_no_zip_wherever_it_is_cut(tmp_path: Path, pyz: Pat
         os.truncate(cut, size)
         with pytest.raises(zipimport.ZipImportError):
             zipimport.zipimporter(str(cut))
+
+
+# bytecode that is kept
+
+COUNTING = """
+__version__ = "0.0.1"
+import sys
+
+
+def main():
+    print("this is", __version__)
+    return 0
+"""
+
+
+class Kept:
+    """An archive, a home for what it keeps, and how often its source was compiled in a run."""
+
+    def __init__(self, tmp_path: Path, version: str) -> None:
+        self.python = python(version)
+        self.sources = copy_sources(tmp_path / "sources", COUNTING)
+        self.home = tmp_path / "home"
+        self.home.mkdir()
+        self.log = tmp_path / "log"
+        watch = tmp_path / "watch"
+        watch.mkdir()
+        (watch / "sitecustomize.py").write_text(
+            "import os, sys\n"
+            "def hook(event, args):\n"
+            "    if event == 'compile' and str(args[1]).endswith('thopters.py'):\n"
+            f"        with open({str(self.log)!r}, 'a') as file:\n"
+            "            file.write('.')\n"
+            "sys.addaudithook(hook)\n"
+        )
+        self.env = clean_env(HOME=str(self.home), PYTHONPATH=str(watch))
+        self.build()
+
+    def build(self, old: str = "", new: str = "") -> None:
+        program = self.sources / "thopters.py"
+        program.write_text(program.read_text().replace(old, new))
+        assert build(self.sources).returncode == 0
+
+    def compiles(self, *options: str, says: str = "this is 0.0.1\n", **env: str) -> int:
+        self.log.write_text("")
+        done = run(self.python, *options, self.sources / "thopters.pyz", env=self.env | env)
+        assert (done.returncode, done.stdout, done.stderr) == (0, says, "")
+        return len(self.log.read_text())
+
+    @property
+    def files(self) -> list[Path]:
+        return [path for path in self.home.rglob("*") if path.is_file()]
+
+
+@posix_only
+@pytest.mark.parametrize("version", SUPPORTED)
+def test_bytecode_is_kept_for_the_next_run(tmp_path: Path, version: str) -> None:
+    kept = Kept(tmp_path, version)
+    assert [kept.compiles() for _ in range(3)] == [1, 0, 0]
+    [file] = kept.files
+    assert file.parent == kept.home / ".cache" / "thopters"
+    assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    kept.build("0.0.1", "0.0.2")  # as long as the other, and with the same date
+    assert [kept.compiles(says="this is 0.0.2\n") for _ in range(2)] == [1, 0]
+    assert kept.files == [file]
+    assert kept.compiles("-O", says="this is 0.0.2\n") == 1  # other bytecode, in another file
+    assert kept.compiles(says="this is 0.0.2\n") == 0
+
+
+@posix_only
+def test_kept_bytecode_that_is_not_sound_is_not_run(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, "3.11")
+    kept.compiles()
+    [file] = kept.files
+    sound = file.read_bytes()
+    for size in (*range(0, 40), len(sound) // 2, len(sound) - 1):
+        file.write_bytes(sound[:size])
+        assert kept.compiles("-B") == 1, size
+    for place in (0, 5, 9, 13, 17, 30, len(sound) - 1):
+        file.write_bytes(sound[:place] + bytes((sound[place] ^ 1,)) + sound[place + 1 :])
+        assert kept.compiles("-B") == 1, place
+    file.write_bytes(sound)
+    assert kept.compiles("-B") == 0
+    for mode in (0o620, 0o602, 0o666):  # others could have put something else there
+        file.chmod(mode)
+        assert kept.compiles("-B") == 1, oct(mode)
+    if os.geteuid() == 0:
+        file.chmod(0o600)
+        os.chown(file, 52000, 52000)
+        assert kept.compiles("-B") == 1
+
+
+@posix_only
+def test_nothing_is_kept_where_that_is_not_wanted_or_not_possible(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, "3.11")
+    nowhere: list[dict[str, str]] = [
+        {"PYTHONDONTWRITEBYTECODE": "1"},
+        {"HOME": ""},
+        {"HOME": "relative"},
+        {"HOME": str(tmp_path / "absent")},
+        {"XDG_CACHE_HOME": "relative"},
+        {"XDG_CACHE_HOME": str(kept.log)},  # a file
+    ]
+    for env in nowhere:
+        assert [kept.compiles(**env) for _ in range(2)] == [1, 1], env
+    assert kept.files == []
+    assert not (tmp_path / "absent").exists()
+    assert not Path("relative").exists()
+    assert [kept.compiles(XDG_CACHE_HOME=str(tmp_path / "mine")) for _ in range(2)] == [1, 0]
+    if os.geteuid() == 0:
+        os.chown(kept.home, 52000, 52000)  # as sudo may leave it
+        assert [kept.compiles() for _ in range(2)] == [1, 1]
+        assert kept.files == []
