@@ -142,7 +142,7 @@ module.__file__ = path
 module.__loader__ = __loader__  # tracebacks ask it for the source
 module.__spec__ = ModuleSpec("thopters", __loader__, origin=path)
 exec(program(__loader__.get_data(path), path), module.__dict__)
-sys.exit(module.main())
+module.leave(module.main())
 '''
 
 

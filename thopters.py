@@ -3381,5 +3381,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return show_traceback(console)
 
 
+def leave(status: int) -> NoReturn:
+    """End the process at once: to take every module apart first, as Python does, takes 8 ms."""
+    if sys.flags.dev_mode:
+        sys.exit(status)  # which warns of what was left open
+    os._exit(status)  # main has written everything
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

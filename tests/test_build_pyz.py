@@ -51,6 +51,10 @@ def main():
         "path": sys.path, "trace": trace, "argv": sys.argv[1:],
     }))
     return 5
+
+
+def leave(status):
+    sys.exit(status)
 '''
 
 
@@ -600,6 +604,10 @@ import sys
 def main():
     print("this is", __version__)
     return 0
+
+
+def leave(status):
+    sys.exit(status)
 """
 
 
