@@ -20,6 +20,7 @@ SPRITE_UID = 52000  # of the processes, when the emulator runs as root
 
 BUILD_ROOT = r"""
 set -e
+PATH=$PATH:/usr/sbin:/sbin  # for chroot, where a user has none of these
 root=$1 home=$2 run=$3 checkpoints=$4
 mount --make-rprivate /
 mount -t tmpfs tmpfs "$root"
