@@ -305,9 +305,11 @@ def test_a_quiet_sprite_freezes_and_later_loses_its_processes(platform: Emulator
     platform.clock.advance(29)
     assert sprite.status == "running"
     platform.clock.advance(2)
-    assert (sprite.status, state(sleeper)) == ("warm", "T")
+    assert sprite.status == "warm"
+    until(lambda: state(sleeper) == "T")
     wake(platform, "dev")
-    assert (sprite.status, state(sleeper)) == ("running", "S")
+    assert sprite.status == "running"
+    until(lambda: state(sleeper) == "S")
     platform.clock.advance(31)
     platform.clock.advance(600)
     assert (sprite.status, sprite.machine.processes()) == ("cold", set())

@@ -199,7 +199,6 @@ class Platform:
 def platform(bench: Bench) -> Iterator[Platform]:
     """Run the emulator; it ends with its standard input, so it cannot outlive us."""
     kept = {name: os.environ[name] for name in ("TMPDIR",) if name in os.environ}
-    kept["PATH"] = f"{SEALED_PATH}:/usr/sbin:/sbin"  # chroot, for the sprites
     process = subprocess.Popen(
         [sys.executable, __file__, "--serve"],
         env=bench.env | kept,
@@ -378,12 +377,12 @@ class Sdk:
 # --- rows -------------------------------------------------------------------------------
 
 
-def middle(values: Sequence[float]) -> float:
-    return statistics.median(values)
+def median_of(field: str, runs: Sequence[Run]) -> float:
+    return statistics.median(getattr(run, field) for run in runs)
 
 
 def time_text(runs: Sequence[Run]) -> str:
-    seconds = middle([run.seconds for run in runs])
+    seconds = median_of("seconds", runs)
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
@@ -422,29 +421,29 @@ def compare_output(
     plain = ourselves("a plain socket", "--receive-plain", platform.port, "--bytes", size)
     unread = ourselves("the same, not looked at", "--receive-frames", "--bytes", size)
     rows, (own, _, ceiling) = compare(bench, rounds, ours, [plain, unread])
-    rate = middle([size / 1e6 / run.seconds for run in own])
-    most = middle([size / 1e6 / run.seconds for run in ceiling])
+    rate, most = (size / 1e6 / median_of("seconds", runs) for runs in (own, ceiling))
     peak = max(run.peak_mb for run in own)
     rows += [
-        judged(f"{what}: rate", f"{rate:.0f} MB/s", f">= {RATE_TARGET:.0f}", rate >= RATE_TARGET),
-        judged(
-            f"{what}: memory", f"{peak:.0f} MB", f"<= {MEMORY_TARGET:.0f}", peak <= MEMORY_TARGET
+        Row(
+            f"{what}: rate",
+            f"{rate:.0f} MB/s",
+            target=f">= {RATE_TARGET:.0f}",
+            kept=rate >= RATE_TARGET,
+        ),
+        Row(
+            f"{what}: memory",
+            f"{peak:.0f} MB",
+            target=f"<= {MEMORY_TARGET:.0f}",
+            kept=peak <= MEMORY_TARGET,
         ),
     ]
-    notes = [
-        f"CPU for {what}: ours {middle([run.cpu for run in own]):.2f} s,"
-        f" the emulator's {middle([run.emulator_cpu for run in own]):.2f} s"
-    ]
+    cpu, emulator_cpu = median_of("cpu", own), median_of("emulator_cpu", own)
+    notes = [f"CPU for {what}: ours {cpu:.2f} s, the emulator's {emulator_cpu:.2f} s"]
     if rate >= SHARE_OF_CEILING * most:
         notes.append(
-            f"The emulator limits the rate: to a client that looks at nothing it sends"
-            f" {most:.0f} MB/s"
+            f"The emulator limits the rate: a client that looks at nothing gets {most:.0f} MB/s"
         )
     return rows, notes
-
-
-def judged(what: str, ours: str, target: str, kept: bool) -> Row:
-    return Row(what, ours, target=target, kept=kept)
 
 
 HEADER = Row("what", "ours", "against", "theirs", "ours / theirs", "target")
