@@ -99,9 +99,10 @@ def nasty_words(seed: int, count: int) -> list[bytes]:
     """Return byte strings without NUL: known troublemakers, random ones and a long one."""
     rng = random.Random(seed)
     known = (
-        b"|-|--|-n|-e|-c|'|''|'''|\"|\\|\\\\|\\'|'\\''|\\n|$|$HOME|${HOME}|$(id)|`id`|!|!!|!$|#|# a|~"
-        b"|~root|*|?|[a-z]|{a,b}|{1..3}|a=b|=|%|%s|\\0|a b| |  a  |\t|\n|\n\n|a\n|\na|\r\n|\r|;|&|&&"
-        b"|>|<|<<E|(|)|$'a'|$\"a\"|if|\x01|\x01\x01|\x7f|\x80|\x81|\x88|\xff|\xc3|\xe2'|\xe2\\|\xc3\xa9"
+        b"|-|--|-n|-e|-c|'|''|'''|\"|\\|\\\\|\\'|'\\''|\\n|\\0|$|$HOME|${HOME}|$(id)|`id`|$'a'|$\"a\""
+        b"|!|!!|!$|#|# a|~|~root|*|?|[a-z]|{a,b}|{1..3}|a=b|=|%|%s|if|;|&|&&|>|<|<<E|(|)"
+        b"|a b| |  a  |\t|\n|\n\n|a\n|\na|\r\n|\r"
+        b"|\x01|\x01\x01|\x7f|\x80|\x81|\x88|\xff|\xc3|\xe2'|\xe2\\|\xc3\xa9"
     ).split(b"|")
     every = bytes(range(1, 256))
     trouble = b"'\"\\$`!\n\r\t -~*?[]{}()<>|&;#=%\x01\x7f\x80\x81\x82\x83\x88\xc3\xa9\xe2\xff"
@@ -120,7 +121,7 @@ def test_a_shell_reads_a_quoted_argument_as_what_it_was(
     program = shutil.which(shell)
     if program is None:
         pytest.skip(f"{shell} is not installed")
-    words = nasty_words(seed=1, count=4000)
+    words = nasty_words(seed=1, count=20_000)
     script = tmp_path / "script"
     with script.open("wb") as file:
         for start in range(0, len(words), 40):
@@ -134,8 +135,7 @@ def test_a_shell_reads_a_quoted_argument_as_what_it_was(
     )
     came = done.stdout.split(b"\0")[:-1]
     wrong = [(word, got) for word, got in zip(words, came, strict=False) if word != got]
-    assert (wrong[:3], len(came)) == ([], len(words))
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (wrong[:3], len(came), done.returncode) == ([], len(words), 0)
 
 
 # the script of exec
@@ -198,8 +198,9 @@ def test_a_relative_directory_is_not_looked_for_elsewhere(tmp_path: Path) -> Non
 
 def test_a_script_that_is_cut_short_does_not_run(tmp_path: Path) -> None:
     script = thopters.exec_script([b"touch", b"ran"])
-    done = run_script(tmp_path, script)
-    assert (done.returncode, done.stdout, done.stderr) == (255, b"", b"")
+    for size in [*range(0, len(script), 10), len(script)]:
+        done = run_script(tmp_path, script[:size])
+        assert (done.returncode, done.stdout, done.stderr) == (255, b"", b"")
     assert list(tmp_path.iterdir()) == []
     assert run_script(tmp_path, script + b"\0").returncode == 0
     assert [path.name for path in tmp_path.iterdir()] == ["ran"]
@@ -334,10 +335,9 @@ def test_a_broken_frame_ends_the_connection_after_what_was_good(broken: bytes, w
     pieces = [stream] if whole else cut(stream, range(1, len(stream)))
     came: Messages = []
     with pytest.raises(thopters.WebSocketLost):
-        came.extend(itertools.chain(feed(thopters.FrameParser(b""), pieces)))
-    # extend() keeps what came before the error
-    assert came[:1] == [(2, b"good")]
-    assert (1, b"begunx") in came or len(came) == 1
+        for message in feed(thopters.FrameParser(b""), pieces):
+            came.append(message)
+    assert came in ([(2, b"good")], [(2, b"good"), (1, b"begunx")])
 
 
 def test_a_message_may_be_as_long_as_the_limit_and_not_longer(
@@ -509,6 +509,11 @@ def test_retry_after(text: str | None, date: str | None, seconds: float | None) 
 )
 def test_the_bodys_wish_comes_before_the_headers(body: bytes, seconds: float) -> None:
     assert make_answer(429, body, Retry_After="7").asked_wait() == seconds
+
+
+def test_a_date_to_wait_for_is_read_beside_the_servers_clock() -> None:
+    assert make_answer(429, Retry_After=LATER, Date=HTTP_DATE).asked_wait() == 30.0
+    assert make_answer(429, Retry_After=LATER).asked_wait() is None
 
 
 @pytest.mark.parametrize(
@@ -704,8 +709,17 @@ def test_a_secret_can_not_be_taken_for_its_value(leak: Callable[[thopters.Secret
 
 
 def test_secrets_are_not_compared_by_value() -> None:
-    assert thopters.Secret(CANARY) != thopters.Secret(CANARY)
-    assert thopters.Secret(CANARY) != CANARY
+    others: list[object] = [CANARY, thopters.Secret(CANARY)]
+    assert thopters.Secret(CANARY) not in others
+
+
+def test_the_value_of_a_secret_is_asked_for_in_two_places() -> None:
+    """To make the header, and to know what to strike out."""
+    source = Path(thopters.__file__).read_text(encoding="utf-8")
+    assert sorted(re.findall(r"(\S+)\.reveal\b", source)) == [
+        "secret_forms(secret",
+        "self.credential.token",
+    ]
 
 
 def random_tokens() -> list[str]:
@@ -716,14 +730,13 @@ def random_tokens() -> list[str]:
     return [CANARY, "acme/1/tok/0123456789abcdef", "".join(every), "'\"\\'\"\\'\"\\", *made]
 
 
-def percent(token: str, safe: str = "-._~") -> str:
-    return "".join(c if c.isalnum() or c in safe else f"%{ord(c):02X}" for c in token)
+def percent(token: str) -> str:
+    return "".join(c if c.isalnum() or c in "-._~" else f"%{ord(c):02X}" for c in token)
 
 
 ENCODINGS: dict[str, Callable[[str], str]] = {
     "plain": str,
     "url": percent,
-    "url of an uploaded form": lambda token: percent(token, "-._~"),
     "json": lambda token: json.dumps(token)[1:-1],
     "shell": shlex.quote,
     "shell, by bytes": lambda token: thopters.quote_argument(token.encode()).decode(),
@@ -757,9 +770,9 @@ def test_a_secret_is_struck_out_of_base64_whatever_surrounds_it() -> None:
 
 def test_every_known_secret_is_struck_out_the_longest_first() -> None:
     redact = thopters.Redactor()
-    for token in ("tok-123456", "tok-123456-and-more", "another-one"):
-        assert redact(token) == token
+    for token in ("tok-123456", "another-one", "tok-123456-and-more"):
         redact.add(thopters.Secret(token))
+        assert redact(token) == "****"
     text = "tok-123456, tok-123456-and-more, another-one, tok-12345"
     assert redact(text) == "****, ****, ****, tok-12345"
 
@@ -924,7 +937,9 @@ def test_a_proxys_credentials_are_in_its_header_alone(userinfo: str, pair: bytes
     assert (kind, base64.b64decode(encoded, validate=True)) == ("Basic", pair)
 
 
-@pytest.mark.parametrize("url", ["https://u:c4n@one", "socks5://u:c4n@one:1", "http://", "http://:1"])
+@pytest.mark.parametrize(
+    "url", ["https://u:c4n@one", "socks5://u:c4n@one:1", "http://", "http://:1"]
+)
 def test_a_proxy_of_another_kind_is_an_error_for_good(url: str) -> None:
     with pytest.raises(thopters.NotSentError) as caught:
         thopters.Proxy(url)
@@ -1180,7 +1195,16 @@ def test_the_accounts_numbers(
 
 def test_what_is_no_sprite_is_left_out_of_a_list() -> None:
     listing = thopters.Listing()
-    items = [None, 5, "a", [], {}, {"name": ""}, {"name": 5}, {"name": "a", "status": 5}]
+    items: list[object] = [
+        None,
+        5,
+        "a",
+        [],
+        {},
+        {"name": ""},
+        {"name": 5},
+        {"name": "a", "status": 5},
+    ]
     listing.add({"sprites": items})
     assert [(sprite.name, sprite.status) for sprite in listing.sprites.values()] == [("a", "")]
 
@@ -1274,7 +1298,7 @@ def test_a_passed_deadline_ends_every_wait_on_its_connection() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, thopters.Deadline(10.0, clock) as deadline:
         clock.now += 10.0
-        ours.settimeout(30.0)
+        ours.settimeout(10.0)
         deadline.watch(ours)
         assert ours.recv(1) == b""  # nothing was sent, and nobody but the deadline closes it
         assert deadline.passed
