@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """thopters: long-lived, pausable development machines on Fly Sprites.
 
-One command for a sprite's whole life: create, list, exec, checkpoint, restore, destroy.
+One command for a sprite's whole life: setup, create, list, exec, checkpoint, restore, destroy.
 
 Files
   ~/.sprite-thopters/config.json    settings; THOPTERS_CONFIG names another file
@@ -11,6 +11,7 @@ Environment
   SPRITE_TOKEN, SPRITES_TOKEN       the API token; comes before a stored login
   SPRITES_API_URL                   another API; https, or http on this machine
   SPRITE_ORG                        which stored login to use
+  THOPTERS_GITHUB_API               where setup checks GITHUB_PAT, such as GitHub Enterprise
   HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE, THOPTERS_CA_BUNDLE, NO_COLOR, THOPTERS_DEBUG
 Exit status
   0 done, 1 failed, 2 wrong usage or no consent, 3 no such sprite or checkpoint,
@@ -59,6 +60,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 DEFAULT_API_URL = "https://api.sprites.dev"
+DEFAULT_GITHUB_API = "https://api.github.com"
+INSTALL_PAGE = "https://sprites.dev"
 USER_AGENT = "thopters/" + __version__
 
 EXIT_OK = 0
@@ -193,6 +196,9 @@ class Secret:
 
     def __format__(self, spec: str) -> str:
         return "****"
+
+    def __len__(self) -> int:
+        return len(self._value)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("secrets are not pickled")
@@ -434,6 +440,23 @@ class Console:
             self.err.write("\n")
         return line.rstrip("\n")
 
+    def ask_secretly(self, question: str) -> str:
+        """Prompt on stderr, and read a line from the terminal without showing it."""
+        import getpass
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", getpass.GetPassWarning)  # it would show what is typed
+            try:
+                return getpass.getpass(self.redact(clean(question)) + " ", stream=self.err)
+            except EOFError:
+                self.err.write("\n")
+                return ""
+            except getpass.GetPassWarning:
+                raise UsageError(
+                    "this terminal would show what you type", hint="use: thopters setup --from-env"
+                ) from None
+
     def working(self, text: str) -> Activity:
         """Return a context in which `text` is shown once a terminal has been silent a while."""
         return Activity(self, text)
@@ -510,20 +533,17 @@ def home_directory(environ: Mapping[str, str]) -> str:
     return home
 
 
-def config_path(environ: Mapping[str, str]) -> str:
-    named = environ.get("THOPTERS_CONFIG")
-    return named or os.path.join(home_directory(environ), ".sprite-thopters", "config.json")
-
-
-def read_json_file(path: str) -> dict[str, Any] | None:
+def read_json_file(path: str, check: Callable[[os.stat_result], None]) -> dict[str, Any] | None:
     """Return the object in a JSON file, None where there is no file; ThoptersError if neither.
 
-    Nothing of the content gets into the message: such files hold secrets.
+    `check` sees whose the open file is and who may use it, and may refuse it. Nothing of the
+    content gets into a message: such files hold secrets.
     """
     import json
 
     try:
         with open(path, "rb") as file:
+            check(os.fstat(file.fileno()))
             data = file.read(MAX_JSON_BYTES + 1)
         document = json.loads(data)
     except FileNotFoundError:
@@ -540,15 +560,204 @@ def read_json_file(path: str) -> dict[str, Any] | None:
     return document
 
 
-def default_prefix(environ: Mapping[str, str]) -> str:
-    """Return the prefix that `list` uses when none is given: `defaults.prefix` of the config."""
+# What bash does not let change, and what steers a shell, the loader or an interpreter
+READONLY_VARIABLES = ("BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID")
+STEERING_VARIABLES = (
+    "BASH_ENV", "ENV", "GIT_SSH_COMMAND", "HOME", "IFS", "LD_LIBRARY_PATH", "LD_PRELOAD",
+    "NODE_OPTIONS", "PATH", "PROMPT_COMMAND", "PS4", "PYTHONSTARTUP",
+)  # fmt: skip
+
+
+def is_variable(name: str) -> bool:
+    import re
+
+    return bool(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name))
+
+
+def config_path(environ: Mapping[str, str]) -> str:
+    named = environ.get("THOPTERS_CONFIG")
+    return named or os.path.join(home_directory(environ), ".sprite-thopters", "config.json")
+
+
+class Config:
+    """The configuration file: `secrets`, `git` (user, email), `defaults` (prefix), `version`.
+
+    What others put into it is kept. The file and its folder are for the user alone, from their
+    first byte on. Other programs may replace the file at any time, and so it is never changed in
+    place; our own take turns by a lock file beside it, which stays.
+    """
+
+    VERSION = 1
+    LOCK_LIMIT_S = 10.0
+
+    def __init__(self, environ: Mapping[str, str], console: Console) -> None:
+        self.console = console
+        self.path = config_path(environ)
+        # a symbolic link, as dotfiles have it, stays one
+        self.real_path = os.path.realpath(self.path)
+        self.folder = os.path.dirname(self.real_path)
+        self.document: dict[str, Any] = {}
+        self.exists = False
+        self.load()
+
+    # reading
+
+    def load(self) -> None:
+        """Read the file; ThoptersError if it is unreadable, no configuration, or not ours."""
+        document = read_json_file(self.real_path, self._check)
+        self.exists = document is not None
+        self.document = document or {}
+        for name in ("secrets", "git", "defaults"):
+            section = self.document.get(name, {})
+            if not isinstance(section, dict):
+                raise ThoptersError(f"{self.path}: {name!r} should be an object")
+            for key, value in section.items():
+                known = name == "secrets" or key in ("user", "email", "prefix")
+                if known and not isinstance(value, str):
+                    raise ThoptersError(f"{self.path}: {name}.{key} should be a text")
+        for name, secret in self.secrets.items():
+            self.console.redact.add(secret)
+            if not is_variable(name):
+                raise ThoptersError(f"{self.path}: {name[:64]!r} is not a variable's name")
+            if name in READONLY_VARIABLES + STEERING_VARIABLES:
+                raise ThoptersError(f"{self.path}: {name} steers the shell, so it is no secret")
+
+    def _check(self, status: os.stat_result) -> None:
+        """Refuse another user's file; take away what others may do with ours."""
+        if os.name != "posix":
+            return
+        if status.st_uid != os.geteuid():
+            raise ThoptersError(f"{self.path} belongs to another user, so it is not used")
+        if status.st_mode & 0o077:
+            self._mend(self.real_path, 0o600)
+        folder = os.stat(self.folder)
+        lax = 0o077 if os.path.basename(self.folder) == ".sprite-thopters" else 0o022
+        if folder.st_uid == os.geteuid() and folder.st_mode & lax:
+            self._mend(self.folder, folder.st_mode & 0o7777 & ~lax)
+
+    def _mend(self, path: str, mode: int) -> None:
+        try:
+            os.chmod(path, mode)
+        except OSError as error:
+            self.console.warn(f"others can use {path}, and that can't be changed: {error.strerror}")
+        else:
+            self.console.warn(f"others could use {path}; that was taken back")
+
+    def _text(self, section: str, key: str) -> str:
+        return str(self.document.get(section, {}).get(key, ""))
+
+    @property
+    def secrets(self) -> dict[str, Secret]:
+        """Return the variables for sprites; one that is empty is not set."""
+        values = self.document.get("secrets", {})
+        return {name: Secret(value) for name, value in values.items() if value}
+
+    @property
+    def git_user(self) -> str:
+        return self._text("git", "user")
+
+    @property
+    def git_email(self) -> str:
+        return self._text("git", "email")
+
+    @property
+    def prefix(self) -> str:
+        return self._text("defaults", "prefix")
+
+    # writing
+
+    def update(self, change: Callable[[dict[str, Any]], None]) -> None:
+        """Have `change` work on the newest document, and save that.
+
+        Whoever is killed, whatever fails: the file holds the old or the new text, whole.
+        """
+        try:
+            self._make_folder()
+            lock = self._lock()
+            try:
+                self.load()
+                version = self.document.get("version", self.VERSION)
+                if type(version) is not int or version > self.VERSION:
+                    raise ThoptersError(
+                        f"{self.path} was written by a newer thopters; it was left as it is",
+                        hint="update this thopters",
+                    )
+                change(self.document)
+                self.document["version"] = self.VERSION
+                self._replace()
+                self.load()
+            finally:
+                os.close(lock)
+        except OSError as error:
+            raise ThoptersError(f"cannot write {self.path}: {error.strerror}") from None
+
+    def _make_folder(self) -> None:
+        missing, folder = [], self.folder
+        while not os.path.lexists(folder):
+            missing.append(folder)
+            folder = os.path.dirname(folder)
+        for folder in reversed(missing):
+            os.mkdir(folder, 0o700)
+
+    def _lock(self) -> int:
+        """Return a descriptor that holds the lock; should we die, the system lets go of it."""
+        import time
+
+        links = getattr(os, "O_NOFOLLOW", 0)
+        lock = os.open(self.real_path + ".lock", os.O_RDWR | os.O_CREAT | links, 0o600)
+        end = time.monotonic() + self.LOCK_LIMIT_S
+        while not try_lock(lock):
+            if time.monotonic() > end:
+                os.close(lock)
+                raise ThoptersError(
+                    f"another thopters has been changing {self.path} for {self.LOCK_LIMIT_S:.0f} s",
+                    hint="try again when it is done",
+                )
+            time.sleep(0.05)
+        return lock
+
+    def _replace(self) -> None:
+        """Write the document beside the file, force it to the disk, and put it in place."""
+        import contextlib
+        import json
+
+        temporary = self.real_path + ".new"  # one name, so that a kill leaves one file at most
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        links = getattr(os, "O_NOFOLLOW", 0)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | links, 0o600)
+        try:
+            with open(fd, "wb") as file:
+                file.write(json.dumps(self.document, indent=2).encode() + b"\n")
+                file.flush()
+                os.fsync(fd)
+            os.replace(temporary, self.real_path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        if os.name == "posix":
+            folder = os.open(self.folder, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
+def try_lock(fd: int) -> bool:
+    """Take an open file's lock unless somebody else has it."""
     try:
-        path = config_path(environ)
-    except UsageError:
-        return ""
-    defaults = (read_json_file(path) or {}).get("defaults")
-    prefix = defaults.get("prefix") if isinstance(defaults, dict) else None
-    return prefix if isinstance(prefix, str) else ""
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
 
 
 # --- credentials ------------------------------------------------------------------------
@@ -565,22 +774,24 @@ class Credential:
         self.org = org
 
 
-def api_base(environ: Mapping[str, str]) -> str:
-    """Return the API's base URL without a final slash: https, or plain http to this machine."""
+def api_base(
+    environ: Mapping[str, str], variable: str = "SPRITES_API_URL", default: str = DEFAULT_API_URL
+) -> str:
+    """Return an API's base URL without a final slash: https, or plain http to this machine."""
     import urllib.parse
 
-    url = environ.get("SPRITES_API_URL") or DEFAULT_API_URL
+    url = environ.get(variable) or default
     hint = "set it to an https address, or unset it"
     try:
         parts = urllib.parse.urlsplit(url)
         host, _ = parts.hostname or "", parts.port
     except ValueError:
-        raise UsageError("SPRITES_API_URL is not a URL", hint=hint) from None
+        raise UsageError(f"{variable} is not a URL", hint=hint) from None
     if parts.username or parts.password or parts.query or parts.fragment or not host:
-        raise UsageError("SPRITES_API_URL may hold a host, a port and a path only", hint=hint)
+        raise UsageError(f"{variable} may hold a host, a port and a path only", hint=hint)
     if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
         raise UsageError(
-            f"SPRITES_API_URL ({parts.scheme}://{host}) would send your token unencrypted",
+            f"{variable} ({parts.scheme}://{host}) would send your token unencrypted",
             hint=hint,
         )
     return url.rstrip("/")
@@ -675,14 +886,15 @@ class SpriteStore:
         return None
 
     def _load(self, path: str) -> dict[str, Any] | None:
-        document = read_json_file(path)
-        if document is not None and os.name == "posix":
-            status = os.stat(path)
+        def check(status: os.stat_result) -> None:
+            if os.name != "posix":
+                return
             if status.st_uid not in (os.geteuid(), 0):
                 raise AuthError(f"{path} belongs to another user, so it is not trusted")
             if status.st_mode & 0o077:
                 self.console.warn(f"others can read {path}; mend it with: chmod 600 {path}")
-        return document
+
+        return read_json_file(path, check)
 
     def _load_user(self) -> tuple[str, dict[str, Any]] | None:
         """Return the path and content of the current user's own file, whose URLs come first."""
@@ -2342,6 +2554,20 @@ class App:
         self.environ = environ
         self.clock = clock
         self._api: SpritesApi | None = None
+        self._config: Config | None = None
+
+    @property
+    def config(self) -> Config:
+        if self._config is None:
+            self._config = Config(self.environ, self.console)
+        return self._config
+
+    def default_prefix(self) -> str:
+        """Return the prefix for `list`, "" too where no configuration can be."""
+        try:
+            return self.config.prefix
+        except UsageError:
+            return ""
 
     @property
     def api(self) -> SpritesApi:
@@ -2443,6 +2669,234 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def add_yes(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--yes", action="store_true", help=f"{what} without asking")
+
+
+# setup
+
+USUAL_SECRETS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GITHUB_PAT")
+# What else setup asks for: words, section, key, and the variable of --from-env
+USUAL_SETTINGS = (
+    ("git user", "git", "user", "GIT_AUTHOR_NAME"),
+    ("git email", "git", "email", "GIT_AUTHOR_EMAIL"),
+    ("list prefix", "defaults", "prefix", "THOPTERS_PREFIX"),
+)
+GIT_DEFAULTS = {"user": "ThopterBot", "email": "thopterbot@telepath.computer"}
+
+
+def add_setup(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--from-env", action="store_true", help="take the values from environment variables"
+    )
+
+
+@Command(
+    "setup",
+    "store your keys and git identity, and check them",
+    add_setup,
+    [
+        "thopters setup",
+        "thopters setup --from-env",
+    ],
+)
+def cmd_setup(app: App, args: argparse.Namespace) -> int:
+    console = app.console
+    if not args.from_env and not console.can_ask():
+        raise UsageError(
+            "setup asks questions, and there is no terminal to ask on",
+            hint="thopters setup --from-env takes them from the environment: "
+            + variables_of_setup(app.config),
+        )
+    config = app.config
+    say_sprite_program(app)
+    verdicts = [check_sprites_token(app)]
+    secrets, settings = values_from_environment(app) if args.from_env else asked_values(app)
+
+    def merge(document: dict[str, Any]) -> None:
+        stored = document.setdefault("secrets", {})
+        for name, value in secrets.items():
+            if value:
+                stored[name] = value
+            else:
+                stored.pop(name, None)
+        for (section, key), value in settings.items():
+            document.setdefault(section, {})[key] = value
+
+    config.update(merge)
+    console.answer(f"saved {config.path}")
+    verdicts.append(check_github_token(app))
+    return EXIT_OK if all(verdicts) else EXIT_FAILED
+
+
+def variables_of_setup(config: Config) -> str:
+    usual = (*USUAL_SECRETS, *config.secrets, *(row[3] for row in USUAL_SETTINGS))
+    return ", ".join(dict.fromkeys(usual))
+
+
+def values_from_environment(app: App) -> tuple[dict[str, str], dict[tuple[str, str], str]]:
+    """Return the secrets and settings that variables of their names hold."""
+    names = dict.fromkeys([*USUAL_SECRETS, *app.config.secrets])
+    secrets = {name: app.environ[name].strip() for name in names if app.environ.get(name)}
+    settings = {
+        (section, key): app.environ[variable].strip()
+        for _, section, key, variable in USUAL_SETTINGS
+        if app.environ.get(variable)
+    }
+    if not secrets and not settings:
+        raise UsageError(
+            "--from-env: none of the variables is set", hint=variables_of_setup(app.config)
+        )
+    for name, value in secrets.items():
+        check_value(name, value)
+    for (section, key), value in settings.items():
+        check_value(f"{section} {key}", value)
+    return secrets, settings
+
+
+def asked_values(app: App) -> tuple[dict[str, str], dict[tuple[str, str], str]]:
+    """Ask for each value: Enter keeps what is there, `-` takes it away."""
+    console, config = app.console, app.config
+    console.note("Enter keeps what is there, - removes it.")
+    secrets: dict[str, str] = {}
+    for name in dict.fromkeys([*USUAL_SECRETS, *config.secrets]):
+        secret = config.secrets.get(name)
+        shown = f"**** ({len(secret)} characters)" if secret else "not set"
+        typed = console.ask_secretly(f"{name} [{shown}]:").strip()
+        if typed:
+            check_value(name, typed)
+            secrets[name] = "" if typed == "-" else typed
+    settings: dict[tuple[str, str], str] = {}
+    for words, section, key, _ in USUAL_SETTINGS:
+        offered = offered_setting(app, section, key)
+        typed = console.ask(f"{words} [{offered or 'none'}]:").strip()
+        check_value(words, typed)
+        settings[section, key] = "" if typed == "-" else typed or offered
+    return secrets, settings
+
+
+def offered_setting(app: App, section: str, key: str) -> str:
+    """Return the configured value, else the local git identity, else the usual one."""
+    stored = app.config.document.get(section, {})
+    if key in stored or section != "git":
+        return str(stored.get(key, ""))
+    git = find_program("git", app.environ)
+    name = {"user": "user.name", "email": "user.email"}[key]
+    found = run_for_output([git, "config", "--global", name], 5.0) if git else None
+    return (found or "").strip() or GIT_DEFAULTS[key]
+
+
+def check_value(name: str, value: str) -> None:
+    """Refuse what can't be carried: NUL, and line ends where git's own protocol has lines."""
+    one_line = name == "GITHUB_PAT" or name not in USUAL_SECRETS
+    if "\0" in value or (one_line and ("\n" in value or "\r" in value)):
+        raise UsageError(f"{name} holds a character that it can't have")
+
+
+def say_sprite_program(app: App) -> None:
+    """Say whether the `sprite` program is there; `shell` and `proxy` use it."""
+    path = find_program("sprite", app.environ)
+    if path is None:
+        app.console.note(f"sprite program: not found; see {INSTALL_PAGE}")
+        return
+    version = run_for_output([path, "--version"], 5.0)
+    told = " ".join((version or "").split())[:60]
+    app.console.note(f"sprite program: {path} ({told or 'it does not tell its version'})")
+
+
+def verdict(app: App, what: str, ask: Callable[[], Answer]) -> bool:
+    """Say whether a server takes a token: valid, rejected or unreachable; False if rejected."""
+    try:
+        answer = ask()
+    except (NotSentError, NoAnswerError) as error:
+        app.console.note(f"{what}: unreachable: {error.message}")
+        return True
+    good = 200 <= answer.status < 300
+    why = "" if good else f": the server answered {answer.status}: {answer.reason()}"
+    app.console.note(f"{what}: {'valid' if good else 'rejected'}{why}")
+    return good
+
+
+def check_sprites_token(app: App) -> bool:
+    try:
+        transport = app.api.transport
+    except AuthError as error:
+        app.console.note(f"sprites token: {error.message}; {error.hint}")
+        return True
+    what = f"sprites token ({transport.credential.source})"
+    query = [("max_results", "1")]
+    return verdict(app, what, lambda: transport.fetch("GET", "/v1/sprites", query=query))
+
+
+def check_github_token(app: App) -> bool:
+    """Ask GitHub who the stored PAT belongs to; nothing to ask is no failure."""
+    secret = app.config.secrets.get("GITHUB_PAT")
+    if secret is None:
+        return True
+    base = api_base(app.environ, "THOPTERS_GITHUB_API", DEFAULT_GITHUB_API)
+    credential = Credential(check_token(secret.reveal(), "GITHUB_PAT"), "GITHUB_PAT")
+    transport = Transport(
+        base, credential, console=app.console, clock=app.clock, environ=app.environ
+    )
+    return verdict(app, "GITHUB_PAT", lambda: transport.fetch("GET", "/user"))
+
+
+# config
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--path", action="store_true", help="print where the file is, no more")
+    add_json(parser)
+
+
+@Command(
+    "config",
+    "show what is configured, and where the token comes from",
+    add_config,
+    [
+        "thopters config",
+        "thopters config --path",
+        "thopters config --json",
+    ],
+)
+def cmd_config(app: App, args: argparse.Namespace) -> int:
+    console = app.console
+    if args.path:
+        path = config_path(app.environ)
+        if args.json:
+            console.answer_json({"path": path})
+        else:
+            console.answer(path)
+        return EXIT_OK
+    config, lengths = app.config, {}
+    for name, secret in sorted(config.secrets.items()):
+        lengths[name] = len(secret)
+    source, org = token_source(app)
+    if args.json:
+        facts = {
+            "path": config.path,
+            "exists": config.exists,
+            "secrets": {name: {"length": length} for name, length in lengths.items()},
+            "git": {"user": config.git_user or None, "email": config.git_email or None},
+            "defaults": {"prefix": config.prefix},
+            "token": {"source": source, "org": org},
+        }
+        console.answer_json(facts)
+        return EXIT_OK
+    rows = [("file", config.path if config.exists else f"{config.path} (not there yet)")]
+    rows += [(name, f"**** ({length} characters)") for name, length in lengths.items()]
+    rows += [("git user", config.git_user or "-"), ("git email", config.git_email or "-")]
+    rows += [("list prefix", config.prefix or "-"), ("token", source or "none")]
+    console.table(("Setting", "Value"), rows)
+    return EXIT_OK
+
+
+def token_source(app: App) -> tuple[str | None, str | None]:
+    """Return where the token comes from and its org, None for each that is not known."""
+    try:
+        found = find_credential(app.environ, api_base(app.environ), app.console)
+    except AuthError as error:
+        app.console.note(error.message)
+        return None, None
+    return found.source, found.org
 
 
 # create
@@ -2615,7 +3069,7 @@ def add_list(parser: argparse.ArgumentParser) -> None:
 )
 def cmd_list(app: App, args: argparse.Namespace) -> int:
     console = app.console
-    prefix = default_prefix(app.environ) if args.prefix is None else args.prefix
+    prefix = app.default_prefix() if args.prefix is None else args.prefix
     with console.working("listing sprites"):
         listing = app.api.list_sprites(prefix)
         sprites = [complete(app, listing.sprites[name]) for name in sorted(listing.sprites)]
@@ -2717,12 +3171,10 @@ def binary_streams() -> None:
 
 def parse_variable(text: str, environ: Mapping[str, str]) -> tuple[str, bytes]:
     """Return the name and value of an --env option."""
-    import re
-
     name, given, value = text.partition("=")
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+    if not is_variable(name):
         raise UsageError("--env wants NAME=VALUE, or NAME to pass on your own value")
-    if name in ("BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"):
+    if name in READONLY_VARIABLES:
         raise UsageError(f"--env can't set {name}: the shell does not let it change")
     if not given and name not in environ:
         raise UsageError(
@@ -3357,7 +3809,10 @@ def show_traceback(console: Console) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
+    import gc
     import signal
+
+    gc.set_threshold(100_000)  # imports make much that lives and little garbage
 
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -47,6 +47,7 @@ class Thopters:
             "LANG": "C.UTF-8",
             "COLUMNS": "80",
             "PYTHONDONTWRITEBYTECODE": "1",
+            "THOPTERS_GITHUB_API": "http://127.0.0.1:9",  # nothing leaves this machine
         }
 
     def use(self, emulator: Emulator) -> None:

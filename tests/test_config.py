@@ -1,0 +1,404 @@
+"""The configuration: what setup stores, how the file is kept, and what the program says of it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MODULE, Thopters
+from emulation import Emulator
+from test_terminal import Session, Start, start  # noqa: F401 (a fixture)
+
+KEYS = {
+    "ANTHROPIC_API_KEY": "sk-ant-canary-aaaaaaaaaaaaaaaa",
+    "OPENAI_API_KEY": "sk-canary-bbbbbbbbbbbbbbbbbbbb",
+    "GITHUB_PAT": "ghp_canary_cccccccccccccccccccc",
+}
+SECRETS = {name: KEYS[name] for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY")}
+ME = {"GIT_AUTHOR_NAME": "Ann O'Nym", "GIT_AUTHOR_EMAIL": "ann@example.org"}
+
+
+class GitHub:
+    """A stand-in for GitHub's API: knows one token, and keeps the requests."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str | None]] = []
+        requests = self.requests
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                bearer = self.headers.get("Authorization")
+                requests.append((self.path, bearer))
+                good = bearer == f"Bearer {KEYS['GITHUB_PAT']}" and self.path == "/user"
+                body = b'{"login": "ann"}' if good else b'{"message": "Bad credentials"}'
+                self.send_response(200 if good else 401)
+                self.send_header("Content-Type", "application/json; charset=utf-8")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread.start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+@pytest.fixture
+def github(thopters: Thopters) -> Iterator[GitHub]:
+    github = GitHub()
+    thopters.env["THOPTERS_GITHUB_API"] = github.url
+    yield github
+    github.close()
+
+
+@pytest.fixture
+def path(thopters: Thopters) -> Path:
+    return thopters.home / ".sprite-thopters" / "config.json"
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def write(path: Path, document: Any) -> bytes:
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    data = document if isinstance(document, bytes) else json.dumps(document).encode()
+    path.write_bytes(data)
+    path.chmod(0o600)
+    return data
+
+
+both = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
+
+
+# setup from the environment
+
+
+@both
+def test_setup_stores_checks_and_shows_nothing(
+    thopters: Thopters, emulator: Emulator, github: GitHub, path: Path
+) -> None:
+    done = thopters("setup", "--from-env", "--debug", env=KEYS | ME | {"THOPTERS_PREFIX": "me-"})
+    assert done.code == 0, done
+    assert done.out == f"saved {path}\n"
+    assert "sprite program: not found" in done.err
+    assert "sprites token (SPRITE_TOKEN): valid" in done.err
+    assert "GITHUB_PAT: valid" in done.err
+    assert "canary" not in done.out + done.err
+    assert json.loads(path.read_bytes()) == {
+        "secrets": KEYS,
+        "git": {"user": "Ann O'Nym", "email": "ann@example.org"},
+        "defaults": {"prefix": "me-"},
+        "version": 1,
+    }
+    assert (mode(path), mode(path.parent)) == (0o600, 0o700)
+    assert github.requests == [("/user", f"Bearer {KEYS['GITHUB_PAT']}")]
+    assert [request.method for request in emulator.journal] == ["GET"]
+    assert not [r for r in emulator.journal if b"canary" in r.head + r.body]
+    assert sorted(entry.name for entry in path.parent.iterdir()) == [
+        "config.json",
+        "config.json.lock",
+    ]
+
+
+def test_setup_changes_what_is_given_and_keeps_the_rest(
+    thopters: Thopters, emulator: Emulator, path: Path
+) -> None:
+    write(path, {"secrets": {"MINE": "abc", "OPENAI_API_KEY": "old"}, "other": {"x": [1]}})
+    assert thopters("setup", "--from-env", env={"OPENAI_API_KEY": "new", "MINE": "def"}).code == 0
+    assert json.loads(path.read_bytes()) == {
+        "secrets": {"MINE": "def", "OPENAI_API_KEY": "new"},
+        "other": {"x": [1]},
+        "version": 1,
+    }
+
+
+def test_rejected_tokens_are_said_and_fail(
+    thopters: Thopters, emulator: Emulator, github: GitHub, path: Path
+) -> None:
+    thopters.env["SPRITE_TOKEN"] = "wrong-token-000"
+    done = thopters("setup", "--from-env", env={"GITHUB_PAT": "ghp_rejected_canary"})
+    assert done.code == 1
+    assert "sprites token (SPRITE_TOKEN): rejected: the server answered 401" in done.err
+    assert "GITHUB_PAT: rejected: the server answered 401: Bad credentials" in done.err
+    assert "canary" not in done.err
+    assert json.loads(path.read_bytes())["secrets"] == {"GITHUB_PAT": "ghp_rejected_canary"}
+
+
+def test_unreachable_servers_are_no_verdict(thopters: Thopters, path: Path) -> None:
+    nowhere = {"SPRITES_API_URL": "http://127.0.0.1:9", "THOPTERS_GITHUB_API": "http://127.0.0.1:9"}
+    done = thopters("setup", "--from-env", env=nowhere | KEYS | {"SPRITE_TOKEN": "tok-0123456"})
+    assert done.code == 0
+    assert done.err.count("unreachable") == 2
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "says"),
+    [
+        ([], KEYS, "there is no terminal to ask on"),
+        (["--from-env"], {}, "none of the variables is set"),
+        (["--from-env"], {"GITHUB_PAT": "ghp_a\nb"}, "GITHUB_PAT holds a character"),
+        (["--from-env"], {"GIT_AUTHOR_NAME": "a\nb"}, "git user holds a character"),
+        (["--github-pat", "x"], {}, "unrecognized arguments"),
+    ],
+)
+def test_setup_refuses_before_it_changes_anything(
+    thopters: Thopters, emulator: Emulator, path: Path, words: list[str], env: Any, says: str
+) -> None:
+    done = thopters("setup", *words, env=env)
+    assert (done.code, done.out) == (2, "")
+    assert says in done.err
+    assert not path.exists()
+
+
+# setup on a terminal
+
+
+def answer_setup(session: Session, answers: list[str]) -> int:
+    for answer in answers:
+        session.expect("]: ")
+        session.type(answer + "\n")
+    return session.end()
+
+
+def test_setup_asks_and_does_not_show_what_is_typed(
+    thopters: Thopters,
+    emulator: Emulator,
+    github: GitHub,
+    path: Path,
+    start: Start,  # noqa: F811
+) -> None:
+    (thopters.home / ".gitconfig").write_text("[user]\n\tname = Local Me\n")
+    first = start("setup", columns=200)
+    assert answer_setup(first, [*KEYS.values(), "", "me@example.org", ""]) == 0
+    assert "canary" not in first.output.decode()
+    assert first.settings_after == first.settings_before
+    document = json.loads(path.read_bytes())
+    assert document["secrets"] == KEYS
+    assert document["git"] == {"user": "Local Me", "email": "me@example.org"}
+    second = start("setup", columns=200)
+    assert answer_setup(second, ["", "-", "", "", "", "dev-"]) == 0
+    assert "ANTHROPIC_API_KEY [**** (30 characters)]:" in second.screen.text
+    del document["secrets"]["OPENAI_API_KEY"]
+    document["defaults"]["prefix"] = "dev-"
+    assert json.loads(path.read_bytes()) == document
+
+
+def test_setup_that_is_interrupted_changes_nothing(
+    thopters: Thopters,
+    emulator: Emulator,
+    path: Path,
+    start: Start,  # noqa: F811
+) -> None:
+    session = start("setup")
+    assert answer_setup(session, ["typed-secret", "\x03"]) == -signal.SIGINT
+    assert session.settings_after == session.settings_before
+    assert not path.exists()
+
+
+# the file
+
+
+def test_config_shows_where_what_and_whence(thopters: Thopters, path: Path) -> None:
+    assert thopters("config", "--path").out == f"{path}\n"
+    absent = thopters("config")
+    assert (absent.code, f"{path} (not there yet)" in absent.out) == (0, True)
+    write(path, {"secrets": KEYS, "git": {"user": "A"}, "defaults": {"prefix": "p-"}})
+    done = thopters("config", env={"SPRITE_TOKEN": "tok-canary-0123"})
+    assert "canary" not in done.out + done.err
+    assert "GITHUB_PAT\t**** (31 characters)\n" in done.out
+    assert "token\tSPRITE_TOKEN\n" in done.out
+    told = json.loads(thopters("config", "--json").out)
+    assert told["secrets"]["GITHUB_PAT"] == {"length": 31}
+    assert (told["path"], told["exists"]) == (str(path), True)
+    assert (told["git"], told["defaults"]) == ({"user": "A", "email": None}, {"prefix": "p-"})
+    assert told["token"] == {"source": None, "org": None}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is not valid JSON"),
+        (b'{"secrets": {"A": "canary', "is not valid JSON"),
+        (b"[]", "does not hold a JSON object"),
+        (b'{"secrets": []}', "'secrets' should be an object"),
+        (b'{"secrets": {"A": 1}}', "secrets.A should be a text"),
+        (b'{"git": {"user": null}}', "git.user should be a text"),
+        (b'{"secrets": {"A-B": "x"}}', "is not a variable's name"),
+        (b'{"secrets": {"PATH": "x"}}', "PATH steers the shell"),
+        (b'{"version": 2}', "was written by a newer thopters"),
+    ],
+)
+def test_a_file_that_is_not_understood_is_left_as_it_is(
+    thopters: Thopters, emulator: Emulator, path: Path, content: bytes, says: str
+) -> None:
+    write(path, content)
+    done = thopters("setup", "--from-env", env=SECRETS)
+    assert done.code == 1
+    assert says in done.err
+    assert "canary" not in done.err
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_modes_are_right_under_every_umask(
+    thopters: Thopters, emulator: Emulator, path: Path, umask: int
+) -> None:
+    assert thopters("setup", "--from-env", env=SECRETS, umask=umask).code == 0
+    assert (mode(path), mode(path.parent)) == (0o600, 0o700)
+    assert mode(path.with_name("config.json.lock")) == 0o600
+
+
+def test_lax_modes_are_mended_with_a_notice(thopters: Thopters, path: Path) -> None:
+    write(path, {"secrets": KEYS})
+    path.chmod(0o644)
+    path.parent.chmod(0o777)
+    done = thopters("config")
+    assert done.code == 0
+    assert done.err.count("others could use") == 2
+    assert (mode(path), mode(path.parent)) == (0o600, 0o700)
+    assert "others" not in thopters("config").err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_another_users_file_is_not_used(thopters: Thopters, path: Path) -> None:
+    content = write(path, {"secrets": KEYS})
+    os.chown(path, 52000, 52000)
+    done = thopters("setup", "--from-env", env=SECRETS)
+    assert done.code == 1
+    assert "belongs to another user" in done.err
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_a_link(
+    thopters: Thopters, emulator: Emulator, path: Path, there: bool
+) -> None:
+    dotfiles = thopters.home / "dotfiles"
+    dotfiles.mkdir()
+    target = dotfiles / "thopters.json"
+    if there:
+        write(target, {"other": 1})
+    path.parent.mkdir(mode=0o700)
+    path.symlink_to("../dotfiles/thopters.json")
+    assert thopters("setup", "--from-env", env=SECRETS).code == 0
+    assert path.is_symlink()
+    document = json.loads(target.read_bytes())
+    assert (document["secrets"], document.get("other")) == (SECRETS, 1 if there else None)
+    assert mode(target) == 0o600
+
+
+def test_another_file_can_be_named(thopters: Thopters, emulator: Emulator) -> None:
+    named = thopters.home / "deep" / "er" / "mine.json"
+    done = thopters("setup", "--from-env", env=SECRETS | {"THOPTERS_CONFIG": str(named)})
+    assert done.out == f"saved {named}\n"
+    assert (mode(named), mode(named.parent)) == (0o600, 0o700)
+
+
+@pytest.mark.parametrize("home", ["", "relative"])
+def test_a_home_that_is_none_is_refused(thopters: Thopters, emulator: Emulator, home: str) -> None:
+    done = thopters("setup", "--from-env", env=SECRETS | {"HOME": home})
+    assert done.code == 2
+    assert "THOPTERS_CONFIG" in done.err
+
+
+# writers together, and writers killed
+
+
+def test_a_lock_that_is_held_is_waited_for_and_then_reported(
+    thopters: Thopters, emulator: Emulator, path: Path
+) -> None:
+    path.parent.mkdir(mode=0o700)
+    with path.with_name("config.json.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = thopters("setup", "--from-env", env=SECRETS)
+    assert done.code == 1
+    assert "another thopters has been changing" in done.err
+    assert not path.exists()
+    assert thopters("setup", "--from-env", env=SECRETS).code == 0
+
+
+UPDATER = """\
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import thopters
+config = thopters.Config(os.environ, thopters.Console(sys.stdout, sys.stderr, os.environ))
+def change(document):
+    document["count"] = document.get("count", 0) + 1
+    document["filler"] = "x" * 50_000
+for _ in range(int(sys.argv[2])):
+    config.update(change)
+"""
+
+
+def updater(thopters: Thopters, count: int) -> subprocess.Popen[bytes]:
+    argv = [sys.executable, "-c", UPDATER, str(MODULE.parent), str(count)]
+    return subprocess.Popen(argv, env=thopters.env)
+
+
+def test_many_writers_lose_nothing(thopters: Thopters, path: Path) -> None:
+    writers = [updater(thopters, 10) for _ in range(5)]
+    assert [writer.wait() for writer in writers] == [0] * 5
+    assert json.loads(path.read_bytes())["count"] == 50
+
+
+def test_a_killed_writer_leaves_the_old_or_the_new(thopters: Thopters, path: Path) -> None:
+    assert updater(thopters, 1).wait() == 0
+    counts = [1]
+    for _ in range(10):
+        writers = [updater(thopters, 1_000_000) for _ in range(2)]
+        before = path.stat().st_ino
+        while path.stat().st_ino == before:  # both are at work now
+            assert writers[0].poll() is None
+        for writer in writers:
+            writer.kill()
+            writer.wait()
+        counts.append(json.loads(path.read_bytes())["count"])
+        assert mode(path) == 0o600
+    assert counts == sorted(set(counts))
+    left = {entry.name for entry in path.parent.iterdir()}
+    assert left <= {"config.json", "config.json.lock", "config.json.new"}
+
+
+FAILURES = {
+    "fsync": "os.fsync = fail",
+    "replace": "os.replace = fail",
+    "write": "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (99, 99))",
+}
+
+
+@pytest.mark.parametrize("call", FAILURES)
+def test_a_failing_disk_leaves_the_old(thopters: Thopters, path: Path, call: str) -> None:
+    content = write(path, {"secrets": KEYS})
+    failing = "def fail(*args): raise OSError(27, 'File too large')\n" + FAILURES[call]
+    done = subprocess.run(
+        [sys.executable, "-c", UPDATER.replace("config =", f"{failing}\nconfig ="),
+         str(MODULE.parent), "1"],
+        env=thopters.env,
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert f"cannot write {path}: File too large" in done.stderr
+    assert path.read_bytes() == content
+    assert not path.with_name("config.json.new").exists()
