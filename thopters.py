@@ -197,7 +197,8 @@ class Secret:
     def __format__(self, spec: str) -> str:
         return "****"
 
-    def __len__(self) -> int:
+    @property
+    def length(self) -> int:
         return len(self._value)
 
     def __reduce__(self) -> NoReturn:
@@ -2759,7 +2760,7 @@ def asked_values(app: App) -> tuple[dict[str, str], dict[tuple[str, str], str]]:
     secrets: dict[str, str] = {}
     for name in dict.fromkeys([*USUAL_SECRETS, *config.secrets]):
         secret = config.secrets.get(name)
-        shown = f"**** ({len(secret)} characters)" if secret else "not set"
+        shown = f"**** ({secret.length} characters)" if secret else "not set"
         typed = console.ask_secretly(f"{name} [{shown}]:").strip()
         if typed:
             check_value(name, typed)
@@ -2868,7 +2869,7 @@ def cmd_config(app: App, args: argparse.Namespace) -> int:
         return EXIT_OK
     config, lengths = app.config, {}
     for name, secret in sorted(config.secrets.items()):
-        lengths[name] = len(secret)
+        lengths[name] = secret.length
     source, org = token_source(app)
     if args.json:
         facts = {

@@ -717,7 +717,7 @@ def test_the_value_of_a_secret_is_asked_for_in_three_places() -> None:
     """To make the header, to know what to strike out, and to check a PAT before it is sent."""
     source = Path(thopters.__file__).read_text(encoding="utf-8")
     assert sorted(re.findall(r"(\S+)\.reveal\b", source)) == [
-        "check_token(secret",
+        "Credential(check_token(secret",
         "secret_forms(secret",
         "self.credential.token",
     ]
