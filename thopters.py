@@ -2672,6 +2672,30 @@ def add_yes(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--yes", action="store_true", help=f"{what} without asking")
 
 
+def each(names: Iterable[str], action: Callable[[str], T], failed: list[ThoptersError]) -> list[T]:
+    """Do something for each name; where one fails, the others still get their turn."""
+    results = []
+    for name in names:
+        try:
+            results.append(action(name))
+        except (AuthError, NotSentError):
+            raise  # it would be the same for every name
+        except ThoptersError as error:
+            failed.append(error)
+    return results
+
+
+def finish(console: Console, done: str, results: list[Any], failed: list[ThoptersError]) -> int:
+    """Say what failed for some of several names, and return the worst exit status."""
+    if console.json:
+        errors = [{"code": e.code, "message": e.message, "hint": e.hint} for e in failed]
+        console.answer_json({done: results, "errors": errors})
+    else:
+        for error in failed:
+            console.error(error)
+    return max((error.exit_code for error in failed), default=EXIT_OK)
+
+
 # setup
 
 USUAL_SECRETS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GITHUB_PAT")
@@ -3106,6 +3130,44 @@ def sprite_row(app: App, sprite: Sprite) -> tuple[str, str, str]:
 
 def format_count(state: str, count: int, limit: int | None) -> str:
     return f"{count} {state}" + ("" if limit is None else f" of {limit}")
+
+
+# resume
+
+
+def add_resume(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", metavar="NAME", nargs="+", help="the sprites")
+    add_json(parser)
+
+
+@Command(
+    "resume",
+    "wake sprites, and tell how long it took",
+    add_resume,
+    [
+        "thopters resume dev",
+        "thopters wake dev issue-42",
+    ],
+    aliases=("wake",),
+)
+def cmd_resume(app: App, args: argparse.Namespace) -> int:
+    names = list(dict.fromkeys(map(valid_name, args.names)))
+    failed: list[ThoptersError] = []
+    woken = each(names, lambda name: resume(app, name), failed)
+    return finish(app.console, "resumed", woken, failed)
+
+
+def resume(app: App, name: str) -> dict[str, Any]:
+    """Wake a sprite by a command that does nothing: the platform has no call for it."""
+    before = app.api.require_sprite(name).status
+    started = app.clock.monotonic()
+    with app.console.working(f"waking {name}"):
+        wait_until_ready(app.api, name, WAKE_LIMIT_S, [b"true"])
+    seconds = round(app.clock.monotonic() - started, 2)
+    if not app.console.json:
+        was = "was running already, and answered" if before == "running" else f"was {before}, woke"
+        app.console.answer(f"{name} {clean(was)} in {seconds:.2f} s")
+    return {"name": name, "was": before or None, "seconds": seconds}
 
 
 # exec
@@ -3567,26 +3629,7 @@ def cmd_destroy(app: App, args: argparse.Namespace) -> int:
         for sprite in found:
             confirm_destroy(app, sprite)
     gone = each([sprite.name for sprite in found], lambda name: destroy(app, name), failed)
-    if args.json:
-        errors = [{"code": e.code, "message": e.message, "hint": e.hint} for e in failed]
-        app.console.answer_json({"destroyed": gone, "errors": errors})
-    else:
-        for error in failed:
-            app.console.error(error)
-    return max((error.exit_code for error in failed), default=EXIT_OK)
-
-
-def each(names: Iterable[str], action: Callable[[str], T], failed: list[ThoptersError]) -> list[T]:
-    """Do something for each name; where one fails, the others still get their turn."""
-    results = []
-    for name in names:
-        try:
-            results.append(action(name))
-        except (AuthError, NotSentError):
-            raise  # it would be the same for every name
-        except ThoptersError as error:
-            failed.append(error)
-    return results
+    return finish(app.console, "destroyed", gone, failed)
 
 
 def confirm_destroy(app: App, sprite: Sprite) -> None:

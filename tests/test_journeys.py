@@ -683,7 +683,7 @@ HOSTILE = [
     "a?b",
 ]
 COMMANDS = [
-    ["create"], ["exec", "NAME", "--", "true"], ["checkpoint"], ["checkpoints"],
+    ["create"], ["resume"], ["exec", "NAME", "--", "true"], ["checkpoint"], ["checkpoints"],
     ["restore", "NAME", "v1", "--yes"], ["url"], ["rename", "NAME", "x"], ["destroy", "--yes"],
 ]  # fmt: skip
 
@@ -854,3 +854,34 @@ def test_nothing_is_written_at_home(thopters: Thopters, emulator: Emulator) -> N
         assert thopters(*words).code == 0
     assert sorted(os.listdir(thopters.home)) == before
     assert emulator.journal.oddities == []
+
+
+# resume
+
+
+@pytest.mark.parametrize("status", ["warm", "cold", "running"])
+def test_resume_wakes_and_tells_what_it_was(
+    thopters: Thopters, emulator: Emulator, status: str
+) -> None:
+    sprite = emulator.add_sprite("dev", status="running")
+    if status != "running":
+        sprite.pause(cold=status == "cold")
+    done = thopters("resume", "dev")
+    was = "was running already, and answered" if status == "running" else f"was {status}, woke"
+    assert re.fullmatch(rf"dev {was} in \d+\.\d\d s\n", done.out), done
+    assert (done.code, sprite.status) == (0, "running")
+
+
+def test_resume_of_several_tries_each(thopters: Thopters, emulator: Emulator) -> None:
+    for name in ("a", "c"):
+        emulator.add_sprite(name)
+    done = thopters("wake", "a", "b", "c", "a", "--json")
+    assert done.code == 3
+    told = json.loads(done.out)
+    assert [(item["name"], item["was"]) for item in told["resumed"]] == [
+        ("a", "cold"),
+        ("c", "cold"),
+    ]
+    assert [error["code"] for error in told["errors"]] == ["not_found"]
+    assert [emulator.sprite(name).status for name in ("a", "c")] == ["running", "running"]
+    assert thopters("resume", "--json").code == 2
