@@ -23,6 +23,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 import traceback
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -191,9 +192,11 @@ def test_a_command_gets_its_words_variables_directory_and_input(
 def test_a_relative_directory_is_not_looked_for_elsewhere(tmp_path: Path) -> None:
     for folder in ("src", "else/src"):
         (tmp_path / folder).mkdir(parents=True)
-    script = thopters.exec_script([b"pwd"], directory=b"src")
-    done = run_script(tmp_path, script + b"\0", {"CDPATH": str(tmp_path / "else")})
+    environ = {"CDPATH": str(tmp_path / "else")}
+    done = run_script(tmp_path, thopters.exec_script([b"pwd"], directory=b"src") + b"\0", environ)
     assert done.stdout.splitlines()[1:] == [str(tmp_path / "src").encode()]
+    done = run_script(tmp_path, thopters.exec_script([b"printenv", b"CDPATH"]) + b"\0", environ)
+    assert done.stdout.splitlines()[1:] == [environ["CDPATH"].encode()]
 
 
 def test_a_script_that_is_cut_short_does_not_run(tmp_path: Path) -> None:
@@ -728,19 +731,22 @@ def random_tokens() -> list[str]:
     rng = random.Random(1)
     every = [chr(code) for code in range(0x21, 0x7F)]
     made = ["".join(rng.choices(every, k=rng.randrange(8, 60))) for _ in range(60)]
-    return [CANARY, "acme/1/tok/0123456789abcdef", "".join(every), "'\"\\'\"\\'\"\\", *made]
+    known = ["acme/1/tok/0123456789abcdef", "".join(every), "'\"\\'\"\\'\"\\", "two words é+"]
+    return [CANARY, *known, *made]
 
 
 def percent(token: str) -> str:
-    return "".join(c if c.isalnum() or c in "-._~" else f"%{ord(c):02X}" for c in token)
+    plain = set(b"-._~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    return "".join(chr(byte) if byte in plain else f"%{byte:02X}" for byte in token.encode())
 
 
 ENCODINGS: dict[str, Callable[[str], str]] = {
     "plain": str,
     "url": percent,
+    "url of a form": lambda token: percent(token).replace("%20", "+"),
     "json": lambda token: json.dumps(token)[1:-1],
     "shell": shlex.quote,
-    "shell, by bytes": lambda token: thopters.quote_argument(token.encode()).decode(),
+    "shell, ours": lambda token: thopters.quote_argument(token.encode()).decode(),
     "hex": lambda token: token.encode().hex(),
     "HEX": lambda token: token.encode().hex().upper(),
 }
@@ -765,7 +771,7 @@ def test_a_secret_is_struck_out_of_base64_whatever_surrounds_it() -> None:
             data = rng.randbytes(before) + token.encode() + rng.randbytes(after)
             text = base64.b64encode(data).decode()
             # the characters all of whose six bits are the token's
-            start, end = -(-8 * before // 6), 8 * (before + len(token)) // 6
+            start, end = -(-8 * before // 6), 8 * (before + len(token.encode())) // 6
             assert redact(text) == text[:start] + "****" + text[end:]
 
 
@@ -778,13 +784,14 @@ def test_every_known_secret_is_struck_out_the_longest_first() -> None:
     assert redact(text) == "****, ****, ****, tok-12345"
 
 
-@pytest.mark.parametrize("value", ["", "a", ".", "to", " "])
+@pytest.mark.parametrize("value", ["", "a", ".", "to", " ", "took "])
 def test_a_short_secret_does_not_wreck_the_text(value: str) -> None:
     redact = thopters.Redactor()
     redact.add(thopters.Secret(value))
     text = "a tornado took 2 tokens to a 616263 .... YWJj"
     assert redact(text) == text
-    assert redact("") == ""
+    redact.add(thopters.Secret("tokens"))  # six characters are few, but enough
+    assert redact(text) == text.replace("tokens", "****")
 
 
 def test_a_secret_is_no_pattern() -> None:
@@ -850,6 +857,7 @@ def test_whatever_the_program_says_holds_no_secret(
         (" , ", "api.example", False),
         (".", "api.example", False),
         ("*.", "api.example", False),
+        (". *.", "api.example.", False),
         (":443", "api.example", False),
         ("ample", "api.example", False),
         ("pi.example", "api.example", False),
@@ -918,6 +926,13 @@ def test_this_machine_is_reached_without_a_proxy(
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://one:3128")
     assert thopters.find_proxy(host, 443) is None
+
+
+def test_the_systems_own_exceptions_are_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://one:3128")
+    monkeypatch.setattr("urllib.request.proxy_bypass", lambda host: host == "api.example")
+    assert thopters.find_proxy("api.example", 443) is None
+    assert thopters.find_proxy("other.example", 443) is not None
 
 
 @pytest.mark.parametrize(
@@ -1043,6 +1058,18 @@ def test_stamps_of_the_api(text: object, moment: datetime.datetime | None) -> No
     assert parsed is None or parsed.utcoffset() == datetime.timedelta(0)
 
 
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="the system has no tzset")
+def test_a_stamp_without_a_zone_is_utc_wherever_we_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "XYZ-9")
+    time.tzset()
+    try:
+        assert thopters.parse_time("2026-03-01T12:00:00") == NOW
+        assert thopters.parse_http_date("Sun Nov  6 08:49:37 1994") == utc(1994, 11, 6, 8, 49, 37)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 @pytest.mark.parametrize(
     ("moment", "never", "shown"),
     [
@@ -1054,6 +1081,7 @@ def test_stamps_of_the_api(text: object, moment: datetime.datetime | None) -> No
 )
 def test_a_time_as_it_is_shown(moment: datetime.datetime, never: bool, shown: str) -> None:
     assert thopters.is_never(moment) is never
+    assert not thopters.is_never(utc(2, 1, 1))
     assert thopters.format_time(moment) == shown
 
 
@@ -1110,7 +1138,7 @@ class Pages(thopters.Transport):
             environ={},
         )
         self.pages = iter(pages)
-        self.tokens: list[str | None] = []
+        self.queries: list[dict[str, str]] = []
 
     def fetch(
         self,
@@ -1122,7 +1150,7 @@ class Pages(thopters.Transport):
         limit_s: float = 0.0,
     ) -> thopters.Answer:
         assert (method, path, document) == ("GET", "/v1/sprites", None)
-        self.tokens.append(dict(query).get("continuation_token"))
+        self.queries.append(dict(query))
         return make_answer(200, json.dumps(next(self.pages)).encode())
 
 
@@ -1132,8 +1160,10 @@ def page(token: object, name: str = "a") -> dict[str, object]:
 
 def test_a_list_goes_on_with_the_token_of_the_page_before() -> None:
     pages = Pages([page("1", "a"), page("2", "c"), {"sprites": [{"name": "b"}]}])
-    assert list(thopters.SpritesApi(pages).list_sprites("").sprites) == ["a", "c", "b"]
-    assert pages.tokens == [None, "1", "2"]
+    assert list(thopters.SpritesApi(pages).list_sprites("x").sprites) == ["a", "c", "b"]
+    query = {"prefix": "x", "max_results": "50", "bulk_load": "true"}
+    tokens = [{"continuation_token": token} for token in "12"]
+    assert pages.queries == [query, query | tokens[0], query | tokens[1]]
 
 
 @pytest.mark.parametrize(
@@ -1152,7 +1182,7 @@ def test_a_list_that_does_not_end_is_given_up(pages: Iterable[object], requests:
     transport = Pages(pages)
     with pytest.raises(thopters.ThoptersError, match="does not end"):
         thopters.SpritesApi(transport).list_sprites("")
-    assert len(transport.tokens) == requests
+    assert len(transport.queries) == requests
 
 
 @pytest.mark.parametrize("has_more", [False, None, "true", 1])
