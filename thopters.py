@@ -1178,7 +1178,7 @@ class Answer:
         """Return the seconds the server asks us to wait: the body's word, then Retry-After."""
         seconds = self.details().get("retry_after_seconds")
         if isinstance(seconds, (int, float)) and not isinstance(seconds, bool):
-            return max(0.0, float(seconds))
+            return float(min(max(0, seconds), 1e12))  # an int may be too large for a float
         return parse_retry_after(self.headers.get("Retry-After"), self.headers.get("Date"))
 
 
@@ -1188,7 +1188,7 @@ def parse_http_date(text: str | None) -> datetime.datetime | None:
 
     try:
         moment = email.utils.parsedate_to_datetime(text or "")
-    except (TypeError, ValueError, IndexError):
+    except (TypeError, ValueError, IndexError, OverflowError):
         return None
     return moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)
 
@@ -1261,8 +1261,15 @@ class Proxy:
     def __init__(self, url: str) -> None:
         import urllib.parse
 
-        parts = urllib.parse.urlsplit(url if "//" in url else "//" + url, scheme="http")
-        self.host, self.port = parts.hostname or "", parts.port or 80
+        try:
+            parts = urllib.parse.urlsplit(url if "//" in url else "//" + url, scheme="http")
+            self.host, self.port = parts.hostname or "", parts.port or 80
+        except ValueError:  # its words may hold a piece of the password
+            raise NotSentError(
+                "the proxy settings do not hold a URL",
+                hint="set HTTPS_PROXY to http://HOST:PORT; encode special characters of a password",
+                final=True,
+            ) from None
         if parts.scheme != "http" or not self.host:
             raise NotSentError(
                 f"the proxy settings name a proxy of a kind that is not supported ({parts.scheme})",
@@ -1298,6 +1305,7 @@ def no_proxy_matches(host: str, port: int, rules: str) -> bool:
     except ValueError:
         address = None
     for rule in rules.lower().replace(",", " ").split():
+        rule = rule.removesuffix(f":{port}") if "]:" in rule else rule
         domain = rule.removesuffix(f":{port}").removeprefix("*").lstrip(".")
         if rule == "*" or domain == host or (domain and host.endswith("." + domain)):
             return True
@@ -1748,7 +1756,7 @@ class FrameParser:
         self._buffer[: len(early)] = early
         self._start, self._end = 0, len(early)
         self._opcode = 0  # of the message that is under way
-        self._parts: list[bytes] = []
+        self._message = bytearray()  # its fragments so far
 
     def space(self) -> memoryview:
         """Return room for more bytes; say how many came with `received()`."""
@@ -1784,12 +1792,13 @@ class FrameParser:
         if bool(opcode) == bool(self._opcode):
             raise WebSocketLost("fragments of messages are mixed up")
         self._opcode = self._opcode or opcode
-        self._parts.append(bytes(payload))
-        if sum(map(len, self._parts)) > MAX_MESSAGE_BYTES:
+        self._message += payload
+        if len(self._message) > MAX_MESSAGE_BYTES:
             raise WebSocketLost("a message is too long")
         if final:
-            yield self._opcode, b"".join(self._parts)
-            self._opcode, self._parts = 0, []
+            yield self._opcode, bytes(self._message)
+            self._opcode = 0
+            self._message.clear()
 
     def _frame(self) -> tuple[int, bool, memoryview] | None:
         """Take the next whole frame out of the buffer."""

@@ -1518,3 +1518,33 @@ def test_a_checkpoints_id_in_its_one_form(text: str, identity: str) -> None:
 def test_what_is_no_checkpoint_to_restore(text: str) -> None:
     with pytest.raises(thopters.UsageError):
         thopters.valid_checkpoint(text)
+
+
+# what strange servers and settings must not do
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://user:se/cret@proxy:80", "http://proxy:99999", "http://proxy:abc", "http://[::1"],
+)
+def test_a_malformed_proxy_is_said_without_its_password(url: str) -> None:
+    with pytest.raises(thopters.NotSentError) as caught:
+        thopters.Proxy(url)
+    assert caught.value.final
+    assert "se" + "cret" not in caught.value.message + str(caught.value.hint)
+    assert caught.value.message == "the proxy settings do not hold a URL"
+
+
+@pytest.mark.parametrize("day", ["99999999999999999999", "06"])
+def test_a_date_beyond_every_calendar_is_none(day: str) -> None:
+    assert thopters.parse_http_date(f"Sun, {day} Nov 99999999999999999999 08:49:37 GMT") is None
+
+
+def test_a_wish_beyond_every_number_is_only_a_long_one() -> None:
+    body = b'{"retry_after_seconds": 1' + b"0" * 400 + b"}"
+    assert make_answer(429, body).asked_wait() == 1e12
+
+
+@pytest.mark.parametrize(("port", "match"), [(443, True), (444, False)])
+def test_an_ipv6_address_with_a_port_needs_no_proxy(port: int, match: bool) -> None:
+    assert thopters.no_proxy_matches("2001:db8::1", port, "[2001:db8::1]:443") is match
