@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -71,7 +72,7 @@ URL = r"https://[a-z0-9-]+\.sprites\.app"
 # words that one block alone has: all that it prints, and some of what it says on stderr
 WORKFLOWS = {
     "uname -a": (
-        rf"dev\t{URL}\t[\d.]+\n" rf"dev\trunning\t{TIME}\n" rf"{os.uname().sysname} .*\n",
+        rf"dev\t{URL}\t[\d.]+\n" rf"dev\trunning\t{TIME}\n" rf"{platform.system()} .*\n",
         "",
     ),
     "GREETING=hello": (r"hello\n", ""),

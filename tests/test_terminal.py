@@ -8,6 +8,7 @@ program may use; any other is an error, wherever it comes from.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -15,13 +16,14 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from conftest import Thopters
-from emulation import Emulator
+from emulation import Emulator, Fault
 
 if sys.platform == "win32":
     pytest.skip("there are no pseudo-terminals here", allow_module_level=True)
@@ -372,18 +374,21 @@ def test_a_tables_rows_are_whole_and_aligned(
     ]
 
 
-def test_a_table_of_wide_characters_is_aligned(emulator: Emulator, start: Start) -> None:
-    sprite = emulator.add_sprite("dev", status="running")
-    for comment in ("naïve", "日本語", "e\u0301te\u0301"):
-        sprite.add_checkpoint(comment)
+@pytest.mark.parametrize(
+    ("comment", "width"),
+    [("naïve, but not wide", 19), ("日本語を話す", 12), ("e\u0301" * 10, 10), ("\t" * 5, 10)],
+    ids=["latin", "wide", "combining", "escaped"],
+)
+def test_a_column_is_as_wide_as_what_it_shows(
+    emulator: Emulator, start: Start, comment: str, width: int
+) -> None:
+    emulator.add_sprite("dev", status="running").add_checkpoint(comment)
     session = start("checkpoints", "dev")
     assert session.end() == 0
-    lines = session.output.decode().split("\r\n")
-    assert lines[:2] == ["ID  Made      Comment", "──  ────────  ───────"]
-    assert lines[2:] == [
-        "v3  just now  e\u0301te\u0301",
-        "v2  just now  日本語",
-        "v1  just now  naïve",
+    assert session.output.decode().split("\r\n") == [
+        "ID  Made      Comment",
+        "──  ────────  " + "─" * width,
+        "v1  just now  " + comment.replace("\t", r"\t"),
         "",
     ]
 
@@ -431,11 +436,131 @@ def test_the_progress_line_leaves_nothing_behind(emulator: Emulator, start: Star
     emulator.personality.restore_delay_s = 2.0
     emulator.add_sprite("dev", status="running").add_checkpoint("first")
     session = start("restore", "dev", "v1", "--yes")
-    session.expect("\rwaiting for dev (1 s)\x1b[K")
+    session.expect("waiting for dev (")
     assert session.end() == 0
-    lines = session.screen.lines
-    assert lines[-5:-3] == ["  Restarting the environment", "  Restore from v1 complete"]
-    assert re.fullmatch(r"restored dev to v1 in [\d.]+ s", lines[-3])
-    assert lines[-2].startswith("hint: undo it")
+    *others, restored, hint, last = session.screen.lines
+    assert others[-2:] == ["  Restarting the environment", "  Restore from v1 complete"]
+    assert re.fullmatch(r"restored dev to v1 in [\d.]+ s", restored)
+    assert (hint, last) == ("hint: undo it: thopters restore dev v2", "")
     assert "waiting" not in session.screen.text
-    assert b"(1 s)" in session.output
+
+
+def keep_failing(emulator: Emulator) -> None:
+    """Have the API fail for about three seconds, until the program gives up."""
+    emulator.fault(Fault("GET /v1/sprites", "status", status=500, times=None))
+
+
+def test_what_is_said_meanwhile_has_its_own_line(emulator: Emulator, start: Start) -> None:
+    keep_failing(emulator)
+    session = start("list", "-v")
+    session.expect("listing sprites (")
+    assert session.end() == 1
+    lines = session.screen.lines
+    assert [line.partition(":")[0] for line in lines] == ["thopters"] * 5 + [""]
+    assert len([line for line in lines if re.search(r"trying again in [\d.]+ s$", line)]) == 3
+
+
+def test_an_interrupt_leaves_nothing_of_the_progress_line(emulator: Emulator, start: Start) -> None:
+    emulator.fault(Fault("GET /v1/sprites", "hang"))
+    session = start("list")
+    session.expect("listing sprites (")
+    session.type(CTRL_C)
+    assert session.end() == -signal.SIGINT
+    assert session.screen.lines == ["thopters: interrupted", ""]
+
+
+def test_there_is_no_progress_line_where_no_terminal_is(emulator: Emulator, start: Start) -> None:
+    keep_failing(emulator)
+    session = start("list", stderr=subprocess.PIPE)
+    assert session.end() == 1
+    assert session.output == b""
+    assert session.process.stderr
+    said = session.process.stderr.read()
+    assert said.startswith(b"thopters: error: cannot list sprites: the API answered 500")
+    assert not re.search(rb"[\r\x1b]|listing", said)
+
+
+def test_quick_work_shows_no_progress_line(emulator: Emulator, start: Start) -> None:
+    url = emulator.add_sprite("dev").url
+    for _ in range(20):  # until a run is quick indeed, as on a busy machine not every one is
+        began = time.monotonic()
+        session = start("url", "dev")
+        assert session.end() == 0
+        if time.monotonic() - began < 0.7:
+            break
+    assert session.output.decode() == url + "\r\n"
+
+
+# what comes from elsewhere
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\r\x08\x7f\u202e\u2066\u200b\U000e0041end"
+SHOWN = r"\x1b]0;owned\x07\x1b[2J\x9b31m\r\x08\x7f\u202e\u2066\u200b\U000e0041end"
+
+
+def refuse(emulator: Emulator, route: str, status: int) -> None:
+    body = json.dumps({"error": "bad", "message": HOSTILE}).encode()
+    emulator.fault(Fault(route, "status", status=status, body=body, times=None))
+
+
+def hostile_status(emulator: Emulator) -> None:
+    emulator.personality.unknown_status = HOSTILE
+
+
+def hostile_url(emulator: Emulator) -> None:
+    emulator.sprite("dev").url = HOSTILE
+
+
+def hostile_name(emulator: Emulator) -> None:
+    emulator.add_sprite(HOSTILE)
+
+
+def hostile_comment(emulator: Emulator) -> None:
+    emulator.sprite("dev").add_checkpoint(HOSTILE)
+
+
+@pytest.mark.parametrize(
+    ("words", "prepare", "status"),
+    [
+        (["list"], hostile_status, 0),
+        (["list"], hostile_name, 0),
+        (["url", "dev"], hostile_url, 0),
+        (["destroy", "dev"], hostile_url, 2),
+        (["destroy", "dev"], hostile_status, 2),
+        (["checkpoints", "dev"], hostile_comment, 0),
+        (["restore", "dev"], hostile_comment, 0),
+        (["list"], lambda emulator: refuse(emulator, "GET *", 400), 1),
+        (["create", "new"], lambda emulator: refuse(emulator, "POST *", 400), 1),
+        (["create", "new"], lambda emulator: refuse(emulator, "POST *", 402), 6),
+        (["url", "dev"], lambda emulator: refuse(emulator, "GET *", 403), 4),
+        (["exec", "dev", "--", "true"], lambda emulator: refuse(emulator, "WS *", 400), 255),
+    ],
+)
+def test_remote_text_reaches_the_terminal_as_escapes(
+    emulator: Emulator,
+    start: Start,
+    words: list[str],
+    prepare: Callable[[Emulator], None],
+    status: int,
+) -> None:
+    emulator.add_sprite("dev", status="running")
+    prepare(emulator)
+    session = start(*words, columns=1000)
+    session.type("not a name\n")
+    assert session.end() == status
+    assert session.screen.text.count(SHOWN) == 1
+
+
+def test_the_platforms_progress_reaches_the_terminal_as_escapes(
+    emulator: Emulator, start: Start
+) -> None:
+    emulator.add_sprite("dev", status="running")
+    events = [{"type": "info", "data": HOSTILE}, {"type": "error", "error": HOSTILE}]
+    body = "".join(json.dumps(event) + "\n" for event in events).encode()
+    kind = "application/x-ndjson"
+    emulator.fault(Fault("POST */checkpoint", "status", status=200, body=body, content_type=kind))
+    session = start("checkpoint", "dev", columns=1000)
+    assert session.end() == 1
+    progress = ["  " + line for line in SHOWN.split(r"\r")]  # each of its lines on one of ours
+    failure = f"thopters: error: cannot checkpoint dev: {SHOWN}"
+    assert session.screen.lines == [*progress, failure, ""]
