@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT
 """thopters: long-lived, pausable development machines on Fly Sprites.
 
-One command for a sprite's whole life: setup, create, list, exec, checkpoint, restore, destroy.
+One command for a sprite's whole life: setup, create, list, pause, resume, shell, exec, proxy, url,
+checkpoint, restore, destroy, with the user's keys put safely into each.
 
 Files
   ~/.sprite-thopters/config.json    settings; THOPTERS_CONFIG names another file
@@ -15,7 +16,8 @@ Environment
   HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE, THOPTERS_CA_BUNDLE, NO_COLOR, THOPTERS_DEBUG
 Exit status
   0 done, 1 failed, 2 wrong usage or no consent, 3 no such sprite or checkpoint,
-  4 not authenticated, 5 exists already, 6 limit reached, 7 timed out;
+  4 not authenticated, 5 exists already, 6 limit reached, 7 timed out,
+  127 the sprite program is needed and absent;
   129, 130, 141, 143 ended by a signal; `exec` passes on the remote command's own status,
   and is 255 with a message where that status is not known
 
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any, NoReturn, TextIO, TypeGuard, TypeVar
 
+    S = TypeVar("S")
     T = TypeVar("T")
 
 
@@ -72,6 +75,7 @@ EXIT_NOT_AUTHENTICATED = 4
 EXIT_EXISTS = 5
 EXIT_LIMIT = 6
 EXIT_TIMED_OUT = 7
+EXIT_NO_PROGRAM = 127
 EXIT_STATUS_UNKNOWN = 255
 
 CONNECT_TIMEOUT_S = 10.0
@@ -82,7 +86,10 @@ STREAM_LIMIT_S = 600.0  # checkpoint and restore
 WAKE_LIMIT_S = 120.0  # a cold sprite's first command
 PROBE_LIMIT_S = 3.0  # a fresh sprite's exec can hang instead of failing: ask again
 READY_LIMIT_S = 60.0
+INIT_LIMIT_S = 120.0
 READ_BACK_LIMIT_S = 30.0
+PAUSE_LIMIT_S = 120.0
+PAUSE_LOOK_EVERY_S = 1.0
 KEYRING_LIMIT_S = 5.0
 PING_INTERVAL_S = 15.0
 DEAD_AFTER_S = 45.0
@@ -141,6 +148,13 @@ class LimitError(ThoptersError):
 class TimedOutError(ThoptersError):
     exit_code = EXIT_TIMED_OUT
     code = "timed_out"
+
+
+class NoProgramError(ThoptersError):
+    """The `sprite` program is needed and not there."""
+
+    exit_code = EXIT_NO_PROGRAM
+    code = "no_program"
 
 
 class NotSentError(ThoptersError):
@@ -205,19 +219,31 @@ class Secret:
         raise TypeError("secrets are not pickled")
 
 
+def quote_argument(value: bytes) -> bytes:
+    """Quote any bytes but NUL as one word for a POSIX shell.
+
+    Always, unlike shlex.quote: to zsh a bare `=ls` is the path of ls.
+    """
+    return b"'" + value.replace(b"'", b"'\"'\"'") + b"'"
+
+
 def secret_forms(value: str) -> set[str]:
     """Return the ways in which a text can hold `value`: as it is and encoded."""
     import base64
     import json
-    import shlex
+    import re
     import urllib.parse
 
     data = value.encode("utf-8", "surrogateescape")
-    forms = {value, urllib.parse.quote(data, safe=""), urllib.parse.quote_plus(data)}
-    forms |= {json.dumps(value)[1:-1], shlex.quote(value), data.hex(), data.hex().upper()}
+    urls = [urllib.parse.quote(data, safe=""), urllib.parse.quote_plus(data)]
+    urls += [re.sub("%..", lambda code: code[0].lower(), url) for url in urls]  # as git has it
+    jsons = [json.dumps(value, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)]
+    in_quotes = quote_argument(data)[1:-1].decode("utf-8", "surrogateescape")
+    forms = {value, *urls, *jsons, in_quotes, data.hex(), data.hex().upper()}
     for offset in range(3):  # base64 of a text that holds it, whatever comes before and after
         encoded = base64.b64encode(bytes(offset) + data).decode()
-        forms.add(encoded[(0, 2, 3)[offset] : 8 * (offset + len(data)) // 6])
+        inner = encoded[(0, 2, 3)[offset] : 8 * (offset + len(data)) // 6]
+        forms |= {inner, inner.replace("+", "-").replace("/", "_")}
     return {form for form in forms if len(form) >= 6}
 
 
@@ -241,14 +267,6 @@ class Redactor:
             longest_first = sorted(self._forms, key=len, reverse=True)
             self._pattern = re.compile("|".join(map(re.escape, longest_first)))
         return self._pattern.sub("****", text)
-
-
-def quote_argument(value: bytes) -> bytes:
-    """Quote any bytes but NUL as one word for a POSIX shell."""
-    import shlex
-
-    # latin-1 maps every byte to one character; shlex quotes all but a few ASCII ones
-    return shlex.quote(value.decode("latin-1")).encode("latin-1")
 
 
 # --- terminal ---------------------------------------------------------------------------
@@ -561,8 +579,15 @@ def read_json_file(path: str, check: Callable[[os.stat_result], None]) -> dict[s
     return document
 
 
-# What bash does not let change, and what steers a shell, the loader or an interpreter
-READONLY_VARIABLES = ("BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID")
+# What bash does not let change or gives values of its own, and what steers a shell, the loader
+# or an interpreter
+SHELL_VARIABLES = (
+    "BASHOPTS", "BASHPID", "BASH_ALIASES", "BASH_ARGC", "BASH_ARGV", "BASH_ARGV0", "BASH_CMDS",
+    "BASH_COMMAND", "BASH_LINENO", "BASH_SOURCE", "BASH_SUBSHELL", "BASH_VERSINFO", "DIRSTACK",
+    "EPOCHREALTIME", "EPOCHSECONDS", "EUID", "FUNCNAME", "GROUPS", "HISTCMD", "LINENO", "OPTIND",
+    "PIPESTATUS", "PPID", "RANDOM", "SECONDS", "SHELLOPTS", "SHLVL", "SRANDOM", "UID", "_",
+    "_thopters",
+)  # fmt: skip
 STEERING_VARIABLES = (
     "BASH_ENV", "ENV", "GIT_SSH_COMMAND", "HOME", "IFS", "LD_LIBRARY_PATH", "LD_PRELOAD",
     "NODE_OPTIONS", "PATH", "PROMPT_COMMAND", "PS4", "PYTHONSTARTUP",
@@ -573,6 +598,22 @@ def is_variable(name: str) -> bool:
     import re
 
     return bool(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name))
+
+
+def value_flaw(key: str, value: str) -> str:
+    """Return why a value can't be carried into a sprite, "" where it can.
+
+    No variable holds a NUL; git's protocol for credentials and its configuration have lines.
+    """
+    try:
+        value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return "holds what is no text"
+    if "\0" in value:
+        return "holds a NUL, which no variable can"
+    if key in ("GITHUB_PAT", "user", "email") and ("\n" in value or "\r" in value):
+        return "holds a line's end, which it can't have"
+    return ""
 
 
 def config_path(environ: Mapping[str, str]) -> str:
@@ -613,14 +654,17 @@ class Config:
             if not isinstance(section, dict):
                 raise ThoptersError(f"{self.path}: {name!r} should be an object")
             for key, value in section.items():
-                known = name == "secrets" or key in ("user", "email", "prefix")
-                if known and not isinstance(value, str):
-                    raise ThoptersError(f"{self.path}: {name}.{key} should be a text")
+                if name != "secrets" and key not in ("user", "email", "prefix"):
+                    continue
+                flaw = "" if isinstance(value, str) else "should be a text"
+                flaw = flaw or value_flaw(key, value)
+                if flaw:
+                    raise ThoptersError(f"{self.path}: {name}.{key} {flaw}")
         for name, secret in self.secrets.items():
             self.console.redact.add(secret)
             if not is_variable(name):
                 raise ThoptersError(f"{self.path}: {name[:64]!r} is not a variable's name")
-            if name in READONLY_VARIABLES + STEERING_VARIABLES:
+            if name in SHELL_VARIABLES + STEERING_VARIABLES:
                 raise ThoptersError(f"{self.path}: {name} steers the shell, so it is no secret")
 
     def _check(self, status: os.stat_result) -> None:
@@ -963,6 +1007,24 @@ class SpriteStore:
         if not isinstance(org, str) or org not in names:
             return None, []
         return org, [(path, orgs[org]) for path, orgs in stored if org in orgs]
+
+    def program_org(self) -> str | None:
+        """Return the org at our API URL that the `sprite` program itself would act on, if any.
+
+        It goes by SPRITE_ORG, then by its selection, which holds a URL of its own.
+        """
+        selection: object = None
+        for _, document in reversed(self._files()):
+            selection = document.get("current_selection", selection)
+        if not isinstance(selection, dict) or not self._is_our_url(selection.get("url")):
+            return None
+        org = self.environ.get("SPRITE_ORG") or selection.get("org")
+        known = {name for _, document in self._files() for name in self._orgs(document)}
+        return org if isinstance(org, str) and org in known else None
+
+    def is_empty(self) -> bool:
+        """Return whether no org is stored for any URL; the program then takes SPRITE_TOKEN."""
+        return not any(document.get("urls") for _, document in self._files())
 
     def _keyring_entries(self, org: str, records: list[dict[str, Any]]) -> list[tuple[str, str]]:
         """Return the (service, account) pairs to look under, most likely first."""
@@ -1625,12 +1687,14 @@ class Transport:
                 self.console.activity.text = f"the API asks to wait {wait:.0f} s"
             self.clock.sleep(wait or 0.0)
 
-    def stream(self, path: str, document: object) -> Iterator[dict[str, Any]]:
+    def stream(
+        self, path: str, document: object, query: Sequence[tuple[str, str]] = ()
+    ) -> Iterator[dict[str, Any]]:
         """POST once and yield the objects of its NDJSON answer; RefusedError for another answer.
 
         The end of the stream proves nothing: the caller looks for the terminal event.
         """
-        target, body = self.target(path), encode_json(document)
+        target, body = self.target(path, query), encode_json(document)
         with Deadline(STREAM_LIMIT_S, self.clock) as deadline:
             response = self.retry(
                 RetryPolicy(repeatable=False), lambda: self._stream_head(target, body, deadline)
@@ -2033,6 +2097,20 @@ class Checkpoint:
         return {key: getattr(self, key) for key in self.__slots__}
 
 
+class Session:
+    """A command that runs in a sprite, and perhaps outlives its client; times are RFC 3339."""
+
+    __slots__ = ("command", "created", "id", "is_terminal", "last_activity")
+
+    def __init__(self, item: dict[str, Any]) -> None:
+        identity = item.get("id")  # a number on live servers, a text in the documentation
+        self.id = str(identity) if isinstance(identity, (int, str)) else ""
+        self.command = text_field(item, "command")
+        self.created = text_field(item, "created")
+        self.last_activity = text_field(item, "last_activity")
+        self.is_terminal = item.get("tty") is True
+
+
 class Listing:
     """All sprites, by name, and the account's numbers: state -> (count, plan limit or None)."""
 
@@ -2089,6 +2167,8 @@ class SpritesApi:
             )
         if status == 404 and name:
             raise self.unknown_sprite(name)
+        if status in (404, 410):
+            raise NotFoundError(f"cannot {doing}: {reason}")
         if status in (402, 429):
             hint = "wait, or let another sprite sleep: thopters list"
             upgrade = answer.details().get("upgrade_url")
@@ -2212,13 +2292,40 @@ class SpritesApi:
         path = self.path(name, "checkpoints", identity, "restore")
         return self._follow(path, {}, f"restore {identity} of {name}", "")
 
-    def _follow(self, path: str, document: object, doing: str, name: str) -> Iterator[str]:
+    def list_sessions(self, name: str) -> list[Session]:
+        """Return the sessions of a sprite. Wakes it, and counts as activity."""
+        answer = self.transport.fetch("GET", self.path(name, "exec"))
+        items = self.fetch_json(answer, f"list the sessions of {name}", name)
+        if isinstance(items, dict):  # live; the documentation shows the bare list
+            items = items.get("sessions") or []
+        if not isinstance(items, list):
+            raise NoAnswerError("the API's list of sessions is no list")
+        return [session for session in map(Session, dicts(items)) if session.id]
+
+    def kill_session(self, name: str, identity: str, signal_name: str) -> None:
+        """End a session, by SIGKILL after 10 s; one that is gone already counts."""
+        query = [("signal", signal_name), ("timeout", "10s")]
+        path = self.path(name, "exec", identity, "kill")
+        try:
+            for _ in self._follow(path, {}, f"end session {identity} of {name}", "", query):
+                pass
+        except NotFoundError:
+            pass
+
+    def _follow(
+        self,
+        path: str,
+        document: object,
+        doing: str,
+        name: str,
+        query: Sequence[tuple[str, str]] = (),
+    ) -> Iterator[str]:
         """Yield the texts of a stream of events; an error unless `complete` comes.
 
         A failure arrives as an event inside an HTTP 200, so nothing else proves a success.
         """
         try:
-            for event in self.transport.stream(path, document):
+            for event in self.transport.stream(path, document, query):
                 kind, text = event.get("type"), text_field(event, "data", "message")
                 if kind == "error" or "error" in event:
                     why = text_field(event, "error", "data", "message") or "no reason given"
@@ -2238,7 +2345,7 @@ STREAM_STDIN, STREAM_STDOUT, STREAM_STDERR, STREAM_EXIT, STREAM_EOF = 0, 1, 2, 3
 # The platform starts a process before our stream is attached, writes URLs into logs and refuses
 # long ones. So the URL holds this constant alone, and the rest comes on stdin: a script that ends
 # with a NUL. The shell's own read takes not one byte more, and a script cut short never runs.
-BOOTSTRAP = 'LC_ALL=C IFS= read -r -d "" s || exit 255; eval "$s"'
+BOOTSTRAP = 'LC_ALL=C IFS= read -r -d "" _thopters || exit 255; eval "$_thopters"'
 
 # The first line on stdout is ours: it proves that the script runs, and holds the group to signal
 PREAMBLE = b"thopters-exec "
@@ -2246,6 +2353,7 @@ PREAMBLE = b"thopters-exec "
 # The traps keep the wrapper alive, so that a signal to the group reaches us as 128+n; the shell's
 # own words about it ("Killed") go to /dev/null, and the command's stderr is the real one
 SCRIPT = b"""\
+unset _thopters
 printf 'thopters-exec %%s\\n' "$$"
 [ -n "${HOME-}" ] || export HOME=~
 exec 3>&2 2>/dev/null
@@ -2255,12 +2363,12 @@ if [ -r ~/.thopters/env ]; then . ~/.thopters/env; fi
 exit $?
 """
 CHDIR = b"""\
-CDPATH=
-if ! s=$(cd -- %(dir)s 2>&1); then
-  printf 'thopters: error: cannot enter --dir:%%s\\n' "${s##*cd:}" >&3
+if ! _thopters=$(CDPATH= cd -- %(dir)s 2>&1); then
+  printf 'thopters: error: cannot enter --dir:%%s\\n' "${_thopters##*cd:}" >&3
   exit 255
 fi
-cd -- %(dir)s
+unset _thopters
+CDPATH= cd -- %(dir)s
 """
 
 
@@ -2332,12 +2440,18 @@ class ExecSession:
         self._held = b""  # stdout before the preamble's end
         self._fed = False  # whether input was forwarded
 
-    def run(self, script: bytes, stdin: LocalInput | None, limit_s: float | None = None) -> int:
+    def run(
+        self,
+        script: bytes,
+        stdin: LocalInput | None,
+        limit_s: float | None = None,
+        data: bytes = b"",
+    ) -> int:
         """Run the script and return its exit status; ExecLost where there is none.
 
-        `stdin` is forwarded to its end; None gives the command an empty one.
+        The command's input is `data`, then what `stdin` has to its end; None ends it at once.
         """
-        self.websocket.send(OP_BINARY, bytes((STREAM_STDIN,)) + script + b"\0")
+        self.websocket.send(OP_BINARY, bytes((STREAM_STDIN,)) + script + b"\0" + data)
         if stdin is None:
             self.websocket.send(OP_BINARY, bytes((STREAM_EOF,)))
         end = None if limit_s is None else self.clock.monotonic() + limit_s
@@ -2451,16 +2565,24 @@ def open_exec(api: SpritesApi, name: str, limit_s: float = WAKE_LIMIT_S) -> WebS
 
 
 def run_quietly(
-    api: SpritesApi, name: str, argv: Sequence[bytes], *, limit_s: float, open_limit_s: float
-) -> tuple[int, bytes]:
-    """Run a short command of our own and return its exit status and stdout; ExecLost as above."""
-    output: list[bytes] = []
+    api: SpritesApi,
+    name: str,
+    argv: Sequence[bytes],
+    *,
+    limit_s: float,
+    open_limit_s: float,
+    data: bytes = b"",
+) -> tuple[int, bytes, bytes]:
+    """Run a short command of our own and return its exit status, stdout and stderr.
+
+    `data` is its input. ExecLost and the errors of open_exec where there is no status.
+    """
+    out, err = bytearray(), bytearray()
     websocket = open_exec(api, name, open_limit_s)
     try:
-        session = ExecSession(
-            websocket, api.clock, lambda data: output.append(bytes(data)), lambda data: None
-        )
-        return session.run(exec_script(argv), None, limit_s), b"".join(output)
+        session = ExecSession(websocket, api.clock, out.extend, err.extend)
+        status = session.run(exec_script(argv), None, limit_s, data)
+        return status, bytes(out), bytes(err)
     finally:
         websocket.close()
 
@@ -2471,7 +2593,7 @@ def wait_until_ready(api: SpritesApi, name: str, limit_s: float, argv: Sequence[
     while True:
         why = "the command failed"
         try:
-            status, _ = run_quietly(
+            status, _, _ = run_quietly(
                 api, name, argv, limit_s=PROBE_LIMIT_S, open_limit_s=PROBE_LIMIT_S
             )
             if status == 0:
@@ -2553,6 +2675,322 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
         view = view[os.write(fd, view) :]
 
 
+# --- holds ------------------------------------------------------------------------------
+
+# A hold is a task of the platform: a sprite does not go to sleep while one has not expired. The
+# API for them is inside the sprite alone, on a socket; on some images only behind a program.
+TASKS_SCRIPT = b"""\
+path=/v1/tasks$2
+curl -fsS --max-time 5 -X "$1" --unix-socket /.sprite/api.sock "http://sprite$path" ||
+  sprite-env curl -X "$1" "$path"
+"""
+
+
+class Hold:
+    """A task that keeps a sprite awake; `expires_at` is an RFC 3339 stamp."""
+
+    __slots__ = ("expires_at", "name")
+
+    def __init__(self, item: dict[str, Any]) -> None:
+        self.name = text_field(item, "name")
+        self.expires_at = text_field(item, "expires_at")
+
+
+def ask_tasks(api: SpritesApi, name: str, method: str, path: str = "") -> bytes:
+    """Ask the task API inside a sprite; ThoptersError where it can't be reached or refuses."""
+    argv = [b"bash", b"-c", TASKS_SCRIPT, b"thopters", method.encode(), path.encode()]
+    why = "the image lacks the task API"
+    try:
+        status, out, err = run_quietly(
+            api, name, argv, limit_s=SILENCE_TIMEOUT_S, open_limit_s=WAKE_LIMIT_S
+        )
+        if status == 0:
+            return out
+        why = " ".join(err.decode("utf-8", "replace").splitlines()[:1]) or why
+    except ExecLost as lost:
+        why = str(lost)
+    raise ThoptersError(f"cannot ask about holds in {name}: {why}")
+
+
+def list_holds(api: SpritesApi, name: str) -> list[Hold]:
+    import json
+
+    try:
+        document = json.loads(ask_tasks(api, name, "GET"))
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise ThoptersError(f"cannot ask about holds in {name}: the answer is not understood")
+    return [hold for hold in map(Hold, dicts(document.get("tasks"))) if hold.name]
+
+
+def release_hold(api: SpritesApi, name: str, hold: str) -> None:
+    import urllib.parse
+
+    ask_tasks(api, name, "DELETE", "/" + urllib.parse.quote(hold, safe=""))
+
+
+# --- sprite program ---------------------------------------------------------------------
+
+
+def find_sprite_program(environ: Mapping[str, str]) -> str | None:
+    return find_program("sprite.exe" if os.name == "nt" else "sprite", environ)
+
+
+def require_sprite_program(environ: Mapping[str, str], what: str) -> str:
+    path = find_sprite_program(environ)
+    if path is None:
+        raise NoProgramError(
+            f"{what} needs the sprite program, and no folder of PATH has it",
+            hint=f"get it from {INSTALL_PAGE}",
+        )
+    return path
+
+
+def sprite_options(api: SpritesApi, sprite: Sprite) -> list[str]:
+    """Return the options that have the `sprite` program act on just this sprite.
+
+    It goes by a login and a selection of its own, so it might reach a sprite of the same name in
+    another org: then ThoptersError. `-o` is left out where it would change that selection.
+    """
+    transport, name, owner = api.transport, sprite.name, sprite.organization
+    base = f"{transport.base.scheme}://{transport.base.netloc}{transport.base.path}"
+    store = SpriteStore(transport.environ, base, api.console)
+    if store.is_empty() and transport.environ.get("SPRITE_TOKEN"):
+        return ["-s", name]  # the same token leads to the same org
+    selected = store.program_org()
+    if selected is None:
+        raise ThoptersError(
+            f"the sprite program is not logged in to {base}, so it does not reach {name}",
+            hint="run: sprite login; or set SPRITE_TOKEN and nothing else",
+        )
+    if not owner and transport.credential.org != selected:
+        raise ThoptersError(
+            f"cannot tell whether the org that the sprite program has selected ({selected}) is "
+            f"the one of {name}",
+            hint="log in with that program, and unset SPRITE_TOKEN and SPRITES_TOKEN",
+        )
+    if owner and owner != selected:
+        raise ThoptersError(
+            f"{name} belongs to the org {owner}, but the sprite program has {selected} selected",
+            hint=f"select the other one in it: sprite -o {owner} list",
+        )
+    return ["-s", name] if transport.environ.get("SPRITE_ORG") else ["-s", name, "-o", selected]
+
+
+def become_sprite_program(path: str, words: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run the `sprite` program in our place, so that its signals and its exit status are ours."""
+    import signal
+
+    # it starts the kind of shell that is the local one, and SPRITE_URL leads past -s and -o
+    dropped = ("SPRITE_URL", "BASH_VERSION", "FISH_VERSION", "ZSH_NAME", "ZSH_VERSION")
+    env = {key: value for key, value in environ.items() if key not in dropped}
+    env["SHELL"] = "/bin/bash"
+    argv = [path, *words]
+    sys.stdout.flush()
+    try:
+        if os.name == "posix":
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec keeps that
+            os.execve(path, argv, env)  # noqa: S606 (an absolute path, and words of our own)
+        import subprocess
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return subprocess.call(argv, env=env)  # noqa: S603 (the same)
+    except OSError as error:
+        raise ThoptersError(f"cannot run {path}: {error.strerror}") from None
+
+
+# --- init -------------------------------------------------------------------------------
+
+# What runs in a sprite to put the keys in. It is constant: everything of the user's comes on its
+# stdin, each part with a NUL behind it, so that no value is ever program text and a request cut
+# short changes nothing. It is careful with start-up files: one of ours at their top, once, and a
+# file is replaced whole or not at all. It prints `warn TEXT` and `fail TEXT` lines, and the last
+# line only when all that it promises has been seen to be so.
+INIT_SCRIPT = rb"""
+umask 077
+export LC_ALL=C GIT_TERMINAL_PROMPT=0 GIT_ASKPASS=true
+for part in keep values names digest user email end; do
+  export -n "$part"
+  IFS= read -r -d '' "$part" || { echo 'the keys did not arrive whole' >&2; exit 1; }
+done
+see_all=$1 see_each=$2 failed=
+cd ~ || exit
+warn() { printf 'warn %s\n' "$*"; }
+fail() { printf 'fail %s\n' "$*"; failed=1; }
+limit=(timeout -k 1 10)
+command -v timeout > /dev/null || limit=()
+
+# the environment file
+env=$PWD/.thopters/env
+pat_of() { (unset GITHUB_PAT; . "$1" && printf %s "$GITHUB_PAT") 2> /dev/null; }
+mkdir -p "${env%/*}" && chmod 700 "${env%/*}" || exit 1
+old_pat=$(pat_of "$env")
+if [ -z "$keep" ] || [ ! -e "$env" ]; then
+  printf %s "$values" > "$env.new" && bash -n "$env.new" && mv -f "$env.new" "$env" ||
+    { rm -f "$env.new"; exit 1; }
+fi
+pat=$(pat_of "$env")
+
+# the shells' start-up files
+block='# >>> thopters >>>
+if [ -r ~/.thopters/env ]; then . ~/.thopters/env; fi
+# <<< thopters <<<'
+is_hooked() {
+  local marks text
+  marks=$(grep -acE '>>> thopters >>>|<<< thopters <<<' < "$1")
+  [ "$marks" = 0 ] && return 1
+  text=$(tr -d '\0' < "$1"; echo .)
+  [ "$marks" = 2 ] && [[ $'\n'$text == *$'\n'"$block"$'\n'* ]]
+}
+hook() {
+  local real new
+  real=$(readlink -f -- "$1") || { fail "~/$1 links to nowhere"; return; }
+  new=$real.thopters
+  if [ -e "$real" ]; then
+    [ -f "$real" ] && [ -r "$real" ] && [ -w "$real" ] || { fail "~/$1 can't be changed"; return; }
+    is_hooked "$real" && return
+    ! grep -aqE '>>> thopters >>>|<<< thopters <<<' < "$real" ||
+      { fail "~/$1 holds thopters lines in disorder and was left as it is: remove them"; return; }
+    cp -p -- "$real" "$new" || { fail "~/$1 can't be changed"; return; }
+  fi
+  { printf '%s\n' "$block" && { [ ! -e "$real" ] || cat -- "$real"; }; } > "$new" &&
+    mv -f -- "$new" "$real" || { rm -f -- "$new"; fail "~/$1 can't be changed"; }
+}
+files=(.bashrc .profile)
+for file in .bash_profile .bash_login; do [ ! -e "$file" ] || files+=("$file"); done
+command -v zsh > /dev/null && files+=(.zshenv)
+for file in "${files[@]}"; do hook "$file" 2> /dev/null; done
+
+# git
+identity() {
+  [ -z "$2" ] || [ "$(git config --global "$1")" = "$2" ] ||
+    git config --global --replace-all "$1" "$2" || fail "git can't set $1"
+}
+credential() {
+  {
+    printf 'protocol=https\nhost=github.com\n'
+    [ -z "$2" ] || printf 'username=x-access-token\npassword=%s\n' "$2"
+    echo
+  } | "${limit[@]}" git credential "$1" 2> /dev/null
+}
+helper=credential.https://github.com.helper
+if ! command -v git > /dev/null; then
+  warn 'git is not installed, so nothing of it was set'
+else
+  identity user.name "$user"
+  identity user.email "$email"
+  [ -z "$old_pat" ] || [ "$old_pat" = "$pat" ] || credential reject "$old_pat"
+  if [ -n "$pat" ]; then
+    git config --global --get-all "$helper" | grep -qxF store ||
+      git config --global --add "$helper" store
+    credential approve "$pat"
+    credential fill '' | grep -qxF "password=$pat" ||
+      warn 'git uses other credentials for github.com than GITHUB_PAT'
+  fi
+fi
+
+# what a fresh shell sees of the variables
+look() {
+  env -i HOME="$PWD" PATH="$PATH" USER="${USER-}" SHELL=/bin/bash TERM=dumb \
+    "${limit[@]}" "$@" 8>&1 9<<< "$names" < /dev/null > /dev/null 2>&1
+}
+differing() {
+  local name sum
+  look "$@" "$see_each" | sort > .thopters/seen
+  look bash -c "$load$see_each" | while read -r name sum; do
+    grep -qxF "$name $sum" .thopters/seen || printf ' %s' "$name"
+  done
+  rm -f .thopters/seen
+}
+check() {
+  local way=$1 seen
+  shift
+  seen=$(look "$@" "$see_all")
+  if [ -z "$seen" ]; then
+    warn "it could not be seen which variables $way has: it ended early, or hangs"
+  elif [ "${seen%% *}" != "$digest" ]; then
+    warn "$way has other values of its own for:$(differing "$@")"
+  fi
+}
+load='if [ -r ~/.thopters/env ]; then . ~/.thopters/env; fi; '
+if [ -n "$names" ]; then
+  seen=$(look bash -c "$load$see_all")
+  [ "${seen%% *}" = "$digest" ] || fail 'commands do not see the variables as they were sent'
+  check 'bash -lc' bash -lc
+  check 'bash -ic' bash -ic
+  ! command -v zsh > /dev/null || check 'zsh -c' zsh -c
+fi
+[ -z "$failed" ] || exit 1
+echo thopters-init-ok
+"""
+INIT_PROOF = "thopters-init-ok"
+
+# In the shell that is looked at: names come on descriptor 9, digests of the values go to 8
+SEE = rb"""eval "printf '%s\\0' \"\${$_thopters-}\"" """
+SEE_ALL = b"while IFS= read -r _thopters; do " + SEE + b"; done <&9 | sha256sum >&8"
+SEE_EACH = (
+    b"while IFS= read -r _thopters; do { printf '%s ' \"$_thopters\"; "
+    + SEE
+    + b"| sha256sum; } >&8; done <&9"
+)
+
+
+def init_data(config: Config | None) -> bytes:
+    """Return the script's input. Without a configuration file the keys there are kept."""
+    import hashlib
+
+    secrets = config.secrets if config else {}
+    values = {
+        name: secret.reveal().encode("utf-8", "surrogateescape") for name, secret in secrets.items()
+    }
+    exports = [
+        b"export %s=%s\n" % (name.encode(), quote_argument(value)) for name, value in values.items()
+    ]
+    digest = hashlib.sha256(b"".join(value + b"\0" for value in values.values())).hexdigest()
+    parts = [
+        b"" if config and config.exists else b"keep",
+        b"".join(exports),
+        "\n".join(values).encode(),
+        digest.encode(),
+        config.git_user.encode("utf-8", "surrogateescape") if config else b"",
+        config.git_email.encode("utf-8", "surrogateescape") if config else b"",
+        b"end",
+    ]
+    return b"".join(part + b"\0" for part in parts)
+
+
+def init_sprite(api: SpritesApi, name: str, config: Config | None) -> list[str]:
+    """Put the keys into a sprite and return what is to be warned of.
+
+    Raises NoAnswerError where the outcome is unknown, ThoptersError where it is not as it should.
+    Doing it again is harmless.
+    """
+    argv = [b"bash", b"-c", INIT_SCRIPT, b"thopters-init", SEE_ALL, SEE_EACH]
+    again = f"when that is mended, put them in: thopters init {name}"
+    try:
+        status, out, err = run_quietly(
+            api,
+            name,
+            argv,
+            limit_s=INIT_LIMIT_S,
+            open_limit_s=WAKE_LIMIT_S,
+            data=init_data(config),
+        )
+    except ExecLost as lost:
+        doubt = "may or may not be" if lost.started else "were not put"
+        raise NoAnswerError(
+            f"the keys {doubt} in {name}: {lost}", hint=f"put them in again: thopters init {name}"
+        ) from None
+    lines = out.decode("utf-8", "replace").splitlines()
+    if status or lines[-1:] != [INIT_PROOF]:
+        failures = [line[5:] for line in lines if line.startswith("fail ")]
+        words = err.decode("utf-8", "replace").strip().splitlines()
+        why = "; ".join(failures or words[-1:]) or f"the script ended with {status}"
+        raise ThoptersError(f"cannot put all keys into {name}: {why}", hint=again)
+    return [line[5:] for line in lines if line.startswith("warn ")]
+
+
 # --- commands ---------------------------------------------------------------------------
 
 
@@ -2572,12 +3010,12 @@ class App:
             self._config = Config(self.environ, self.console)
         return self._config
 
-    def default_prefix(self) -> str:
-        """Return the prefix for `list`, "" too where no configuration can be."""
+    def config_if_any(self) -> Config | None:
+        """Return the configuration, None where there can be none: without a home directory."""
         try:
-            return self.config.prefix
+            return self.config
         except UsageError:
-            return ""
+            return None
 
     @property
     def api(self) -> SpritesApi:
@@ -2631,6 +3069,7 @@ class Command:
 
 
 COMMANDS: list[Command] = []  # in the order of the help
+YES = ("y", "yes")
 
 
 def valid_name(text: str) -> str:
@@ -2681,14 +3120,14 @@ def add_yes(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--yes", action="store_true", help=f"{what} without asking")
 
 
-def each(names: Iterable[str], action: Callable[[str], T], failed: list[ThoptersError]) -> list[T]:
-    """Do something for each name; where one fails, the others still get their turn."""
+def each(items: Iterable[S], action: Callable[[S], T], failed: list[ThoptersError]) -> list[T]:
+    """Do something for each item; where one fails, the others still get their turn."""
     results = []
-    for name in names:
+    for item in items:
         try:
-            results.append(action(name))
+            results.append(action(item))
         except (AuthError, NotSentError):
-            raise  # it would be the same for every name
+            raise  # it would be the same for every one
         except ThoptersError as error:
             failed.append(error)
     return results
@@ -2768,21 +3207,22 @@ def variables_of_setup(config: Config) -> str:
 
 def values_from_environment(app: App) -> tuple[dict[str, str], dict[tuple[str, str], str]]:
     """Return the secrets and settings that variables of their names hold."""
-    names = dict.fromkeys([*USUAL_SECRETS, *app.config.secrets])
-    secrets = {name: app.environ[name].strip() for name in names if app.environ.get(name)}
+    usual = {name: app.environ.get(name, "").strip() for name in USUAL_SECRETS}
+    own = {name: app.environ.get(name, "") for name in app.config.secrets}
+    secrets = {name: value for name, value in {**own, **usual}.items() if value}
     settings = {
-        (section, key): app.environ[variable].strip()
+        (section, key): value
         for _, section, key, variable in USUAL_SETTINGS
-        if app.environ.get(variable)
+        if (value := app.environ.get(variable, "").strip())
     }
     if not secrets and not settings:
         raise UsageError(
             "--from-env: none of the variables is set", hint=variables_of_setup(app.config)
         )
     for name, value in secrets.items():
-        check_value(name, value)
+        check_value(name, name, value)
     for (section, key), value in settings.items():
-        check_value(f"{section} {key}", value)
+        check_value(f"{section} {key}", key, value)
     return secrets, settings
 
 
@@ -2796,13 +3236,13 @@ def asked_values(app: App) -> tuple[dict[str, str], dict[tuple[str, str], str]]:
         shown = f"**** ({secret.length} characters)" if secret else "not set"
         typed = console.ask_secretly(f"{name} [{shown}]:").strip()
         if typed:
-            check_value(name, typed)
+            check_value(name, name, typed)
             secrets[name] = "" if typed == "-" else typed
     settings: dict[tuple[str, str], str] = {}
     for words, section, key, _ in USUAL_SETTINGS:
         offered = offered_setting(app, section, key)
         typed = console.ask(f"{words} [{offered or 'none'}]:").strip()
-        check_value(words, typed)
+        check_value(words, key, typed)
         settings[section, key] = "" if typed == "-" else typed or offered
     return secrets, settings
 
@@ -2818,22 +3258,29 @@ def offered_setting(app: App, section: str, key: str) -> str:
     return (found or "").strip() or GIT_DEFAULTS[key]
 
 
-def check_value(name: str, value: str) -> None:
-    """Refuse what can't be carried: NUL, and line ends where git's own protocol has lines."""
-    one_line = name == "GITHUB_PAT" or name not in USUAL_SECRETS
-    if "\0" in value or (one_line and ("\n" in value or "\r" in value)):
-        raise UsageError(f"{name} holds a character that it can't have")
+def check_value(words: str, key: str, value: str) -> None:
+    flaw = value_flaw(key, value)
+    if flaw:
+        raise UsageError(f"{words} {flaw}")
 
 
 def say_sprite_program(app: App) -> None:
-    """Say whether the `sprite` program is there; `shell` and `proxy` use it."""
-    path = find_program("sprite", app.environ)
+    """Say whether the `sprite` program is there, and where it is logged in."""
+    path = find_sprite_program(app.environ)
     if path is None:
         app.console.note(f"sprite program: not found; see {INSTALL_PAGE}")
         return
     version = run_for_output([path, "--version"], 5.0)
-    told = " ".join((version or "").split())[:60]
-    app.console.note(f"sprite program: {path} ({told or 'it does not tell its version'})")
+    told = " ".join((version or "").split())[:60] or "it does not tell its version"
+    try:
+        store = SpriteStore(app.environ, api_base(app.environ), app.console)
+        org = store.program_org()
+        login = f"logged in, org {org}" if org else "not logged in; run: sprite login"
+        if store.is_empty() and app.environ.get("SPRITE_TOKEN"):
+            login = "not logged in, so it uses SPRITE_TOKEN"
+    except ThoptersError as error:
+        login = error.message
+    app.console.note(f"sprite program: {path} ({told}), {login}")
 
 
 def verdict(app: App, what: str, ask: Callable[[], Answer]) -> bool:
@@ -2945,16 +3392,17 @@ def add_create(parser: argparse.ArgumentParser) -> None:
 
 @Command(
     "create",
-    "make a sprite and wait until it runs commands",
+    "make a sprite, wait until it runs commands, and put your keys in",
     add_create,
     [
         "thopters create dev",
         "thopters create issue-42 --if-missing",
-        "thopters create dev --json",
+        "thopters create scratch --no-init --json",
     ],
 )
 def cmd_create(app: App, args: argparse.Namespace) -> int:
     name, started = valid_new_name(args.name), app.clock.monotonic()
+    config = None if args.no_init else app.config_if_any()  # what is wrong with it comes first
     if len(name) > URL_NAME_LENGTH:
         app.console.warn(f"above {URL_NAME_LENGTH} characters the sprite's URL may not resolve")
     with app.console.working(f"creating {name}"):
@@ -2964,8 +3412,25 @@ def cmd_create(app: App, args: argparse.Namespace) -> int:
         sprite = existing or create_or_find(app, name)
         if not existing:
             get_ready(app, name)
-    report_create(app, args, sprite, not existing, app.clock.monotonic() - started)
+    report = None if args.no_init else init_created(app, name, config, made=not existing)
+    seconds = app.clock.monotonic() - started
+    report_create(app, args, sprite, created=not existing, init=report, seconds=seconds)
     return EXIT_OK
+
+
+def init_created(app: App, name: str, config: Config | None, *, made: bool) -> dict[str, Any]:
+    """Put the keys in; whatever ends it, the sprite is kept, and it is said how to go on."""
+    try:
+        return init(app, name, config)
+    except (ThoptersError, Interrupted) as error:
+        was = "was created" if made else "exists"
+        keep = f"thopters init {name}; or remove it: thopters destroy {name}"
+        if isinstance(error, ThoptersError):
+            error.message = f"{name} {was}, but {error.message}"
+            error.hint = f"put them in: {keep}"
+        else:
+            app.console.note(f"{name} {was}, but not all keys may be in it. Go on with: {keep}")
+        raise
 
 
 def already_exists(name: str) -> ExistsError:
@@ -3065,19 +3530,88 @@ def get_ready(app: App, name: str) -> None:
 
 
 def report_create(
-    app: App, args: argparse.Namespace, sprite: Sprite, created: bool, seconds: float
+    app: App,
+    args: argparse.Namespace,
+    sprite: Sprite,
+    *,
+    created: bool,
+    init: dict[str, Any] | None,
+    seconds: float,
 ) -> None:
     console, verb = app.console, "created" if created else "exists"
     if args.json:
-        console.answer_json({**sprite.to_json(), "created": created, "seconds": round(seconds, 3)})
+        fields = {"created": created, "init": init, "seconds": round(seconds, 3)}
+        console.answer_json({**sprite.to_json(), **fields})
         return
     if console.out_is_terminal:
         console.answer(f"{verb} {clean(sprite.name)}  {clean(sprite.url)}  {seconds:.1f} s")
     else:
         console.answer(f"{clean(sprite.name)}\t{clean(sprite.url)}\t{seconds:.1f}")
-    if created and not args.no_init:
-        console.note("no keys were put into it: this version does not do that yet")
-    console.hint(f"thopters exec {sprite.name} -- uname -a")
+    console.hint(f"thopters shell {sprite.name}")
+
+
+# init
+
+
+def add_init(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", metavar="NAME", nargs="+", help="the sprites")
+    add_json(parser)
+
+
+@Command(
+    "init",
+    "put the configured keys and git identity into sprites again",
+    add_init,
+    [
+        "thopters init dev",
+        "thopters init dev issue-42",
+    ],
+)
+def cmd_init(app: App, args: argparse.Namespace) -> int:
+    names = list(dict.fromkeys(map(valid_name, args.names)))
+    config = app.config_if_any()
+    failed: list[ThoptersError] = []
+    done = each(names, lambda name: init(app, name, config), failed)
+    if not args.json:
+        for report in done:
+            app.console.answer(f"{report['name']}: {describe_init(report)}")
+    return finish(app.console, "initialized", done, failed)
+
+
+def init(app: App, name: str, config: Config | None) -> dict[str, Any]:
+    """Put the keys into a sprite, warn of what is missing, and return what was done."""
+    warnings = missing_keys(config)
+    with app.console.working(f"putting the keys into {name}"):
+        warnings += init_sprite(app.api, name, config)
+    for text in warnings:
+        app.console.warn(text)
+    git = {"user": config.git_user or None, "email": config.git_email or None} if config else None
+    return {
+        "name": name,
+        "variables": sorted(config.secrets) if config else [],
+        "git": git,
+        "warnings": warnings,
+    }
+
+
+def missing_keys(config: Config | None) -> list[str]:
+    """Return a warning for each thing that a sprite will lack; OPENAI_API_KEY is optional."""
+    if config is None or not config.exists:
+        return ["there is no configuration, so the sprite gets no keys; make one: thopters setup"]
+    missing = []
+    if "ANTHROPIC_API_KEY" not in config.secrets:
+        missing.append("ANTHROPIC_API_KEY is not configured: Claude Code will ask for a login")
+    if "GITHUB_PAT" not in config.secrets:
+        missing.append("GITHUB_PAT is not configured: git reaches no private repository")
+    if not config.git_user or not config.git_email:
+        missing.append("git's user and email are not configured: git will not commit")
+    return missing
+
+
+def describe_init(report: dict[str, Any]) -> str:
+    git = report["git"] or {}
+    who = f"{git.get('user') or '-'} <{git.get('email') or '-'}>"
+    return f"{', '.join(report['variables']) or 'no variables'}; git as {who}"
 
 
 # list
@@ -3103,7 +3637,8 @@ def add_list(parser: argparse.ArgumentParser) -> None:
 )
 def cmd_list(app: App, args: argparse.Namespace) -> int:
     console = app.console
-    prefix = app.default_prefix() if args.prefix is None else args.prefix
+    config = app.config_if_any() if args.prefix is None else None
+    prefix = config.prefix if config else args.prefix or ""
     with console.working("listing sprites"):
         listing = app.api.list_sprites(prefix)
         sprites = [complete(app, listing.sprites[name]) for name in sorted(listing.sprites)]
@@ -3139,6 +3674,172 @@ def sprite_row(app: App, sprite: Sprite) -> tuple[str, str, str]:
 
 def format_count(state: str, count: int, limit: int | None) -> str:
     return f"{count} {state}" + ("" if limit is None else f" of {limit}")
+
+
+# pause
+
+
+def add_pause(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", metavar="NAME", nargs="+", help="the sprites")
+    parser.add_argument(
+        "--force", action="store_true", help="end the sessions and holds that keep it awake"
+    )
+    parser.add_argument("--no-wait", action="store_true", help="do not wait until it sleeps")
+    parser.add_argument(
+        "--timeout",
+        metavar="S",
+        type=float,
+        default=PAUSE_LIMIT_S,
+        help=f"wait at most so many seconds (default {PAUSE_LIMIT_S:.0f})",
+    )
+    add_json(parser)
+
+
+@Command(
+    "pause",
+    "have sprites go to sleep, and see that they do",
+    add_pause,
+    [
+        "thopters pause dev",
+        "thopters pause dev issue-42 --force",
+        "thopters pause dev --no-wait",
+    ],
+)
+def cmd_pause(app: App, args: argparse.Namespace) -> int:
+    names = list(dict.fromkeys(map(valid_name, args.names)))
+    if not 0 <= args.timeout < 1e9:
+        raise UsageError("--timeout wants a number of seconds")
+    failed: list[ThoptersError] = []
+    # all are looked at first, so that they fall asleep together
+    pauses = each(names, lambda name: quieten(app, name, force=args.force), failed)
+    started = app.clock.monotonic()
+    done = each(pauses, lambda pause: see_asleep(app, pause, args, started), failed)
+    return finish(app.console, "paused", done, failed)
+
+
+class Keeper:
+    """What may keep a sprite awake: a session or a hold, and the words that describe it."""
+
+    __slots__ = ("about", "id", "kind", "signal_name")
+
+    def __init__(self, kind: str, identity: str, about: str, signal_name: str = "") -> None:
+        self.kind = kind
+        self.id = identity
+        self.about = about
+        self.signal_name = signal_name
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id} ({self.about})"
+
+
+class Pause:
+    """A sprite on its way to sleep: its status before, and what was ended for that."""
+
+    __slots__ = ("ended", "name", "was")
+
+    def __init__(self, name: str, was: str) -> None:
+        self.name = name
+        self.was = was
+        self.ended: list[str] = []
+
+
+def quieten(app: App, name: str, *, force: bool) -> Pause:
+    """Look once at what keeps a sprite awake, and end it with the user's consent.
+
+    One that sleeps is left alone: a look inside would wake it.
+    """
+    pause = Pause(name, app.api.require_sprite(name).status)
+    if pause.was != "running":
+        return pause
+    with app.console.working(f"looking at what keeps {name} awake"):
+        keepers = find_keepers(app, name)
+    for keeper in keepers:
+        app.console.note(f"{name} may be kept awake by {keeper}")
+    if keepers and may_end(app, name, len(keepers), force=force):
+        with app.console.working(f"ending what keeps {name} awake"):
+            for keeper in keepers:
+                end_keeper(app.api, name, keeper)
+                pause.ended.append(f"{keeper.kind} {keeper.id}")
+    return pause
+
+
+def find_keepers(app: App, name: str) -> list[Keeper]:
+    """Return the sessions and holds of a sprite that is awake; to look is activity itself."""
+    found, now = [], app.api.now()
+    for session in app.api.list_sessions(name):
+        active = format_age(parse_time(session.last_activity), now)
+        about = f"{session.command or 'unknown'}, last active {active}"
+        about = f"terminal, {about}" if session.is_terminal else about
+        signal_name = "SIGHUP" if session.is_terminal else "SIGTERM"  # a shell survives TERM
+        found.append(Keeper("session", session.id, about, signal_name))
+    try:
+        for hold in list_holds(app.api, name):
+            found.append(
+                Keeper("hold", hold.name, f"until {format_time(parse_time(hold.expires_at))}")
+            )
+    except ThoptersError as error:
+        app.console.detail(error.message)
+    return found
+
+
+def may_end(app: App, name: str, count: int, *, force: bool) -> bool:
+    """Return whether the user consents to end what runs in a sprite."""
+    if force:
+        return True
+    if not app.console.can_ask():
+        app.console.hint("--force ends what keeps it awake")
+        return False
+    what = "it" if count == 1 else f"all {count}"
+    if app.console.ask(f"End {what}, so that {name} can sleep? [y/N]").strip().lower() in YES:
+        return True
+    raise UsageError(f"{name} was left as it is")
+
+
+def end_keeper(api: SpritesApi, name: str, keeper: Keeper) -> None:
+    if keeper.kind == "hold":
+        release_hold(api, name, keeper.id)
+    else:
+        api.kill_session(name, keeper.id, keeper.signal_name)
+
+
+def see_asleep(app: App, pause: Pause, args: argparse.Namespace, started: float) -> dict[str, Any]:
+    """Wait until a sprite sleeps, by looks that neither wake it nor count as activity."""
+    name, console = pause.name, app.console
+    sprite = app.api.require_sprite(name)
+    with console.working(f"waiting for {name} to fall asleep"):
+        while not sprite.is_asleep() and not args.no_wait:
+            if app.clock.monotonic() - started >= args.timeout:
+                raise still_awake(app, sprite, args)
+            app.clock.sleep(PAUSE_LOOK_EVERY_S)
+            sprite = app.api.require_sprite(name)
+    seconds = round(app.clock.monotonic() - started, 1)
+    if not console.json:
+        if pause.was in ("warm", "cold"):
+            told = f"is asleep already ({pause.was})"
+        elif sprite.is_asleep():
+            told = f"fell asleep after {seconds:.1f} s ({sprite.status})"
+        else:
+            told = f"is {clean(sprite.state())}; it falls asleep by itself when all is quiet"
+        console.answer(f"{name} {told}")
+    return {
+        "name": name,
+        "was": pause.was or None,
+        "status": sprite.status or None,
+        "ended": pause.ended,
+        "seconds": seconds,
+    }
+
+
+def still_awake(app: App, sprite: Sprite, args: argparse.Namespace) -> TimedOutError:
+    """Return the error for a sprite that does not fall asleep, with what still keeps it awake."""
+    keepers = find_keepers(app, sprite.name) if sprite.status == "running" else []
+    why = "; ".join(f"it may be kept awake by {keeper}" for keeper in keepers)
+    hint = f"end these: thopters pause {sprite.name} --force"
+    return TimedOutError(
+        f"{sprite.name} is still {sprite.state()} after {args.timeout:.0f} s: "
+        + (why or "no session and no hold was found"),
+        hint=hint if keepers else "open connections, through its URL too, keep it awake",
+    )
 
 
 # resume
@@ -3246,8 +3947,8 @@ def parse_variable(text: str, environ: Mapping[str, str]) -> tuple[str, bytes]:
     name, given, value = text.partition("=")
     if not is_variable(name):
         raise UsageError("--env wants NAME=VALUE, or NAME to pass on your own value")
-    if name in READONLY_VARIABLES:
-        raise UsageError(f"--env can't set {name}: the shell does not let it change")
+    if name in SHELL_VARIABLES:
+        raise UsageError(f"--env can't set {name}: the shell keeps it for itself")
     if not given and name not in environ:
         raise UsageError(
             f"--env {name}: there is no such variable here", hint=f"--env {name}=VALUE"
@@ -3302,6 +4003,91 @@ def lost_status(app: App, name: str, lost: ExecLost) -> StatusUnknownError:
         "it was not run again",
         hint=hint,
     )
+
+
+# shell
+
+
+@Command(
+    "shell",
+    "open a shell in a sprite, through the sprite program",
+    add_name,
+    [
+        "thopters shell dev",
+        "thopters console dev",
+    ],
+    aliases=("console",),
+    own_failure=EXIT_STATUS_UNKNOWN,
+)
+def cmd_shell(app: App, args: argparse.Namespace) -> int:
+    name = valid_name(args.name)
+    path = require_sprite_program(app.environ, "shell")
+    sprite = app.api.require_sprite(name)
+    options = sprite_options(app.api, sprite)
+    if sprite.status != "running":  # the program gives up on a sprite that wakes slowly
+        with app.console.working(f"waking {name}"):
+            wait_until_ready(app.api, name, WAKE_LIMIT_S, [b"true"])
+    return become_sprite_program(path, [*options, "console"], app.environ)
+
+
+# proxy
+
+
+def add_proxy(parser: argparse.ArgumentParser) -> None:
+    add_name(parser)
+    parser.add_argument("ports", metavar="PORT", nargs="+", help="PORT, or LOCAL:REMOTE")
+
+
+@Command(
+    "proxy",
+    "forward local ports to a sprite, through the sprite program",
+    add_proxy,
+    [
+        "thopters proxy dev 8080",
+        "thopters proxy dev 3001:3000",
+        "thopters proxy dev 3000 8080",
+    ],
+)
+def cmd_proxy(app: App, args: argparse.Namespace) -> int:
+    name = valid_name(args.name)
+    local = [valid_ports(text)[0] for text in args.ports]
+    twice = next((port for port in local if local.count(port) > 1), None)
+    if twice:
+        raise UsageError(f"local port {twice} is named twice")
+    path = require_sprite_program(app.environ, "proxy")
+    for port in local:
+        check_port_is_free(port)
+    options = sprite_options(app.api, app.api.require_sprite(name))
+    return become_sprite_program(path, [*options, "proxy", *args.ports], app.environ)
+
+
+def valid_ports(text: str) -> tuple[int, int]:
+    """Return the local and the remote port of 8080 or 3001:3000."""
+    import re
+
+    if re.fullmatch(r"[0-9]{1,5}(:[0-9]{1,5})?", text):
+        local, _, remote = text.partition(":")
+        ports = int(local), int(remote or local)
+        if all(1 <= port <= 65535 for port in ports):
+            return ports
+    raise UsageError(
+        f"{text[:64]!r} is no port", hint="use PORT or LOCAL:REMOTE, each from 1 to 65535"
+    )
+
+
+def check_port_is_free(port: int) -> None:
+    import socket
+
+    with socket.socket() as sock:
+        if os.name == "posix":  # a connection that has just ended is no hindrance
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ThoptersError(
+                f"cannot listen on local port {port}: {error.strerror}",
+                hint=f"choose another local one, such as {port % 55535 + 10000}:{port}",
+            ) from None
 
 
 # checkpoint
@@ -3457,13 +4243,14 @@ def cmd_restore(app: App, args: argparse.Namespace) -> int:
     if not args.yes:
         lost = "the present state is lost" if args.no_backup else "a checkpoint is taken first"
         question = f"Put the disk of {name} back to {identity}? Its programs end; {lost}. [y/N]"
-        if app.console.ask(question).strip().lower() not in ("y", "yes"):
+        if app.console.ask(question).strip().lower() not in YES:
             raise UsageError(f"{name} was left as it is")
     saved = take_checkpoint(app, name, backup) if backup else None
-    restore(app, name, identity, saved)
+    had_keys = restore(app, name, identity, saved)
+    report = renew_keys(app, name, identity) if had_keys else None
     seconds = app.clock.monotonic() - started
     if args.json:
-        fields = {"name": name, "restored": identity, "backup": saved}
+        fields = {"name": name, "restored": identity, "backup": saved, "init": report}
         app.console.answer_json({**fields, "seconds": round(seconds, 3)})
         return EXIT_OK
     app.console.answer(f"restored {name} to {identity} in {seconds:.1f} s")
@@ -3487,15 +4274,36 @@ def require_checkpoint(app: App, name: str, identity: str) -> None:
         )
 
 
-def restore(app: App, name: str, identity: str, saved: str | None) -> None:
+def renew_keys(app: App, name: str, identity: str) -> dict[str, Any] | None:
+    """Put today's keys into a restored sprite, whose disk holds those of the checkpoint's day."""
+    config = app.config_if_any()
+    if config is None or not config.exists:
+        app.console.warn(
+            f"the keys in {name} are those of {identity}: there is no configuration to renew them"
+        )
+        return None
+    try:
+        report = init(app, name, config)
+    except ThoptersError as error:
+        error.message = f"{name} was restored to {identity}, but {error.message}"
+        raise
+    except Interrupted:
+        app.console.note(f"{name} was restored to {identity}, but may hold its old keys")
+        raise
+    app.console.note(f"today's keys were put into {name} again")
+    return report
+
+
+def restore(app: App, name: str, identity: str, saved: str | None) -> bool:
     """Restore and see it happen: a file of ours on the old disk has to be gone.
 
-    The restore is asynchronous: after the stream's end the old environment may still answer.
-    Never sent twice.
+    Returns whether the sprite had keys of ours. The restore is asynchronous: after the stream's
+    end the old environment may still answer. Never sent twice.
     """
     marker = f".thopters-restore-{os.urandom(8).hex()}".encode()
     undo = f"; the state before is checkpoint {saved}" if saved else ""
-    probe(app, name, b": > ~/" + marker)
+    look = b"if [ -e ~/.thopters/env ]; then echo keys; fi"
+    had_keys = bool(probe(app, name, b": > ~/" + marker + b" && " + look))
     try:
         follow(app, f"restoring {name}", app.api.restore_checkpoint(name, identity))
         with app.console.working(f"waiting for {name}"):
@@ -3509,13 +4317,14 @@ def restore(app: App, name: str, identity: str, saved: str | None) -> None:
         remove_marker(app, name, marker)
         app.console.note(note)
         raise
+    return had_keys
 
 
-def probe(app: App, name: str, script: bytes) -> None:
-    """Run a short script of ours in a sprite; ThoptersError unless it exits 0."""
+def probe(app: App, name: str, script: bytes) -> bytes:
+    """Run a short script of ours in a sprite and return its stdout; an error unless it exits 0."""
     with app.console.working(f"waiting for {name}"):
         try:
-            status, _ = run_quietly(
+            status, out, _ = run_quietly(
                 app.api,
                 name,
                 [b"bash", b"-c", script],
@@ -3526,6 +4335,7 @@ def probe(app: App, name: str, script: bytes) -> None:
             raise ThoptersError(f"cannot run a command in {name}: {lost}") from None
     if status:
         raise ThoptersError(f"cannot write to the disk of {name}")
+    return out
 
 
 def remove_marker(app: App, name: str, marker: bytes) -> None:
@@ -3693,7 +4503,7 @@ def cmd_help(app: App, args: argparse.Namespace) -> int:
 def overview() -> str:
     """Return the text of `thopters --help`; made without argparse, so it costs nothing."""
     rows = "".join(
-        f"  {', '.join((command.name, *command.aliases)):<14}{command.summary}\n"
+        f"  {', '.join((command.name, *command.aliases)):<16}{command.summary}\n"
         for command in COMMANDS
     )
     return f"""\
@@ -3711,8 +4521,10 @@ options, before or after the command:
 
 exit status:
   0 done, 1 failed, 2 wrong usage or no consent, 3 no such sprite or checkpoint,
-  4 not authenticated, 5 exists already, 6 limit reached, 7 timed out;
-  exec: the command's own, and 255 with a message where it is not known
+  4 not authenticated, 5 exists already, 6 limit reached, 7 timed out,
+  127 the sprite program is needed and absent;
+  exec: the command's own, and 255 with a message where it is not known;
+  shell, proxy: the sprite program's own
 
 examples:
   thopters create dev
@@ -3824,7 +4636,7 @@ def run(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
 
 
 def failure_status(command: Command | None, error: ThoptersError) -> int:
-    if command and command.own_failure and not isinstance(error, UsageError):
+    if command and command.own_failure and not isinstance(error, (UsageError, NoProgramError)):
         return command.own_failure
     return error.exit_code
 

@@ -10,7 +10,6 @@ Nothing leaves this machine, and nothing stays on it: HOME is a temporary folder
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import NoReturn
 
-from emulation import Emulator
+from emulation import SPRITE_PROGRAM, Emulator, write_launcher
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = """\
@@ -40,11 +39,8 @@ thopters list
 def environment(emulator: Emulator, home: Path) -> dict[str, str]:
     """Return the variables of a place where `thopters` is a command and the emulator its API."""
     launchers = home / ".launchers"
-    launchers.mkdir()
-    launcher = launchers / "thopters"
-    program = f"exec {shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'thopters.py'))}"
-    launcher.write_text(f'#!/bin/sh\n{program} "$@"\n')
-    launcher.chmod(0o755)
+    write_launcher(launchers, "thopters", (sys.executable, str(ROOT / "thopters.py")))
+    write_launcher(launchers, "sprite", SPRITE_PROGRAM)
     kept = {
         name: value
         for name, value in os.environ.items()

@@ -120,6 +120,17 @@ def test_setup_stores_checks_and_shows_nothing(
     ]
 
 
+def test_setup_keeps_a_secret_of_ones_own_to_the_byte(
+    thopters: Thopters, emulator: Emulator, path: Path
+) -> None:
+    value = " -----BEGIN KEY-----\nabc \udcff\n"
+    write(path, {"secrets": {"MINE": "old", "OPENAI_API_KEY": "kept"}})
+    env = {"MINE": value, "OPENAI_API_KEY": " \n", "GITHUB_PAT": " ghp_0123456789 \n"}
+    assert thopters("setup", "--from-env", env=env).code == 0
+    secrets = {"MINE": value, "OPENAI_API_KEY": "kept", "GITHUB_PAT": "ghp_0123456789"}
+    assert json.loads(path.read_bytes())["secrets"] == secrets
+
+
 def test_setup_changes_what_is_given_and_keeps_the_rest(
     thopters: Thopters, emulator: Emulator, path: Path
 ) -> None:
@@ -157,8 +168,8 @@ def test_unreachable_servers_are_no_verdict(thopters: Thopters, path: Path) -> N
     [
         ([], KEYS, "there is no terminal to ask on"),
         (["--from-env"], {}, "none of the variables is set"),
-        (["--from-env"], {"GITHUB_PAT": "ghp_a\nb"}, "GITHUB_PAT holds a character"),
-        (["--from-env"], {"GIT_AUTHOR_NAME": "a\nb"}, "git user holds a character"),
+        (["--from-env"], {"GITHUB_PAT": "ghp_a\nb"}, "GITHUB_PAT holds a line's end"),
+        (["--from-env"], {"GIT_AUTHOR_NAME": "a\nb"}, "git user holds a line's end"),
         (["--github-pat", "x"], {}, "unrecognized arguments"),
     ],
 )
@@ -246,6 +257,11 @@ def test_config_shows_where_what_and_whence(thopters: Thopters, path: Path) -> N
         (b'{"git": {"user": null}}', "git.user should be a text"),
         (b'{"secrets": {"A-B": "x"}}', "is not a variable's name"),
         (b'{"secrets": {"PATH": "x"}}', "PATH steers the shell"),
+        (b'{"secrets": {"RANDOM": "x"}}', "RANDOM steers the shell"),
+        (b'{"secrets": {"A": "x\\u0000y"}}', "secrets.A holds a NUL"),
+        (b'{"secrets": {"A": "\\ud800"}}', "secrets.A holds what is no text"),
+        (b'{"secrets": {"GITHUB_PAT": "x\\ny"}}', "secrets.GITHUB_PAT holds a line's end"),
+        (b'{"git": {"email": "x\\ry"}}', "git.email holds a line's end"),
         (b'{"version": 2}', "was written by a newer thopters"),
     ],
 )

@@ -33,8 +33,8 @@ def test_create_makes_a_sprite_that_runs_commands(thopters: Thopters, emulator: 
     name, url, seconds = done.out.rstrip("\n").split("\t")
     assert (name, url) == ("dev", sprite.url)
     assert float(seconds) >= 0
-    assert "no keys were put into it" in done.err
-    assert "hint: thopters exec dev -- " in done.err
+    assert "there is no configuration, so the sprite gets no keys" in done.err
+    assert "hint: thopters shell dev" in done.err
     assert sprite.status == "running"
     assert [r.body for r in emulator.journal.requests("POST")] == [b'{"name": "dev"}']
 

@@ -10,7 +10,6 @@ import io
 import os
 import platform
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, Result, Thopters
-from emulation import Emulator
+from emulation import SPRITE_PROGRAM, Emulator, write_launcher
 
 pytestmark = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
 
@@ -42,11 +41,9 @@ def section(document: str, title: str) -> str:
 def shell(thopters: Thopters, tmp_path: Path) -> Shell:
     """Return a function that runs a script in bash, where `thopters` and `python3` are ours."""
     launchers = tmp_path / "launchers"
-    launchers.mkdir()
-    for name, argv in (("thopters", thopters.argv), ("python3", [sys.executable])):
-        launcher = launchers / name
-        launcher.write_text(f'#!/bin/sh\nexec {shlex.join(argv)} "$@"\n')
-        launcher.chmod(0o755)
+    write_launcher(launchers, "thopters", thopters.argv)
+    write_launcher(launchers, "python3", [sys.executable])
+    write_launcher(launchers, "sprite", SPRITE_PROGRAM)
 
     def run(script: str) -> Result:
         return Result(
@@ -69,10 +66,35 @@ def shell(thopters: Thopters, tmp_path: Path) -> Shell:
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
 URL = r"https://[a-z0-9-]+\.sprites\.app"
 
+ENVIRONMENT = {
+    "ANTHROPIC_API_KEY": "sk-ant-of-this-test-01",
+    "GIT_AUTHOR_NAME": "Ann",
+    "GIT_AUTHOR_EMAIL": "ann@example.org",
+}
+
 # words that one block alone has: all that it prints, and some of what it says on stderr
 WORKFLOWS = {
+    "setup --from-env": (
+        r"saved .*/config\.json\n"
+        r"file\t.*/config\.json\n"
+        r"ANTHROPIC_API_KEY\t\*{4} \(22 characters\)\n"
+        r"git user\tAnn\ngit email\tann@example\.org\nlist prefix\t-\ntoken\tSPRITE_TOKEN\n",
+        r"sprites token \(SPRITE_TOKEN\): valid",
+    ),
+    "create dev-main": (
+        rf"dev-main\t{URL}\t[\d.]+\n(.|\n)*\$ logout\r\n",
+        r"GITHUB_PAT is not configured",
+    ),
+    "resume dev-main": (
+        rf"dev-main\trunning\t{TIME}\n"
+        r"dev-main was running already, and answered in [\d.]+ s\n"
+        r"(.|\n)*\$ logout\r\n",
+        "",
+    ),
     "uname -a": (
-        rf"dev\t{URL}\t[\d.]+\n" rf"dev\trunning\t{TIME}\n" rf"{platform.system()} .*\n",
+        rf"dev\t{URL}\t[\d.]+\n"
+        rf"dev\trunning\t{TIME}\ndev-main\trunning\t{TIME}\n"
+        rf"{platform.system()} .*\n",
         "",
     ),
     "GREETING=hello": (r"hello\n", ""),
@@ -94,16 +116,20 @@ WORKFLOWS = {
         rf"issue-55\t{URL}\t[\d.]+\n"
         r"\1[\d.]+\n"
         rf"issue-42\trunning\t{TIME}\n"
-        rf"issue-55\trunning\t{TIME}\n",
+        rf"issue-55\trunning\t{TIME}\n"
+        r"issue-55 fell asleep after [\d.]+ s \(warm\)\n",
         "",
     ),
     "list --json | python3": (
-        rf"(dev|issue-42|issue-55) running {URL}\n".join(["", "", "", ""])
-        + r"dev\nissue-42\nissue-55\n"
+        rf"((dev|dev-main|issue-42|issue-55) (running|hibernating) {URL}\n){{4}}"
+        r"dev\ndev-main\nissue-42\nissue-55\n"
         r"the command ended with 7\n",
         "",
     ),
-    "destroy dev": (r"destroyed issue-42\ndestroyed issue-55\ndestroyed dev\n", ""),
+    "destroy dev": (
+        "".join(rf"destroyed {n}\n" for n in ("issue-42", "issue-55", "dev", "dev-main")),
+        "",
+    ),
 }
 
 
@@ -111,7 +137,9 @@ def test_the_workflows_are_true(thopters: Thopters, emulator: Emulator, shell: S
     blocks = re.findall(r"^```sh\n(.*?)^```$", section(README, "Workflows"), re.M | re.S)
     assert blocks, "README.md shows no workflows"
     expected = dict(WORKFLOWS)
+    thopters.env |= ENVIRONMENT
     for block in blocks:
+        emulator.idle_s = 1.0 if "pause" in block else 30.0
         words = [words for words in expected if words in block]
         assert len(words) == 1, f"say in one entry what this shall print:\n{block}"
         out, err = expected.pop(words[0])
@@ -136,6 +164,9 @@ STATUSES = {
     "thopters destroy dev": 2,  # nobody to ask
     "thopters restore dev v3": 2,  # nobody to ask
     "thopters rename dev dev-2": 1,  # the platform cannot
+    "thopters proxy dev 8080": 143,  # it runs until somebody ends it
+    "thopters proxy dev 3001:3000": 143,
+    "thopters proxy dev 3000 8080": 143,
 }
 # What shows that a command has arrived: a file in the sprite's home
 EFFECTS = {
@@ -180,14 +211,18 @@ def furnish(thopters: Thopters, emulator: Emulator) -> None:
         archive.addfile(tarfile.TarInfo("unpacked.txt"), io.BytesIO())
 
 
+# Ends a program that runs for ever, once it has printed its first line
+UNTIL_IT_SPEAKS = "exec 3< <(exec %s); read -r line <&3; kill $!; wait $!"
+
+
 def status_of(thopters: Thopters, shell: Shell, example: str) -> int:
     """Run an example as it is printed, on a platform of its own, and return its exit status."""
-    with Emulator() as emulator:
+    with Emulator(idle_s=0.5 if "pause" in example else 30.0) as emulator:
         thopters.use(emulator)
         if not example.startswith("thopters create"):
             furnish(thopters, emulator)
         before = set(emulator.sprites)
-        done = shell(example)
+        done = shell(UNTIL_IT_SPEAKS % example if "proxy" in example else example)
         if done.code == 0 and example in EFFECTS:
             assert (emulator.sprite("dev").home / EFFECTS[example]).exists(), done
         if done.code:
@@ -243,6 +278,7 @@ MEANINGS = {
     5: "exists already",
     6: "limit",
     7: "timed out",
+    127: "sprite`? program",
 }
 
 

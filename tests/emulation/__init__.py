@@ -6,7 +6,8 @@ sources: nothing here was compared with the live platform.
 """
 
 from .faults import Fault
+from .launchers import SPRITE_PROGRAM, write_launcher
 from .personality import Personality
 from .server import Emulator
 
-__all__ = ["Emulator", "Fault", "Personality"]
+__all__ = ["SPRITE_PROGRAM", "Emulator", "Fault", "Personality", "write_launcher"]
