@@ -2844,18 +2844,20 @@ is_hooked() {
   [ "$marks" = 2 ] && [[ $'\n'$text == *$'\n'"$block"$'\n'* ]]
 }
 hook() {
-  local real new
+  local real
   real=$(readlink -f -- "$1") || { fail "~/$1 links to nowhere"; return; }
-  new=$real.thopters
   if [ -e "$real" ]; then
     [ -f "$real" ] && [ -r "$real" ] && [ -w "$real" ] || { fail "~/$1 can't be changed"; return; }
     is_hooked "$real" && return
     ! grep -aqE '>>> thopters >>>|<<< thopters <<<' < "$real" ||
       { fail "~/$1 holds thopters lines in disorder and was left as it is: remove them"; return; }
-    cp -p -- "$real" "$new" || { fail "~/$1 can't be changed"; return; }
   fi
-  { printf '%s\n' "$block" && { [ ! -e "$real" ] || cat -- "$real"; }; } > "$new" &&
-    mv -f -- "$new" "$real" || { rm -f -- "$new"; fail "~/$1 can't be changed"; }
+  prepend "$real" || { rm -f -- "$real.thopters"; fail "~/$1 can't be changed"; }
+}
+prepend() {
+  [ ! -e "$1" ] || cp -p -- "$1" "$1.thopters" || return
+  { printf '%s\n' "$block" && { [ ! -e "$1" ] || cat -- "$1"; }; } > "$1.thopters" &&
+    mv -f -- "$1.thopters" "$1"
 }
 files=(.bashrc .profile)
 for file in .bash_profile .bash_login; do [ ! -e "$file" ] || files+=("$file"); done

@@ -1,0 +1,724 @@
+"""Init: the keys on their way into a sprite, what is seen of them there, and what is left alone.
+
+The script is run as a sprite runs it, in real bash: by itself in made-up homes, where thousands
+of values and hundreds of odd homes can be tried, and through the whole program on the emulator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Thopters
+from emulation import SPRITE_PROGRAM, Emulator, Fault, write_launcher
+from test_config import KEYS, write
+from test_terminal import Start, start  # noqa: F401 (a fixture)
+from test_units import nasty_words
+
+import thopters as program
+
+both = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
+
+BLOCK = b"""\
+# >>> thopters >>>
+if [ -r ~/.thopters/env ]; then . ~/.thopters/env; fi
+# <<< thopters <<<
+"""
+PAT_LINE = b"https://x-access-token:%s@github.com\n"
+
+
+class Settings(program.Config):
+    """A configuration without a file."""
+
+    def __init__(
+        self, secrets: dict[str, str], user: str = "", email: str = "", *, exists: bool = True
+    ) -> None:
+        self.document = {"secrets": secrets, "git": {"user": user, "email": email}}
+        self.exists = exists
+
+
+def run_init(
+    home: Path, settings: Settings, *, size: int | None = None, **options: Any
+) -> subprocess.CompletedProcess[bytes]:
+    """Run init as a sprite does, with the first `size` bytes of its input."""
+    words = [program.INIT_SCRIPT, b"thopters-init", program.SEE_ALL, program.SEE_EACH]
+    script = program.exec_script([b"bash", b"-c", *words]) + b"\0"
+    env = {"HOME": str(home), "PATH": "/usr/local/bin:/usr/bin:/bin", **options.pop("env", {})}
+    return subprocess.run(
+        ["bash", "-c", program.BOOTSTRAP],
+        input=(script + program.init_data(settings))[:size],
+        env=env,
+        cwd=home,
+        capture_output=True,
+        timeout=60,
+        **options,
+    )
+
+
+def succeeded(done: subprocess.CompletedProcess[bytes]) -> list[str]:
+    """Assert that init says it is done, and return its warnings."""
+    first, *lines = done.stdout.decode("latin-1").splitlines()
+    assert first.startswith("thopters-exec "), done
+    assert (done.returncode, lines[-1], done.stderr) == (0, program.INIT_PROOF, b""), done
+    return lines[:-1]
+
+
+def failed(done: subprocess.CompletedProcess[bytes]) -> str:
+    """Assert that init does not say it is done, and return what it says."""
+    assert done.returncode not in (0, 255), done
+    assert program.INIT_PROOF.encode() not in done.stdout
+    return (done.stdout + done.stderr).decode("latin-1")
+
+
+def tree(home: Path) -> dict[str, tuple[int, bytes]]:
+    """Return every file under a home: its mode and content, or where a link leads."""
+    found = {}
+    for path in sorted(home.rglob("*")):
+        content = b"a folder"
+        if path.is_symlink():
+            content = os.fsencode(os.readlink(path))
+        elif path.is_file():
+            content = path.read_bytes()
+        found[str(path.relative_to(home))] = (path.lstat().st_mode, content)
+    return found
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Return a home like a fresh Ubuntu's, whose .bashrc ends early for commands."""
+    home = tmp_path / "sprite"
+    home.mkdir()
+    (home / ".bashrc").write_text("case $- in *i*) ;; *) return ;; esac\nPS1='$ '\n")
+    (home / ".profile").write_text('[ -z "$BASH_VERSION" ] || . "$HOME/.bashrc"\n')
+    return home
+
+
+# values
+
+
+def values_of(home: Path, names: Iterable[str]) -> list[bytes]:
+    """Return what a bash that has read the environment file has in the variables."""
+    tell = '. .thopters/env; for n_; do printf "%s\\0" "${!n_}"; done'
+    done = subprocess.run(
+        ["/bin/bash", "-c", tell, "-", *names], cwd=home, env={}, capture_output=True
+    )
+    return done.stdout.split(b"\0")[:-1]
+
+
+def as_text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")
+
+
+def test_ten_thousand_values_arrive_and_none_is_run(home: Path) -> None:
+    words = [word for word in nasty_words(seed=7, count=10_000) if word]
+    words += [b"$(touch ran)", b"`touch ran`", b"';touch ran;'", b"\n\n touch ran \n"]
+    assert len(words) > 10_000
+    for first in range(0, len(words), 2500):
+        part = words[first : first + 2500]
+        names = [f"V{number}" for number in range(len(part))]
+        secrets = dict(zip(names, map(as_text, part), strict=True))
+        assert succeeded(run_init(home, Settings(secrets))) == []
+        assert values_of(home, names) == part
+    left = {".thopters", ".bashrc", ".profile", ".zshenv"}
+    assert {path.name for path in home.iterdir()} <= left
+
+
+@pytest.mark.parametrize("size", [1, 100, 4096, 100_000])
+def test_long_values_arrive(home: Path, size: int) -> None:
+    secrets = {f"V{number}": "x'" * (size // 2) + "y" for number in range(10)}
+    assert succeeded(run_init(home, Settings(secrets))) == []
+
+
+# names that mean something to the script, to a shell or to git
+ODD_NAMES = (
+    "n", "s", "h", "env", "values", "names", "digest", "keep", "user", "email", "end", "part",
+    "load", "limit", "failed", "block", "helper", "real", "new", "way", "seen", "pat", "old_pat",
+    "file", "files", "see_all", "REPLY", "OLDPWD", "TMPDIR", "LC_ALL", "LANG", "PS1", "USER",
+    "SHELL", "TERM", "TIMEFORMAT", "CDPATH", "GLOBIGNORE", "POSIXLY_CORRECT", "GREP_OPTIONS",
+    "HISTFILE", "PWD", "MAIL", "FIGNORE", "TZ", "GIT_AUTHOR_NAME", "GIT_EDITOR", "name", "sum",
+)  # fmt: skip
+
+
+def test_names_that_mean_something_do_no_harm(home: Path) -> None:
+    secrets = {name: f"/tmp/value of {name}" for name in ODD_NAMES}
+    secrets |= {"GITHUB_PAT": "ghp_1", "LC_ALL": "C.UTF-8", "LANG": "C.UTF-8"}
+    for _ in range(2):  # the second time they are set while the script runs
+        warnings = succeeded(run_init(home, Settings(secrets, "Ann", "ann@example.org")))
+        for warning in warnings:  # the shells have a word of their own in a few
+            assert re.fullmatch(
+                r"warn (bash|zsh) -\w+ has other values of its own for:"
+                r"( (PS1|PWD|OLDPWD|LC_ALL|LANG|TERM|_|SHELL|TIMEFORMAT|HISTFILE))+",
+                warning,
+            ), warnings
+    assert values_of(home, secrets) == [value.encode() for value in secrets.values()]
+    assert (home / ".git-credentials").read_bytes() == PAT_LINE % b"ghp_1"
+
+
+def test_every_name_that_bash_keeps_for_itself_is_refused() -> None:
+    kept_if = '(eval "export $v=zz" && [ "$(printenv "$v")" = zz ]) || echo "$v"'
+    probe = f"for v in $(compgen -v); do {kept_if}; done"
+    done = subprocess.run(
+        ["bash", "-c", probe], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True
+    )
+    kept = set(done.stdout.split()) - {"PATH"}
+    assert {"RANDOM", "UID", "SHELLOPTS"} <= kept
+    assert kept <= set(program.SHELL_VARIABLES)
+
+
+# what is not whole
+
+
+def test_input_that_is_cut_changes_nothing(home: Path) -> None:
+    settings = Settings({"A": "1", "GITHUB_PAT": "ghp_1"}, "Ann", "ann@example.org")
+    before = tree(home)
+    whole = len(program.init_data(settings))
+    script = len(program.exec_script([b"bash", b"-c", program.INIT_SCRIPT, b"thopters-init",
+                                      program.SEE_ALL, program.SEE_EACH])) + 1  # fmt: skip
+    for size in [*range(0, script, 500), *range(script - 2, script + whole)]:
+        done = run_init(home, settings, size=size)
+        assert done.returncode, size
+        assert program.INIT_PROOF.encode() not in done.stdout
+        assert tree(home) == before, size
+    succeeded(run_init(home, settings))
+
+
+def limit_files(size: int) -> Callable[[], None]:
+    """Return what gives a child a disk that is full once a file has `size` bytes."""
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return limit
+
+
+def test_a_full_disk_leaves_what_was_there(home: Path) -> None:
+    succeeded(run_init(home, Settings({"OLD": "value"})))
+    (home / ".profile").write_bytes(b"# mine\n" * 100)
+    before = tree(home)
+    said = failed(run_init(home, Settings({"A": "x" * 500}), preexec_fn=limit_files(400)))
+    assert "File too large" in said
+    assert tree(home) == before
+    said = failed(run_init(home, Settings({"A": "x"}), preexec_fn=limit_files(600)))
+    assert "fail ~/.profile can't be changed" in said
+    assert (home / ".profile").read_bytes() == b"# mine\n" * 100
+    assert {path.name for path in home.iterdir()} == {name for name in before if "/" not in name}
+
+
+# the start-up files
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        BLOCK[:-20],
+        BLOCK + b"export A=1\n" + BLOCK,
+        BLOCK.replace(b"if ", b"# if "),
+        b"# <<< thopters <<<\nx\n# >>> thopters >>>\n",
+        b"a\n" + BLOCK.splitlines(True)[0],
+        BLOCK.replace(b"\n", b"\r\n"),
+        b"x" + BLOCK,
+    ],
+)
+def test_lines_of_ours_in_disorder_are_left_and_named(home: Path, content: bytes) -> None:
+    (home / ".bashrc").write_bytes(content)
+    said = failed(run_init(home, Settings({"A": "1"})))
+    assert "fail ~/.bashrc holds thopters lines in disorder" in said
+    assert (home / ".bashrc").read_bytes() == content
+    assert (home / ".profile").read_bytes().startswith(BLOCK)  # the others have their turn
+    assert (home / ".thopters" / "env").read_bytes() == b"export A='1'\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no newline at the end",
+        b"\r\n# from elsewhere\r\n",
+        b"nul \0 and \xff\xfe bytes\n\n\n",
+        b"#!/bin/bash\n",
+        b": thopters\n",
+    ],
+)
+def test_what_else_is_in_a_file_stays_to_the_byte(home: Path, content: bytes) -> None:
+    for name in (".bashrc", ".profile", ".bash_profile", ".bash_login"):
+        (home / name).write_bytes(content)
+        (home / name).chmod(0o640)
+    for _ in range(3):
+        run_init(home, Settings({"A": "1"}))
+        for name in (".bashrc", ".profile", ".bash_profile", ".bash_login"):
+            assert (home / name).read_bytes() == BLOCK + content
+            assert (home / name).stat().st_mode & 0o777 == 0o640
+
+
+def test_lines_of_ours_may_stand_anywhere(home: Path) -> None:
+    content = b"# mine\n" + BLOCK + b"# more\n"
+    (home / ".bashrc").write_bytes(content)
+    succeeded(run_init(home, Settings({"A": "1"})))
+    assert (home / ".bashrc").read_bytes() == content
+
+
+def test_a_link_stays_one_and_what_it_leads_to_is_changed(home: Path) -> None:
+    (home / "dotfiles").mkdir()
+    (home / "dotfiles" / "bashrc").write_bytes(b"# mine\n")
+    (home / ".bashrc").unlink()
+    (home / ".bashrc").symlink_to("dotfiles/bashrc")
+    succeeded(run_init(home, Settings({"A": "1"})))
+    assert (home / ".bashrc").is_symlink()
+    assert (home / "dotfiles" / "bashrc").read_bytes() == BLOCK + b"# mine\n"
+    assert os.listdir(home / "dotfiles") == ["bashrc"]
+
+
+def test_what_can_not_be_a_start_up_file_is_named(home: Path) -> None:
+    (home / ".bashrc").unlink()
+    (home / ".bashrc").mkdir()
+    (home / ".profile").unlink()
+    (home / ".profile").symlink_to("nowhere/profile")
+    said = failed(run_init(home, Settings({"A": "1"})))
+    assert "fail ~/.bashrc can't be changed" in said
+    assert "fail ~/.profile links to nowhere" in said
+    assert os.readlink(home / ".profile") == "nowhere/profile"
+
+
+def as_somebody(home: Path) -> dict[str, Any]:
+    """Return how to run as a user whom modes bind, who owns the home."""
+    if os.geteuid() != 0:
+        return {}
+    for path in (home, *home.rglob("*")):
+        os.lchown(path, 52000, 52000)
+    for folder in home.parents[:3]:
+        folder.chmod(0o755)
+    return {"user": 52000, "group": 52000, "extra_groups": []}
+
+
+def test_a_file_that_is_read_only_is_left_and_named(home: Path) -> None:
+    content = (home / ".bashrc").read_bytes()
+    (home / ".bashrc").chmod(0o444)
+    said = failed(run_init(home, Settings({"A": "1"}), **as_somebody(home)))
+    assert "fail ~/.bashrc can't be changed" in said
+    assert (home / ".bashrc").read_bytes() == content
+
+
+def test_a_home_that_can_not_be_written_is_said(home: Path) -> None:
+    options = as_somebody(home)
+    home.chmod(0o555)
+    before = tree(home)
+    assert "mkdir: " in failed(run_init(home, Settings({"A": "1"}), **options))
+    assert tree(home) == before
+    home.chmod(0o755)
+
+
+# hundreds of homes
+
+
+def bashrc_of(rng: random.Random) -> bytes:
+    return rng.choice((
+        b"", b"set -u\n", b"set -e\nfalse || :\n", b"shopt -s expand_aliases\nalias printf=echo\n",
+        b"echo welcome\n", b"read -r line\n", b"IFS=:\n", b"set -o noclobber\n", b"exec 3>&1\n",
+        b"[ -z \"$PS1\" ] && return\n", b"PROMPT_COMMAND='echo x'\n", b"umask 000\ncd /\n",
+        rng.randbytes(40).replace(b"\0", b"").replace(b"\n", b"").join((b"# ", b"\n")),
+    ))  # fmt: skip
+
+
+def furnish(home: Path, rng: random.Random) -> dict[str, bytes]:
+    """Make a home with a history; return the rc files that exist."""
+    home.mkdir()
+    names = [".bashrc", ".profile", ".bash_profile", ".bash_login"]
+    files = {name: bashrc_of(rng) for name in names if rng.random() < 0.6}
+    for name, content in files.items():
+        (home / name).write_bytes(content)
+    if rng.random() < 0.5:
+        (home / ".git-credentials").write_bytes(b"https://me:pw@example.org\nrubbish\n")
+        (home / ".git-credentials").chmod(rng.choice((0o600, 0o644, 0o666)))
+    if rng.random() < 0.5:
+        helpers = rng.choice(("", "\thelper = store\n", "\thelper =\n\thelper = !true\n"))
+        (home / ".gitconfig").write_text(
+            "[user]\n\tname = A\n\tname = B\n[alias]\n\tst = status\n[credential]\n" + helpers
+        )
+    if rng.random() < 0.2:
+        (home / ".thopters").mkdir(mode=0o777)
+        (home / ".thopters" / "env").write_bytes(b"export LEFT=1\nexport GITHUB_PAT='old'\n")
+    return files
+
+
+def check_home(home: Path, files: dict[str, bytes], secrets: dict[str, str], user: str) -> None:
+    for name, content in {".bashrc": b"", ".profile": b"", **files}.items():
+        assert (home / name).read_bytes() == BLOCK + content
+    env = home / ".thopters" / "env"
+    assert [path.stat().st_mode & 0o777 for path in (env.parent, env)] == [0o700, 0o600]
+    assert env.read_bytes().count(b"export ") >= len(secrets)
+    told = subprocess.run(
+        ["bash", "-c", '. ~/.thopters/env; for n; do printf "%s\\0" "${!n}"; done; '
+         'printf "%s\\0" "$(git config --global user.name)" "${LEFT-gone}"; '
+         'printf "protocol=https\\nhost=github.com\\n\\n" | git credential fill', "-", *secrets],
+        env={"HOME": str(home), "PATH": "/usr/bin:/bin"}, capture_output=True,
+    )  # fmt: skip
+    *values, name_set, left, credential = told.stdout.split(b"\0")
+    assert [as_text(value) for value in values] == list(secrets.values())
+    assert (as_text(name_set), left) == (user, b"gone")
+    assert b"password=" + os.fsencode(secrets["GITHUB_PAT"]) in credential.splitlines()
+    stored = (home / ".git-credentials").read_bytes()
+    assert stored.count(b"github.com") == 1
+    assert (home / ".git-credentials").stat().st_mode & 0o777 == 0o600
+
+
+def homes(tmp_path: Path, seeds: range) -> None:
+    """Run init three times in each home, with other values the last time."""
+    values = [as_text(word) for word in nasty_words(seed=3, count=300) if 0 < len(word) < 200]
+    lines = [value for value in values if not re.search("[\r\n]", value)]
+    for seed in seeds:
+        rng = random.Random(seed)
+        home = tmp_path / str(seed)
+        files = furnish(home, rng)
+        first = {"A": rng.choice(values), "B_": rng.choice(values), "GITHUB_PAT": "ghp_@/:% x"}
+        last = {"A": rng.choice(values), "C": "c", "GITHUB_PAT": rng.choice(lines).strip() or "p"}
+        user = rng.choice(["Ann O'Nym", 'a "b" $c', "é #;\\"])
+        for number, secrets in enumerate((first, first, last)):
+            settings = Settings(secrets, user, "ann@example.org")
+            before = tree(home)
+            done = run_init(home, settings, preexec_fn=lambda: os.umask(0) and None)
+            succeeded(done)
+            check_home(home, files, secrets, user)
+            if number == 1:
+                assert tree(home) == before, "the second time something changed"
+        if b"me:pw@example.org" in (home / ".git-credentials").read_bytes():
+            continue
+        assert not [name for name in tree(home) if ".thopters-new" in name]
+
+
+def test_odd_homes(tmp_path: Path) -> None:
+    homes(tmp_path, range(40))
+
+
+@pytest.mark.slow
+def test_hundreds_of_odd_homes(tmp_path: Path) -> None:
+    homes(tmp_path, range(40, 240))
+
+
+# what is seen in a sprite, by every way in
+
+
+CONFIG = {
+    "secrets": {**KEYS, "MINE": 'it\'s "mine"\n$(touch ran)'},
+    "git": {"user": "Ann O'Nym", "email": "ann@example.org"},
+}
+SHOW = 'printf "%s" "$MINE$GITHUB_PAT" | sha256sum'
+SEEN = hashlib.sha256((CONFIG["secrets"]["MINE"] + KEYS["GITHUB_PAT"]).encode()).hexdigest()
+
+
+@pytest.fixture
+def config(thopters: Thopters) -> Path:
+    path = thopters.home / ".sprite-thopters" / "config.json"
+    write(path, CONFIG)
+    return path
+
+
+@pytest.fixture
+def console(thopters: Thopters) -> None:
+    """Put the stand-in for the `sprite` program into PATH."""
+    folder = thopters.home / "programs"
+    write_launcher(folder, "sprite", SPRITE_PROGRAM)
+    thopters.env["PATH"] = f"{folder}{os.pathsep}{thopters.env['PATH']}"
+
+
+WAYS = {
+    "a program": ["printenv", "MINE"],
+    "bash -c": ["bash", "-c", SHOW],
+    "sh -c": ["sh", "-c", SHOW],
+    "bash -lc": ["env", "-u", "MINE", "-u", "GITHUB_PAT", "bash", "-lc", SHOW],
+    "bash -ic": ["env", "-u", "MINE", "-u", "GITHUB_PAT", "bash", "-ic", SHOW],
+    "sh -lc": ["env", "-u", "MINE", "-u", "GITHUB_PAT", "sh", "-lc", SHOW],
+    "zsh -c": ["env", "-u", "MINE", "-u", "GITHUB_PAT", "zsh", "-c", SHOW],
+    "zsh -ic": ["env", "-u", "MINE", "-u", "GITHUB_PAT", "zsh", "-ic", SHOW],
+}
+
+
+@pytest.mark.parametrize("bash_profile", [False, True])
+def test_every_way_in_sees_the_variables(
+    thopters: Thopters, emulator: Emulator, config: Path, console: None, bash_profile: bool
+) -> None:
+    sprite = emulator.add_sprite("dev", status="running")
+    if bash_profile:  # bash reads no .profile then
+        (sprite.home / ".bash_profile").write_text("# mine\n")
+        sprite.machine.own(sprite.home)
+    assert thopters("init", "dev").code == 0
+    for way, argv in WAYS.items():
+        if way.startswith("zsh") and not shutil.which("zsh"):
+            continue
+        done = thopters("exec", "dev", "--", *argv)
+        expected = CONFIG["secrets"]["MINE"] if argv[0] == "printenv" else f"{SEEN}  -"
+        assert (done.code, done.out) == (0, expected + "\n"), way
+    done = thopters("shell", "dev", stdin=SHOW.encode() + b"; exit\n")  # a login terminal
+    assert SEEN in done.out, done
+    assert not (sprite.home / "ran").exists()
+
+
+def test_without_init_only_a_shell_of_ones_own_making_sees_anything(
+    thopters: Thopters, emulator: Emulator, console: None
+) -> None:
+    """So that the test above can fail."""
+    emulator.add_sprite("dev", status="running")
+    assert thopters("exec", "dev", "--", "printenv", "MINE").code == 1
+    assert SEEN not in thopters("shell", "dev", stdin=SHOW.encode() + b"; exit\n").out
+
+
+def test_a_value_that_a_start_up_file_sets_later_is_named(
+    thopters: Thopters, emulator: Emulator, config: Path
+) -> None:
+    sprite = emulator.add_sprite("dev", status="running")
+    with (sprite.home / ".bashrc").open("a") as file:
+        file.write("export MINE=other\n")
+    with (sprite.home / ".profile").open("a") as file:
+        file.write("export OPENAI_API_KEY=x GITHUB_PAT=\n")
+    done = thopters("init", "dev", "--json")
+    assert done.code == 0
+    (report,) = json.loads(done.out)["initialized"]
+    assert report["warnings"] == [
+        "bash -lc has other values of its own for: OPENAI_API_KEY GITHUB_PAT",
+        "bash -ic has other values of its own for: MINE",
+    ]
+    assert done.err.count("thopters: warning: bash -") == 2
+
+
+@pytest.mark.parametrize("line", ["exit 3", "exec true", "kill -9 $$"])
+def test_a_shell_that_ends_early_is_named(
+    thopters: Thopters, emulator: Emulator, config: Path, line: str
+) -> None:
+    sprite = emulator.add_sprite("dev", status="running")
+    (sprite.home / ".bashrc").write_text(f"case $- in *i*) {line};; esac\n")
+    done = thopters("init", "dev")
+    assert done.code == 0
+    assert "it could not be seen which variables bash -ic has" in done.err
+
+
+# create and init
+
+
+@both
+def test_create_puts_the_keys_in(thopters: Thopters, emulator: Emulator, config: Path) -> None:
+    done = thopters("create", "dev", "--json", "--debug")
+    assert done.code == 0, done
+    made = json.loads(done.out)
+    assert made["init"] == {
+        "name": "dev",
+        "variables": sorted(CONFIG["secrets"]),
+        "git": CONFIG["git"],
+        "warnings": [],
+    }
+    home = emulator.sprite("dev").home
+    env = home / ".thopters" / "env"
+    assert [path.stat().st_mode & 0o777 for path in (env.parent, env)] == [0o700, 0o600]
+    credentials = (home / ".git-credentials").read_bytes()
+    assert credentials == PAT_LINE % KEYS["GITHUB_PAT"].encode()
+    show = thopters("exec", "dev", "--", "git", "config", "--global", "--list").out
+    assert show == (
+        "user.name=Ann O'Nym\nuser.email=ann@example.org\n"
+        "credential.https://github.com.helper=store\n"
+    )
+    holders = [r for r in emulator.journal if b"canary" in r.head + r.body + r.stdin]
+    assert [request.method for request in holders] == ["WS"]
+    assert not [r for r in emulator.journal if b"canary" in r.head or len(r.target) > 300]
+    assert "canary" not in done.out + done.err
+    assert not emulator.journal.oddities
+
+
+def test_create_no_init_puts_nothing_in(
+    thopters: Thopters, emulator: Emulator, config: Path
+) -> None:
+    done = thopters("create", "dev", "--no-init")
+    assert (done.code, "warning" in done.err) == (0, False)
+    assert not (emulator.sprite("dev").home / ".thopters").exists()
+
+
+def test_create_if_missing_puts_the_keys_into_what_exists(
+    thopters: Thopters, emulator: Emulator, config: Path
+) -> None:
+    sprite = emulator.add_sprite("dev")
+    assert thopters("create", "dev", "--if-missing", "--no-init").code == 0
+    assert [request.method for request in emulator.journal] == ["GET"]
+    assert thopters("create", "dev", "--if-missing").code == 0
+    assert (sprite.home / ".thopters" / "env").exists()
+
+
+def test_a_configuration_that_is_not_understood_stops_create_before_it_begins(
+    thopters: Thopters, emulator: Emulator, config: Path
+) -> None:
+    config.write_text("{")
+    done = thopters("create", "dev")
+    assert (done.code, "is not valid JSON" in done.err) == (1, True)
+    assert not len(emulator.journal)
+
+
+def test_what_is_missing_is_a_warning(thopters: Thopters, emulator: Emulator, config: Path) -> None:
+    write(config, {"secrets": {"OPENAI_API_KEY": "sk-1"}, "git": {"user": "Ann"}})
+    done = thopters("create", "dev")
+    assert done.code == 0
+    warnings = re.findall(r"^thopters: warning: (\S+).*is not|are not", done.err, re.M)
+    assert len(warnings) == 3
+    assert "ANTHROPIC_API_KEY" in done.err
+    assert "GITHUB_PAT" in done.err
+    home = emulator.sprite("dev").home
+    assert (home / ".thopters" / "env").read_text() == "export OPENAI_API_KEY='sk-1'\n"
+    assert not (home / ".git-credentials").exists()
+
+
+@pytest.mark.parametrize("home", ["", None])
+def test_without_a_configuration_create_warns_and_init_takes_nothing_away(
+    thopters: Thopters, emulator: Emulator, home: str | None
+) -> None:
+    env = {} if home is None else {"HOME": home}
+    done = thopters("create", "dev", env=env)
+    assert (done.code, done.err.count("there is no configuration")) == (0, 1)
+    file = emulator.sprite("dev").home / ".thopters" / "env"
+    assert file.read_bytes() == b""
+    file.write_bytes(b"export FROM_ANOTHER_MACHINE=1\n")
+    done = thopters("init", "dev", env=env)
+    assert (done.code, done.err.count("there is no configuration")) == (0, 1)
+    assert file.read_bytes() == b"export FROM_ANOTHER_MACHINE=1\n"
+
+
+def test_what_left_the_configuration_leaves_the_sprite(
+    thopters: Thopters, emulator: Emulator, config: Path
+) -> None:
+    home = emulator.add_sprite("dev").home
+    (home / ".git-credentials").write_bytes(b"https://me:pw@example.org\n")
+    emulator.sprite("dev").machine.own(home)
+    assert thopters("init", "dev").code == 0
+    others = b"https://me:pw@example.org\n"
+    stored = home / ".git-credentials"
+    assert stored.read_bytes() == PAT_LINE % KEYS["GITHUB_PAT"].encode() + others
+    write(config, {**CONFIG, "secrets": {"GITHUB_PAT": "ghp_new"}})
+    assert thopters("init", "dev").code == 0
+    assert stored.read_bytes() == PAT_LINE % b"ghp_new" + others
+    assert (home / ".thopters" / "env").read_bytes() == b"export GITHUB_PAT='ghp_new'\n"
+    write(config, {**CONFIG, "secrets": {}})
+    assert thopters("init", "dev").code == 0
+    assert stored.read_bytes() == others
+    assert (home / ".thopters" / "env").read_bytes() == b""
+
+
+def test_a_helper_that_answers_before_ours_is_named(
+    thopters: Thopters, emulator: Emulator, config: Path
+) -> None:
+    home = emulator.add_sprite("dev").home
+    answer = "!echo username=x; echo password=theirs"
+    (home / ".gitconfig").write_text(f'[credential]\n\thelper = "{answer}"\n')
+    emulator.sprite("dev").machine.own(home)
+    done = thopters("init", "dev")
+    assert done.code == 0
+    assert "git uses other credentials for github.com than GITHUB_PAT" in done.err
+
+
+def test_init_of_several_goes_on_and_reports_the_worst(
+    thopters: Thopters, emulator: Emulator, config: Path
+) -> None:
+    emulator.add_sprite("a")
+    emulator.add_sprite("c")
+    done = thopters("init", "a", "b", "c", "a")
+    assert done.code == 3
+    variables = ", ".join(sorted(CONFIG["secrets"]))
+    who = "git as Ann O'Nym <ann@example.org>"
+    assert done.out == f"a: {variables}; {who}\nc: {variables}; {who}\n"
+    assert "there is no sprite b" in done.err
+
+
+@pytest.mark.parametrize("size", [200, 8500, 12_000])
+def test_init_that_is_cut_on_its_way_is_no_success(
+    thopters: Thopters, emulator: Emulator, config: Path, size: int
+) -> None:
+    home = emulator.add_sprite("dev", status="running").home
+    emulator.fault(Fault("WS */exec", "cut_request", size=size, times=1))
+    done = thopters("init", "dev")
+    if done.code == 0:  # the cut came behind all that is sent
+        assert (home / ".thopters" / "env").exists()
+        return
+    assert (done.code, done.out) == (1, "")
+    assert "thopters init dev" in done.err
+    assert not (home / ".thopters" / "env").exists()
+
+
+def test_create_whose_init_fails_keeps_the_sprite(
+    thopters: Thopters, emulator: Emulator, config: Path
+) -> None:
+    emulator.fault(Fault("WS */exec", "ws", actions=[("drop", None)], after=2, times=1))
+    done = thopters("create", "dev")
+    assert (done.code, done.out) == (1, "")
+    assert "dev was created, but the keys were not put in dev" in done.err
+    assert "thopters init dev; or remove it: thopters destroy dev" in done.err
+    assert "dev" in emulator.sprites
+    assert thopters("init", "dev").code == 0
+
+
+def test_create_that_is_interrupted_in_init_says_how_to_go_on(
+    thopters: Thopters, emulator: Emulator, config: Path
+) -> None:
+    emulator.fault(Fault("WS */exec", "hang", after=2, times=1))
+    process = thopters.start("create", "dev")
+    emulator.journal.wait(5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT
+    assert b"dev was created, but not all keys may be in it" in err
+    assert b"thopters init dev" in err
+
+
+# restore
+
+
+def test_restore_puts_todays_keys_in(thopters: Thopters, emulator: Emulator, config: Path) -> None:
+    assert thopters("create", "dev").code == 0
+    assert thopters("checkpoint", "dev").out == "v1\n"
+    write(config, {**CONFIG, "secrets": {"GITHUB_PAT": "ghp_new"}})
+    done = thopters("restore", "dev", "v1", "--yes", "--json")
+    assert done.code == 0, done
+    assert json.loads(done.out)["init"]["variables"] == ["GITHUB_PAT"]
+    home = emulator.sprite("dev").home
+    assert (home / ".thopters" / "env").read_bytes() == b"export GITHUB_PAT='ghp_new'\n"
+    assert (home / ".git-credentials").read_bytes() == PAT_LINE % b"ghp_new"
+
+
+def test_restore_puts_no_keys_where_none_were(
+    thopters: Thopters, emulator: Emulator, config: Path
+) -> None:
+    sprite = emulator.add_sprite("dev", status="running")
+    sprite.add_checkpoint("")
+    done = thopters("restore", "dev", "v1", "--yes", "--json")
+    assert (done.code, json.loads(done.out)["init"]) == (0, None)
+    assert not (sprite.home / ".thopters").exists()
+
+
+def test_restore_says_when_the_keys_stay_old(
+    thopters: Thopters, emulator: Emulator, config: Path
+) -> None:
+    assert thopters("create", "dev").code == 0
+    assert thopters("checkpoint", "dev").code == 0
+    config.unlink()
+    done = thopters("restore", "dev", "v1", "--yes")
+    assert done.code == 0
+    assert "the keys in dev are those of v1" in done.err
+
+
+def test_restore_whose_init_fails_says_that_it_is_done(
+    thopters: Thopters, emulator: Emulator, config: Path
+) -> None:
+    sprite = emulator.add_sprite("dev", status="running")
+    (sprite.home / ".bashrc").write_bytes(BLOCK[:-20])
+    sprite.add_checkpoint("")
+    (sprite.home / ".bashrc").write_bytes(b"")
+    sprite.machine.own(sprite.home)
+    assert thopters("init", "dev").code == 0
+    done = thopters("restore", "dev", "v1", "--yes")
+    assert (done.code, done.out) == (1, "")
+    assert "dev was restored to v1, but cannot put all keys into dev: ~/.bashrc holds" in done.err
+    assert (sprite.home / ".bashrc").read_bytes() == BLOCK[:-20]
