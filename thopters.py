@@ -3022,9 +3022,13 @@ class App:
     @property
     def api(self) -> SpritesApi:
         if self._api is None:
+            import contextlib
+
             base = api_base(self.environ)
             credential = find_credential(self.environ, base, self.console)
             self.console.redact.add(credential.token)
+            with contextlib.suppress(ThoptersError):  # servers may say back what sprites hold
+                self.config_if_any()
             self.console.detail(f"{base} with the token from {credential.source}")
             transport = Transport(
                 base, credential, console=self.console, clock=self.clock, environ=self.environ

@@ -7,6 +7,7 @@ nothing of the user's, and no token, proxy or colour setting comes through.
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,22 @@ from emulation import Emulator
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULE = ROOT / "thopters.py"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", metavar="K/N", help="run every N-th test, from the K-th on")
+    parser.addoption("--shuffle", metavar="SEED", help="run the tests in a random order")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    seed, part = config.getoption("--shuffle"), config.getoption("--part")
+    if seed:
+        random.Random(seed).shuffle(items)
+    if part:
+        number, count = map(int, part.split("/"))
+        kept = items[number::count]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
 
 
 class Result:
