@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
     S = TypeVar("S")
     T = TypeVar("T")
+    Sink = Callable[[bytes | memoryview], None]
 
 
 # --- constants --------------------------------------------------------------------------
@@ -1155,8 +1156,11 @@ class Deadline:
     ever. When the time is up, a timer shuts the connection down: every wait on it ends at once.
     """
 
-    def __init__(self, limit_s: float, clock: Clock) -> None:
+    def __init__(
+        self, limit_s: float, clock: Clock, *, silence_s: float | None = SILENCE_TIMEOUT_S
+    ) -> None:
         self.limit_s = limit_s
+        self.silence_s = silence_s  # of the peer, once it is connected
         self.passed = False
         self._clock = clock
         self._end = clock.monotonic() + limit_s
@@ -1449,7 +1453,7 @@ def connect_tcp(host: str, port: int, deadline: Deadline) -> socket.socket:
             sock.settimeout(min(CONNECT_TIMEOUT_S, deadline.remaining()))
             sock.connect(address)
             set_socket_options(sock)
-            sock.settimeout(min(SILENCE_TIMEOUT_S, deadline.limit_s))
+            sock.settimeout(deadline.silence_s and min(deadline.silence_s, deadline.limit_s))
             deadline.watch(sock)
             return sock
         except OSError as error:
@@ -1560,7 +1564,12 @@ class Transport:
         return opener
 
     def _open(
-        self, method: str, target: str, body: bytes | None, deadline: Deadline
+        self,
+        method: str,
+        target: str,
+        body: bytes | None,
+        deadline: Deadline,
+        content_type: str = "application/json",
     ) -> http.client.HTTPResponse:
         """Send one request; NotSentError or NoAnswerError. A redirect is not followed."""
         import http.client
@@ -1572,7 +1581,7 @@ class Transport:
             request.add_unredirected_header(name, value)
         request.add_unredirected_header("Accept", "application/json, application/x-ndjson")
         if body is not None:
-            request.add_unredirected_header("Content-Type", "application/json")
+            request.add_unredirected_header("Content-Type", content_type)
         self._opener = self._opener or self._build_opener()
         request.connection = self.open_connection(deadline)  # type: ignore[attr-defined]
         try:
@@ -1697,7 +1706,7 @@ class Transport:
         target, body = self.target(path, query), encode_json(document)
         with Deadline(STREAM_LIMIT_S, self.clock) as deadline:
             response = self.retry(
-                RetryPolicy(repeatable=False), lambda: self._stream_head(target, body, deadline)
+                RetryPolicy(repeatable=False), lambda: self.stream_head(target, body, deadline)
             )
             if isinstance(response, Answer):
                 raise RefusedError(response)
@@ -1707,13 +1716,20 @@ class Transport:
                 for line in split_lines(pieces):
                     yield parse_event(line)
 
-    def _stream_head(
-        self, target: str, body: bytes, deadline: Deadline
+    def stream_head(
+        self, target: str, body: bytes, deadline: Deadline, content_type: str = "application/json"
     ) -> Answer | http.client.HTTPResponse:
+        """POST once, and return an answer that is a success with its body still to be read."""
         started = self.clock.monotonic()
-        response = self._open("POST", target, body, deadline)
+        response = self._open("POST", target, body, deadline, content_type)
         self.traced("POST", target, started, response)
         return response if response.status == 200 else self.read_answer(response, deadline)
+
+
+class UpgradeBrokenError(NoAnswerError):
+    """What answers a WebSocket upgrade is no WebSocket server, whatever it says."""
+
+    final = True  # asking again would change nothing
 
 
 class RefusedError(ThoptersError):
@@ -2037,7 +2053,9 @@ def open_websocket(transport: Transport, target: str, limit_s: float) -> WebSock
         accept = response.headers.get("Sec-WebSocket-Accept", "").strip()
         if accept != base64.b64encode(proof).decode() or connection.sock is None:
             connection.close()
-            raise NoAnswerError("something between here and the API broke the WebSocket upgrade")
+            raise UpgradeBrokenError(
+                "something between here and the API broke the WebSocket upgrade"
+            )
         connection.sock.setblocking(False)
         try:
             early = response.fp.peek()  # frames may have come in the same packet as the head
@@ -2140,6 +2158,7 @@ class SpritesApi:
         self.transport = transport
         self.clock = transport.clock
         self.console = transport.console
+        self.websockets_refused = False  # by something between here and the API
 
     def now(self) -> datetime.datetime:
         """Return the server's time, so that ages are right under a wrong local clock."""
@@ -2359,8 +2378,26 @@ printf 'thopters-exec %%s\\n' "$$"
 exec 3>&2 2>/dev/null
 if [ -r ~/.thopters/env ]; then . ~/.thopters/env; fi
 %(exports)s%(chdir)strap : INT TERM HUP QUIT
+%(run)s"""
+RUN = b"""\
 (exec 2>&3 3>&-; exec -- %(argv)s)
 exit $?
+"""
+# Over POST the streams are told apart by single bytes below 4 among the data, so the data is sent
+# as hex digits, from a mark on; perl sends them as they come, od, which is always there, in blocks
+HEX_MARK = b"thopters-hex\n"
+RUN_IN_HEX = b"""\
+hex() (
+  trap '' INT TERM HUP QUIT
+  if command -v perl >&2; then
+    exec perl -e '$| = 1; while (sysread STDIN, $b, 65536) { print unpack "H*", $b }'
+  fi
+  exec od -An -v -tx1
+)
+echo thopters-hex
+echo thopters-hex >&3
+{ { (exec 3>&-; exec -- %(argv)s) 2>&1 >&4 4>&- | hex >&3; exit "${PIPESTATUS[0]}"; } 4>&1 | hex
+exit "${PIPESTATUS[0]}"; }
 """
 CHDIR = b"""\
 if ! _thopters=$(CDPATH= cd -- %(dir)s 2>&1); then
@@ -2373,7 +2410,11 @@ CDPATH= cd -- %(dir)s
 
 
 def exec_script(
-    argv: Sequence[bytes], *, env: Sequence[tuple[str, bytes]] = (), directory: bytes = b""
+    argv: Sequence[bytes],
+    *,
+    env: Sequence[tuple[str, bytes]] = (),
+    directory: bytes = b"",
+    in_hex: bool = False,
 ) -> bytes:
     """Return the script that runs `argv` exactly, in a bash that evaluates it."""
     exports = b"".join(
@@ -2381,16 +2422,20 @@ def exec_script(
     )
     place = b"./-" if directory == b"-" else directory  # `cd -` means something else
     chdir = CHDIR % {b"dir": quote_argument(place)} if directory else b""
-    words = b" ".join(map(quote_argument, argv))
-    return SCRIPT % {b"exports": exports, b"chdir": chdir, b"argv": words}
+    run = (RUN_IN_HEX if in_hex else RUN) % {b"argv": b" ".join(map(quote_argument, argv))}
+    return SCRIPT % {b"exports": exports, b"chdir": chdir, b"run": run}
 
 
 class ExecLost(Exception):
-    """No exit status will come; `started` tells whether the command may have run."""
+    """No exit status will come; unless `started`, it is not known whether the command has run."""
 
     def __init__(self, why: str, *, started: bool) -> None:
         super().__init__(why)
         self.started = started
+
+
+class Garbled(Exception):
+    """The server sent what is no part of a command's output or status."""
 
 
 class LocalInput:
@@ -2418,26 +2463,60 @@ class LocalInput:
         return self._sock.recv(1 << 16) if self._sock else os.read(0, 1 << 16)
 
 
-class ExecSession:
-    """One command without a terminal: a script in, two streams and an exit status out.
+class ExecOutput:
+    """What comes back of a command: two streams, with our first line taken out, and its status.
 
-    Frames are the platform's: a binary message is a stream's number and bytes; JSON text messages
-    may come between. `out` and `err` are called with what arrives, as it arrives.
+    `out` and `err` are called with what arrives, as it arrives.
     """
 
-    def __init__(
-        self,
-        websocket: WebSocket,
-        clock: Clock,
-        out: Callable[[bytes | memoryview], None],
-        err: Callable[[bytes | memoryview], None],
-    ) -> None:
-        self.websocket = websocket
-        self.clock = clock
+    def __init__(self, out: Sink, err: Sink) -> None:
         self.out = out
         self.err = err
         self.group: int | None = None  # the remote process group, once the script runs
         self._held = b""  # stdout before the preamble's end
+
+    def take(self, stream: int, data: bytes | memoryview) -> int | None:
+        """Pass output on; return the exit status when it comes. Garbled where it is neither."""
+        if stream == STREAM_STDOUT:
+            self._take_stdout(data)
+        elif stream == STREAM_STDERR:
+            self.err(data)
+        elif stream == STREAM_EXIT and len(data) in (1, 4):
+            if self._held:
+                self.out(self._held)
+            return min(int.from_bytes(data, "big"), 255)
+        else:
+            raise Garbled("the server sent what is no output and no exit status")
+        return None
+
+    def _take_stdout(self, data: bytes | memoryview) -> None:
+        if self.group is not None:
+            self.out(data)
+            return
+        self._held += data
+        before, found, rest = self._held.partition(PREAMBLE)
+        number, newline, rest = rest.partition(b"\n")
+        if found and newline and number.isdigit():
+            self.group, self._held = int(number), b""
+            if before + rest:
+                self.out(before + rest)
+        elif len(self._held) > 1 << 16:
+            raise Garbled("the server answered with something else than the command")
+
+
+class ExecSession:
+    """One command over a WebSocket, without a terminal: a script in, output and a status out.
+
+    Frames are the platform's: a binary message is a stream's number and bytes; JSON text messages
+    may come between.
+    """
+
+    in_hex = False
+
+    def __init__(self, websocket: WebSocket, clock: Clock, output: ExecOutput) -> None:
+        self.websocket = websocket
+        self.clock = clock
+        self.output = output
         self._fed = False  # whether input was forwarded
 
     def run(
@@ -2463,10 +2542,16 @@ class ExecSession:
                         return status
                     # the time that a slow reader of ours takes is no silence of the server's
                     self.websocket.heard_at = self.clock.monotonic()
-            except WebSocketLost as lost:
+            except (WebSocketLost, Garbled) as lost:
                 raise self._lost(str(lost)) from None
             self._check_time(end, limit_s)
             stdin = self._wait(stdin, 1.0)
+
+    def keep_alive(self) -> None:
+        self.websocket.keep_alive()
+
+    def close(self) -> None:
+        self.websocket.close()
 
     def _check_time(self, end: float | None, limit_s: float | None) -> None:
         now = self.clock.monotonic()
@@ -2477,7 +2562,7 @@ class ExecSession:
             raise self._lost(f"nothing was heard for {DEAD_AFTER_S:.0f} s")
 
     def _lost(self, why: str) -> ExecLost:
-        return ExecLost(why, started=self.group is not None)
+        return ExecLost(why, started=self.output.group is not None)
 
     def _wait(self, stdin: LocalInput | None, timeout_s: float) -> LocalInput | None:
         """Wait for the server or for input, and forward the input; None once that has ended."""
@@ -2491,37 +2576,128 @@ class ExecSession:
         return stdin if data else None
 
     def _take(self, opcode: int, payload: bytes | memoryview) -> int | None:
-        """Pass output on; return the exit status when it comes."""
         if opcode == OP_TEXT:
             return exit_status_of_text(bytes(payload))
-        if not payload:
-            return None
-        stream, data = payload[0], payload[1:]
-        if stream == STREAM_STDOUT:
-            self._take_stdout(data)
-        elif stream == STREAM_STDERR:
-            self.err(data)
-        elif stream == STREAM_EXIT and len(data) in (1, 4):
-            if self._held:
-                self.out(self._held)
-            return min(int.from_bytes(data, "big"), 255)
-        else:
-            raise WebSocketLost("the server sent what is no output and no exit status")
-        return None
+        return self.output.take(payload[0], payload[1:]) if payload else None
 
-    def _take_stdout(self, data: bytes | memoryview) -> None:
-        if self.group is not None:
-            self.out(data)
-            return
+
+class HexStream:
+    """Undoes RUN_IN_HEX for one stream: bytes as they are up to the mark, then hex digits."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._held = b""
+        self._marked = False
+
+    def __call__(self, data: bytes | memoryview) -> None:
         self._held += data
-        before, found, rest = self._held.partition(PREAMBLE)
-        number, newline, rest = rest.partition(b"\n")
-        if found and newline and number.isdigit():
-            self.group, self._held = int(number), b""
-            if before + rest:
-                self.out(before + rest)
-        elif len(self._held) > 1 << 16:
-            raise WebSocketLost("the server answered with something else than the command")
+        if not self._marked:
+            before, mark, self._held = self._held.partition(HEX_MARK)
+            if not mark:  # it may have come in part
+                self._held = before[-len(HEX_MARK) + 1 :]
+                before = before[: len(before) - len(self._held)]
+            self._marked = bool(mark)
+            if before:
+                self._sink(before)
+        if self._marked:
+            digits = self._held.translate(None, b" \n")
+            even = len(digits) & ~1
+            self._held = digits[even:]
+            try:
+                self._sink(bytes.fromhex(digits[:even].decode("ascii")))
+            except ValueError:
+                raise Garbled("the server sent what the command has not written") from None
+
+    def end(self) -> None:
+        if self._marked and self._held:
+            raise Garbled("the command's output ends too early")
+        self._sink(self._held)
+
+
+class PostExec:
+    """One command over POST, where something in between refuses WebSockets.
+
+    The answer is a run of frames without a length: a byte 1, 2 or 3 and what belongs to that
+    stream. Whoever passes them on may cut and join the pieces of the body, so the script has the
+    output sent as hex digits: then no byte of it can be taken for a frame's first.
+    """
+
+    in_hex = True
+
+    def __init__(self, api: SpritesApi, name: str, output: ExecOutput, limit_s: float) -> None:
+        self.api = api
+        self.name = name
+        self.output = output
+        self.starting_limit_s = limit_s
+        self._streams = {STREAM_STDOUT: HexStream(output.out), STREAM_STDERR: HexStream(output.err)}
+        output.out, output.err = self._streams[STREAM_STDOUT], self._streams[STREAM_STDERR]
+
+    def keep_alive(self) -> None:
+        """There are no pings here; the system's own probes find out that a peer is gone."""
+
+    def close(self) -> None:
+        """There is nothing to close: the answer ends with the command."""
+
+    def run(
+        self,
+        script: bytes,
+        stdin: LocalInput | None,
+        limit_s: float | None = None,
+        data: bytes = b"",
+    ) -> int:
+        """Run the script as ExecSession does, with all of the input at once."""
+        body = script + b"\0" + data + read_input(stdin)
+        transport = self.api.transport
+        target = exec_target(self.api, self.name)
+        policy = RetryPolicy(repeatable=False, starting_limit_s=self.starting_limit_s)
+        no_limit_s = 10 * 365 * 86400.0
+        with Deadline(limit_s or no_limit_s, transport.clock, silence_s=limit_s) as deadline:
+            try:
+                response = transport.retry(
+                    policy,
+                    lambda: transport.stream_head(
+                        target, body, deadline, "application/octet-stream"
+                    ),
+                )
+                if isinstance(response, Answer):
+                    refuse_exec(self.api, self.name, response, self.starting_limit_s)
+                with response:
+                    return self._read(transport.pieces(response, deadline, sys.maxsize))
+            except (NoAnswerError, Garbled) as lost:
+                raise ExecLost(str(lost), started=self.output.group is not None) from None
+
+    def _read(self, pieces: Iterator[bytes]) -> int:
+        """Tell the frames apart, pass output on, and return the status that ends them."""
+        import re
+
+        stream, status = 0, None
+        for piece in pieces:
+            while piece and status is None:
+                if stream == STREAM_EXIT:
+                    status, piece = self.output.take(stream, piece[:1]), piece[1:]
+                    continue
+                head = re.search(rb"[\1-\3]", piece)
+                data = piece[: head.start()] if head else piece
+                if data and not stream:
+                    break
+                if data:
+                    self.output.take(stream, data)
+                stream, piece = (head[0][0], piece[head.end() :]) if head else (stream, b"")
+            if piece:
+                raise Garbled("the server answered with something else than the command")
+        if status is None:
+            raise Garbled("the answer ended before the exit status")
+        for decoder in self._streams.values():
+            decoder.end()
+        return status
+
+
+def read_input(stdin: LocalInput | None) -> bytes:
+    """Return all of our stdin, b"" for None."""
+    parts = []
+    while stdin and (part := stdin.read()):
+        parts.append(part)
+    return b"".join(parts)
 
 
 def exit_status_of_text(payload: bytes) -> int | None:
@@ -2540,28 +2716,55 @@ def exit_status_of_text(payload: bytes) -> int | None:
     return code if 0 <= code <= 255 else 255
 
 
-def open_exec(api: SpritesApi, name: str, limit_s: float = WAKE_LIMIT_S) -> WebSocket:
-    """Open a command's WebSocket, waking the sprite; errors if it can't be had in `limit_s`.
+def exec_target(api: SpritesApi, name: str) -> str:
+    words = ("bash", "-c", BOOTSTRAP)
+    query = [*(("cmd", word) for word in words), ("path", "bash"), ("stdin", "true")]
+    return api.transport.target(api.path(name, "exec"), query)
+
+
+def open_exec(
+    api: SpritesApi, name: str, output: ExecOutput, limit_s: float = WAKE_LIMIT_S
+) -> ExecSession | PostExec:
+    """Open the way for a command, waking the sprite; errors if it can't be had in `limit_s`.
 
     Nothing runs before the script is sent, so every failure up to here may be tried again.
     """
-    query = [
-        ("cmd", "bash"),
-        ("cmd", "-c"),
-        ("cmd", BOOTSTRAP),
-        ("path", "bash"),
-        ("stdin", "true"),
-    ]
-    target = api.transport.target(api.path(name, "exec"), query)
+    if api.websockets_refused:
+        return PostExec(api, name, output, limit_s)
+    target = exec_target(api, name)
     policy = RetryPolicy(repeatable=True, starting_limit_s=limit_s)
-    result = api.transport.retry(
-        policy, lambda: open_websocket(api.transport, target, min(limit_s, REQUEST_LIMIT_S))
-    )
-    if not isinstance(result, Answer):
-        return result
-    if failure_kind(result) == STARTING:
+    try:
+        result = api.transport.retry(
+            policy, lambda: open_websocket(api.transport, target, min(limit_s, REQUEST_LIMIT_S))
+        )
+    except UpgradeBrokenError as error:
+        why = error.message
+    else:
+        if not isinstance(result, Answer):
+            return ExecSession(result, api.clock, output)
+        if not is_refused_upgrade(result):
+            refuse_exec(api, name, result, limit_s)
+        why = f"the answer to the WebSocket upgrade was {result.status}"
+    api.console.detail(f"{why}; commands are sent by POST instead")
+    api.websockets_refused = True
+    return PostExec(api, name, output, limit_s)
+
+
+def is_refused_upgrade(answer: Answer) -> bool:
+    """Return whether something in between, and not the API, answers an upgrade.
+
+    It may also have passed it on as a plain GET, which lists sessions. The API's own words are
+    JSON with an `error`, but for those of its WebSocket library about a lost header.
+    """
+    if answer.status == 200:
+        return True
+    return answer.status in (400, 403, 405, 426, 501) and not answer.error_code()
+
+
+def refuse_exec(api: SpritesApi, name: str, answer: Answer, limit_s: float) -> NoReturn:
+    if failure_kind(answer) == STARTING:
         raise TimedOutError(f"{name} is still starting after {limit_s:.0f} s", hint="try again")
-    api.refuse(result, f"run a command in {name}", name)
+    api.refuse(answer, f"run a command in {name}", name)
 
 
 def run_quietly(
@@ -2578,13 +2781,12 @@ def run_quietly(
     `data` is its input. ExecLost and the errors of open_exec where there is no status.
     """
     out, err = bytearray(), bytearray()
-    websocket = open_exec(api, name, open_limit_s)
+    session = open_exec(api, name, ExecOutput(out.extend, err.extend), open_limit_s)
     try:
-        session = ExecSession(websocket, api.clock, out.extend, err.extend)
-        status = session.run(exec_script(argv), None, limit_s, data)
-        return status, bytes(out), bytes(err)
+        script = exec_script(argv, in_hex=session.in_hex)
+        return session.run(script, None, limit_s, data), bytes(out), bytes(err)
     finally:
-        websocket.close()
+        session.close()
 
 
 def wait_until_ready(api: SpritesApi, name: str, limit_s: float, argv: Sequence[bytes]) -> None:
@@ -2980,9 +3182,9 @@ def init_sprite(api: SpritesApi, name: str, config: Config | None) -> list[str]:
             data=init_data(config),
         )
     except ExecLost as lost:
-        doubt = "may or may not be" if lost.started else "were not put"
         raise NoAnswerError(
-            f"the keys {doubt} in {name}: {lost}", hint=f"put them in again: thopters init {name}"
+            f"cannot tell whether the keys are in {name}: {lost}",
+            hint=f"put them in again: thopters init {name}",
         ) from None
     lines = out.decode("utf-8", "replace").splitlines()
     if status or lines[-1:] != [INIT_PROOF]:
@@ -3919,22 +4121,18 @@ def cmd_exec(app: App, args: argparse.Namespace) -> int:
     name = valid_name(args.name)
     if not args.command:
         raise UsageError("there is no command to run", hint=f"thopters exec {name} -- uname -a")
-    script = exec_script(
-        [os.fsencode(word) for word in args.command],
-        env=[parse_variable(text, app.environ) for text in args.env],
-        directory=os.fsencode(args.dir or ""),
-    )
+    variables = [parse_variable(text, app.environ) for text in args.env]
     sys.stdout.flush()
     binary_streams()
-    activity = app.console.working(f"waiting for {name}")
-    with activity:
-        websocket = open_exec(app.api, name)
-    websocket.keep_alive()
-    session = ExecSession(
-        websocket,
-        app.clock,
-        lambda data: write_all(1, data),
-        lambda data: write_all(2, data),
+    output = ExecOutput(lambda data: write_all(1, data), lambda data: write_all(2, data))
+    with app.console.working(f"waiting for {name}"):
+        session = open_exec(app.api, name, output)
+    session.keep_alive()
+    script = exec_script(
+        [os.fsencode(word) for word in args.command],
+        env=variables,
+        directory=os.fsencode(args.dir or ""),
+        in_hex=session.in_hex,
     )
     return run_attached(app, name, session, script, LocalInput() if args.interactive else None)
 
@@ -3963,7 +4161,11 @@ def parse_variable(text: str, environ: Mapping[str, str]) -> tuple[str, bytes]:
 
 
 def run_attached(
-    app: App, name: str, session: ExecSession, script: bytes, stdin: LocalInput | None
+    app: App,
+    name: str,
+    session: ExecSession | PostExec,
+    script: bytes,
+    stdin: LocalInput | None,
 ) -> int:
     """Run the command to its end, passing signals on, and return its status."""
     import signal
@@ -3972,17 +4174,18 @@ def run_attached(
         signal_group(app.api, name, group, signum)
 
     try:
-        with SignalRelay(lambda: session.group, pass_on) as relay:
+        with SignalRelay(lambda: session.output.group, pass_on) as relay:
             status = session.run(script, stdin)
     except ExecLost as lost:
         raise lost_status(app, name, lost) from None
     except BaseException as error:  # a second signal, or nobody reads our output any more
         broken = isinstance(error, BrokenPipeError)
-        if session.group and (broken or isinstance(error, Interrupted)):
-            pass_on(session.group, signal.SIGTERM if broken else signal.SIGKILL)
+        group = session.output.group
+        if group and (broken or isinstance(error, Interrupted)):
+            pass_on(group, signal.SIGTERM if broken else signal.SIGKILL)
         raise
     finally:
-        session.websocket.close()
+        session.close()
     if relay.received and status == 128 + relay.received:
         raise Interrupted(relay.received)
     return status
@@ -3992,9 +4195,9 @@ def lost_status(app: App, name: str, lost: ExecLost) -> StatusUnknownError:
     """Say what is known of a command whose exit status never came."""
     if not lost.started:
         return StatusUnknownError(
-            f"the connection to {name} was lost before the command started ({lost}): "
-            "nothing was run",
-            hint="run it again",
+            f"the connection to {name} was lost before the command answered ({lost}): it is not "
+            "known whether it has run; it was not run again",
+            hint=f"look whether it has: thopters exec {name} -- ps aux",
         )
     try:
         sprite = app.api.get_sprite(name)

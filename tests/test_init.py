@@ -654,7 +654,7 @@ def test_create_whose_init_fails_keeps_the_sprite(
     emulator.fault(Fault("WS */exec", "ws", actions=[("drop", None)], after=2, times=1))
     done = thopters("create", "dev")
     assert (done.code, done.out) == (1, "")
-    assert "dev was created, but the keys were not put in dev" in done.err
+    assert "dev was created, but cannot tell whether the keys are in dev" in done.err
     assert "thopters init dev; or remove it: thopters destroy dev" in done.err
     assert "dev" in emulator.sprites
     assert thopters("init", "dev").code == 0
