@@ -88,6 +88,10 @@ WAKE_LIMIT_S = 120.0  # a cold sprite's first command
 PROBE_LIMIT_S = 3.0  # a fresh sprite's exec can hang instead of failing: ask again
 READY_LIMIT_S = 60.0
 INIT_LIMIT_S = 120.0
+HOLD_FIRST_S = 1  # a command that ends sooner holds nothing
+HOLD_EVERY_S = 60
+HOLD_EXPIRY = "5m"
+HOLD_MAX_S = 8 * 3600
 READ_BACK_LIMIT_S = 30.0
 PAUSE_LIMIT_S = 120.0
 PAUSE_LOOK_EVERY_S = 1.0
@@ -2377,11 +2381,32 @@ printf 'thopters-exec %%s\\n' "$$"
 [ -n "${HOME-}" ] || export HOME=~
 exec 3>&2 2>/dev/null
 if [ -r ~/.thopters/env ]; then . ~/.thopters/env; fi
-%(exports)s%(chdir)strap : INT TERM HUP QUIT
+%(exports)s%(chdir)s%(hold)strap : INT TERM HUP QUIT
 %(run)s"""
 RUN = b"""\
-(exec 2>&3 3>&-; exec -- %(argv)s)
+(exec 2>&3 3>&- 9>&-; exec -- %(argv)s)
 exit $?
+"""
+# A shell on a terminal becomes the process itself: it has jobs, and signals, of its own
+RUN_SHELL = b"exec 2>&3 3>&-; exec -- %(argv)s\n"
+# A command that is quiet for half a minute has its sprite paused, and its connection dropped. So
+# a task of the platform is refreshed beside it, by a loop that ends when the wrapper has ended,
+# however that came: the wrapper alone holds the other end of the loop's input. What is left if
+# the loop itself is killed expires by itself. A short command never gets that far.
+HOLD = b"""\
+exec 9> >(
+  trap '' INT TERM HUP QUIT
+  exec > /dev/null 3>&-
+  task=/v1/tasks/thopters-$$ wait=%(first)s
+  while read -r -t "$wait"; [ $? -gt 128 ] && [ "$SECONDS" -lt %(max)s ]; do
+    curl -fsS -m 10 -X PUT --unix-socket /.sprite/api.sock -d '{"expire":"%(expiry)s"}' \\
+      -H 'Content-Type: application/json' "http://sprite$task" ||
+      sprite-env curl -X PUT "$task" -d '{"expire":"%(expiry)s"}' || exit
+    wait=%(every)s
+  done
+  [ "$wait" = %(first)s ] || curl -fsS -m 10 -X DELETE --unix-socket /.sprite/api.sock \\
+    "http://sprite$task" || sprite-env curl -X DELETE "$task"
+)
 """
 # Over POST the streams are told apart by single bytes below 4 among the data, so the data is sent
 # as hex digits, from a mark on; perl sends them as they come, od, which is always there, in blocks
@@ -2396,8 +2421,9 @@ hex() (
 )
 echo thopters-hex
 echo thopters-hex >&3
-{ { (exec 3>&-; exec -- %(argv)s) 2>&1 >&4 4>&- | hex >&3; exit "${PIPESTATUS[0]}"; } 4>&1 | hex
-exit "${PIPESTATUS[0]}"; }
+both() { (exec 3>&- 9>&-; exec -- %(argv)s) 2>&1 >&4 4>&- | hex >&3; exit "${PIPESTATUS[0]}"; }
+both 4>&1 | hex
+exit "${PIPESTATUS[0]}"
 """
 CHDIR = b"""\
 if ! _thopters=$(CDPATH= cd -- %(dir)s 2>&1); then
@@ -2414,16 +2440,26 @@ def exec_script(
     *,
     env: Sequence[tuple[str, bytes]] = (),
     directory: bytes = b"",
-    in_hex: bool = False,
+    hold_max_s: int = 0,
+    runner: bytes = RUN,
 ) -> bytes:
-    """Return the script that runs `argv` exactly, in a bash that evaluates it."""
+    """Return the script that runs `argv` exactly, in a bash that evaluates it.
+
+    `hold_max_s` is how long the command may keep the sprite awake, 0 for not at all.
+    """
     exports = b"".join(
         b"export " + name.encode() + b"=" + quote_argument(value) + b"\n" for name, value in env
     )
     place = b"./-" if directory == b"-" else directory  # `cd -` means something else
     chdir = CHDIR % {b"dir": quote_argument(place)} if directory else b""
-    run = (RUN_IN_HEX if in_hex else RUN) % {b"argv": b" ".join(map(quote_argument, argv))}
-    return SCRIPT % {b"exports": exports, b"chdir": chdir, b"run": run}
+    run = runner % {b"argv": b" ".join(map(quote_argument, argv))}
+    hold = hold_loop(hold_max_s) if hold_max_s else b""
+    return SCRIPT % {b"exports": exports, b"chdir": chdir, b"hold": hold, b"run": run}
+
+
+def hold_loop(max_s: int) -> bytes:
+    times = {b"first": HOLD_FIRST_S, b"every": HOLD_EVERY_S, b"expiry": HOLD_EXPIRY, b"max": max_s}
+    return HOLD % {key: str(value).encode() for key, value in times.items()}
 
 
 class ExecLost(Exception):
@@ -2511,7 +2547,7 @@ class ExecSession:
     may come between.
     """
 
-    in_hex = False
+    runner = RUN
 
     def __init__(self, websocket: WebSocket, clock: Clock, output: ExecOutput) -> None:
         self.websocket = websocket
@@ -2622,7 +2658,7 @@ class PostExec:
     output sent as hex digits: then no byte of it can be taken for a frame's first.
     """
 
-    in_hex = True
+    runner = RUN_IN_HEX
 
     def __init__(self, api: SpritesApi, name: str, output: ExecOutput, limit_s: float) -> None:
         self.api = api
@@ -2729,25 +2765,27 @@ def open_exec(
 
     Nothing runs before the script is sent, so every failure up to here may be tried again.
     """
-    if api.websockets_refused:
-        return PostExec(api, name, output, limit_s)
-    target = exec_target(api, name)
-    policy = RetryPolicy(repeatable=True, starting_limit_s=limit_s)
-    try:
-        result = api.transport.retry(
-            policy, lambda: open_websocket(api.transport, target, min(limit_s, REQUEST_LIMIT_S))
-        )
-    except UpgradeBrokenError as error:
-        why = error.message
-    else:
-        if not isinstance(result, Answer):
-            return ExecSession(result, api.clock, output)
-        if not is_refused_upgrade(result):
-            refuse_exec(api, name, result, limit_s)
-        why = f"the answer to the WebSocket upgrade was {result.status}"
-    api.console.detail(f"{why}; commands are sent by POST instead")
-    api.websockets_refused = True
+    if not api.websockets_refused:
+        try:
+            websocket = open_exec_socket(api, name, exec_target(api, name), limit_s)
+            return ExecSession(websocket, api.clock, output)
+        except UpgradeBrokenError as error:
+            api.console.detail(f"{error.message}; commands are sent by POST instead")
+            api.websockets_refused = True
     return PostExec(api, name, output, limit_s)
+
+
+def open_exec_socket(api: SpritesApi, name: str, target: str, limit_s: float) -> WebSocket:
+    """Open a command's WebSocket; UpgradeBrokenError where something in between refuses it."""
+    policy = RetryPolicy(repeatable=True, starting_limit_s=limit_s)
+    result = api.transport.retry(
+        policy, lambda: open_websocket(api.transport, target, min(limit_s, REQUEST_LIMIT_S))
+    )
+    if not isinstance(result, Answer):
+        return result
+    if is_refused_upgrade(result):
+        raise UpgradeBrokenError(f"the answer to the WebSocket upgrade was {result.status}")
+    refuse_exec(api, name, result, limit_s)
 
 
 def is_refused_upgrade(answer: Answer) -> bool:
@@ -2783,7 +2821,7 @@ def run_quietly(
     out, err = bytearray(), bytearray()
     session = open_exec(api, name, ExecOutput(out.extend, err.extend), open_limit_s)
     try:
-        script = exec_script(argv, in_hex=session.in_hex)
+        script = exec_script(argv, runner=session.runner)
         return session.run(script, None, limit_s, data), bytes(out), bytes(err)
     finally:
         session.close()
@@ -2875,6 +2913,220 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+# --- terminal sessions ------------------------------------------------------------------
+
+# With a terminal stdin is a tty, so the script comes as base64, which no tty changes. The remote
+# side says when it is ready, for what is sent sooner would be echoed; if nothing comes it leaves.
+TTY_BOOTSTRAP = (
+    'set -- "$(stty -g)"; stty raw -echo; echo thopters-ready; '
+    'LC_ALL=C IFS= read -r -t 60 -d "" _thopters || exit 255; stty "$1"; set --; '
+    'eval "$(printf %s "$_thopters" | base64 -d)"'
+)
+TTY_READY = b"thopters-ready"
+DETACH_KEY = b"\x1c"  # Ctrl-\, as the `sprite` program has it
+DEFAULT_SIZE = (80, 24)
+
+
+class Detached(Exception):
+    """The user has left a session, which goes on."""
+
+
+class LocalTerminal:
+    """Our own terminal in raw mode, put back whatever happens; notices when its size changes.
+
+    Without a terminal on stdin it is a source of input like any other.
+    """
+
+    def __init__(self) -> None:
+        self.is_terminal = sys.stdin is not None and sys.stdin.isatty()
+        self.keyboard = LocalInput()
+
+    def __enter__(self) -> LocalTerminal:
+        import signal
+
+        self._changes, self._wake = os.pipe()
+        os.set_blocking(self._wake, False)
+        self._handler = signal.signal(signal.SIGWINCH, self._resized)
+        if self.is_terminal:
+            import termios
+            import tty
+
+            self._settings = termios.tcgetattr(0)
+            tty.setraw(0)
+        return self
+
+    def _resized(self, signum: int, frame: FrameType | None) -> None:
+        import contextlib
+
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake, b"x")
+
+    def fileno(self) -> int:
+        """Return what can be read once the size has changed."""
+        return self._changes
+
+    def size(self) -> tuple[int, int]:
+        """Return columns and rows."""
+        import shutil
+
+        return shutil.get_terminal_size(DEFAULT_SIZE)
+
+    def new_size(self) -> tuple[int, int]:
+        os.read(self._changes, 1 << 12)
+        return self.size()
+
+    def say(self, console: Console, text: str) -> None:
+        """Say something between what a remote program shows; raw mode wants a CR."""
+        console.err.write(f"\r\n[{console.redact(clean(text))}]\r\n")
+        console.err.flush()
+
+    def wait_for_key(self) -> bytes:
+        """Return what is typed next; Detached if the user wants to leave."""
+        keys = self.keyboard.read() if self.is_terminal else b""
+        if not keys or DETACH_KEY in keys:
+            raise Detached
+        return keys
+
+    def __exit__(self, *exc: object) -> None:
+        import signal
+
+        if self.is_terminal:
+            import termios
+
+            termios.tcsetattr(0, termios.TCSADRAIN, self._settings)
+        signal.signal(signal.SIGWINCH, self._handler)
+        os.close(self._changes)
+        os.close(self._wake)
+
+
+class TerminalSession:
+    """A command on a remote terminal: bytes both ways, JSON texts about the session between.
+
+    `script` is run in a new session; without one we are attached to a session that runs.
+    """
+
+    runner = RUN
+
+    def __init__(
+        self, websocket: WebSocket, clock: Clock, out: Sink, script: bytes | None = None
+    ) -> None:
+        self.websocket = websocket
+        self.clock = clock
+        self.out = out
+        self.identity = ""  # the platform's, as soon as it tells
+        self.runs = script is None
+        self._script = script
+        self._held = b""  # of what comes before the command's own output
+
+    def start(self) -> None:
+        """Return once the command runs and its identity is known."""
+        while not (self.runs and self.identity):
+            if self._receive() is not None:
+                raise ExecLost("the command has ended already", started=True)
+            self.websocket.wait(1.0)
+
+    def run(self, terminal: LocalTerminal) -> int:
+        """Pass bytes both ways until the exit status comes; Detached, ExecLost."""
+        open_input = True
+        while True:
+            status = self._receive()
+            if status is not None:
+                return status
+            sources: list[Any] = [terminal]
+            if self.runs and open_input and self.websocket.unsent() < 1 << 18:
+                sources.append(terminal.keyboard)
+            ready = self.websocket.wait(1.0, sources)
+            if terminal in ready:
+                self.resize(*terminal.new_size())
+            if terminal.keyboard in ready:
+                open_input = self._type(terminal.keyboard.read(), terminal)
+
+    def _type(self, keys: bytes, terminal: LocalTerminal) -> bool:
+        """Send what was typed; False at the end of the input, which is typed as Ctrl-D."""
+        before, leave, _ = keys.partition(DETACH_KEY) if terminal.is_terminal else (keys, b"", b"")
+        if before or not keys:
+            self.websocket.send(OP_BINARY, before or b"\x04")
+        if leave:
+            raise Detached
+        return bool(keys)
+
+    def resize(self, columns: int, rows: int) -> None:
+        import json
+
+        message = {"type": "resize", "cols": columns, "rows": rows}
+        self.websocket.send(OP_TEXT, json.dumps(message).encode())
+
+    def _receive(self) -> int | None:
+        """Take what has come, and return the exit status when it is there."""
+        try:
+            for opcode, payload in self.websocket.messages():
+                status = self._take_text(bytes(payload)) if opcode == OP_TEXT else None
+                if status is not None:
+                    self.out(self._held)
+                    return status
+                if opcode == OP_BINARY:
+                    self._take_output(payload)
+                self.websocket.heard_at = self.clock.monotonic()
+        except (WebSocketLost, Garbled) as lost:
+            raise ExecLost(str(lost), started=self.runs) from None
+        if self.clock.monotonic() - self.websocket.heard_at > DEAD_AFTER_S:
+            raise ExecLost(f"nothing was heard for {DEAD_AFTER_S:.0f} s", started=self.runs)
+        return None
+
+    def _take_text(self, payload: bytes) -> int | None:
+        import json
+
+        try:
+            message = json.loads(payload)
+        except (ValueError, RecursionError):
+            return None
+        if isinstance(message, dict) and message.get("type") == "session_info":
+            self.identity = str(message.get("session_id") or self.identity)
+        return exit_status_of_text(payload)
+
+    def _take_output(self, data: bytes | memoryview) -> None:
+        if self.runs:
+            self.out(data)
+            return
+        import base64
+        import re
+
+        self._held += data
+        if self._script and TTY_READY in self._held:
+            self.websocket.send(OP_BINARY, base64.b64encode(self._script) + b"\0")
+            self._script = None
+        begun = re.search(re.escape(PREAMBLE) + rb"[0-9]+\r?\n", self._held)
+        if begun and not self._script:
+            self.runs, rest, self._held = True, self._held[begun.end() :], b""
+            self.out(rest)
+        elif len(self._held) > 1 << 16:
+            raise Garbled("the server answered with something else than the command")
+
+
+def open_terminal(
+    api: SpritesApi, name: str, out: Sink, script: bytes, size: tuple[int, int]
+) -> TerminalSession:
+    """Start a session on a terminal of `size` (columns, rows), waking the sprite."""
+    words = ("bash", "-c", TTY_BOOTSTRAP)
+    query = [*(("cmd", word) for word in words), ("path", "bash"), ("tty", "true")]
+    query += [("stdin", "true"), ("cols", str(size[0])), ("rows", str(size[1]))]
+    target = api.transport.target(api.path(name, "exec"), query)
+    websocket = open_exec_socket(api, name, target, WAKE_LIMIT_S)
+    return TerminalSession(websocket, api.clock, out, script)
+
+
+def attach_terminal(api: SpritesApi, name: str, out: Sink, identity: str) -> TerminalSession | None:
+    """Attach to a session, waking the sprite; None if there is no such session any more."""
+    target = api.transport.target(api.path(name, "exec", identity))
+    try:
+        websocket = open_exec_socket(api, name, target, WAKE_LIMIT_S)
+    except NotFoundError:
+        return None
+    session = TerminalSession(websocket, api.clock, out)
+    session.identity = identity
+    return session
 
 
 # --- holds ------------------------------------------------------------------------------
@@ -2980,7 +3232,7 @@ def sprite_options(api: SpritesApi, sprite: Sprite) -> list[str]:
     return ["-s", name] if transport.environ.get("SPRITE_ORG") else ["-s", name, "-o", selected]
 
 
-def become_sprite_program(path: str, words: Sequence[str], environ: Mapping[str, str]) -> int:
+def become_sprite_program(argv: list[str], environ: Mapping[str, str]) -> int:
     """Run the `sprite` program in our place, so that its signals and its exit status are ours."""
     import signal
 
@@ -2988,18 +3240,17 @@ def become_sprite_program(path: str, words: Sequence[str], environ: Mapping[str,
     dropped = ("SPRITE_URL", "BASH_VERSION", "FISH_VERSION", "ZSH_NAME", "ZSH_VERSION")
     env = {key: value for key, value in environ.items() if key not in dropped}
     env["SHELL"] = "/bin/bash"
-    argv = [path, *words]
     sys.stdout.flush()
     try:
         if os.name == "posix":
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec keeps that
-            os.execve(path, argv, env)  # noqa: S606 (an absolute path, and words of our own)
+            os.execve(argv[0], argv, env)  # noqa: S606 (an absolute path, and words of our own)
         import subprocess
 
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         return subprocess.call(argv, env=env)  # noqa: S603 (the same)
     except OSError as error:
-        raise ThoptersError(f"cannot run {path}: {error.strerror}") from None
+        raise ThoptersError(f"cannot run {argv[0]}: {error.strerror}") from None
 
 
 # --- init -------------------------------------------------------------------------------
@@ -4094,6 +4345,13 @@ def resume(app: App, name: str) -> dict[str, Any]:
 def add_exec(parser: argparse.ArgumentParser) -> None:
     add_name(parser)
     parser.add_argument("-i", "--interactive", action="store_true", help="forward our stdin")
+    terminal = parser.add_mutually_exclusive_group()
+    terminal.add_argument(
+        "-t", "--tty", action="store_true", default=None, help="give it a terminal"
+    )
+    terminal.add_argument(
+        "-T", "--no-tty", dest="tty", action="store_false", help="give it none, on a terminal too"
+    )
     parser.add_argument("--dir", metavar="D", help="run it in this directory of the sprite")
     parser.add_argument(
         "--env",
@@ -4102,7 +4360,40 @@ def add_exec(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="set a variable; K alone takes our own value",
     )
+    parser.add_argument(
+        "--detach", action="store_true", help="start it on a terminal, print its session, leave"
+    )
+    add_hold(parser, "keep the sprite awake while it runs (default, but with --detach)")
     parser.add_argument("command", metavar="CMD", nargs="*", help="the command, after --")
+
+
+def add_hold(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("--hold", action=argparse_boolean(), default=None, help=text)
+    parser.add_argument(
+        "--hold-max",
+        metavar="TIME",
+        type=duration,
+        default=HOLD_MAX_S,
+        help="but not longer than so (default 8h)",
+    )
+
+
+def argparse_boolean() -> Any:
+    """Return the action that makes --no-X of --X."""
+    import argparse
+
+    return argparse.BooleanOptionalAction
+
+
+def duration(text: str) -> int:
+    """Return the seconds of 90, 45s, 30m, 2h or 1h30m."""
+    import re
+
+    found = re.fullmatch(r"(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,9})s?)?", text)
+    parts = [int(part or 0) for part in found.groups()] if found else [0]
+    if not any(parts):
+        raise UsageError(f"{text[:64]!r} is no time", hint="use 90, 45s, 30m, 2h or 1h30m")
+    return parts[0] * 3600 + parts[1] * 60 + parts[2]
 
 
 @Command(
@@ -4113,6 +4404,7 @@ def add_exec(parser: argparse.ArgumentParser) -> None:
         "thopters exec dev -- uname -a",
         "thopters exec dev --dir src --env CI=1 -- make test",
         "thopters exec dev -i -- tar xz < files.tar.gz",
+        "thopters exec dev --detach --hold -- sh -c 'make test > log 2>&1'",
     ],
     own_failure=EXIT_STATUS_UNKNOWN,
     takes_command=True,
@@ -4121,20 +4413,148 @@ def cmd_exec(app: App, args: argparse.Namespace) -> int:
     name = valid_name(args.name)
     if not args.command:
         raise UsageError("there is no command to run", hint=f"thopters exec {name} -- uname -a")
+    if args.detach and (args.interactive or args.tty is False):
+        raise UsageError("--detach gives the command a terminal and no input of ours")
+    holds = not args.detach if args.hold is None else args.hold
+    words = [os.fsencode(word) for word in args.command]
     variables = [parse_variable(text, app.environ) for text in args.env]
+    with_terminal = wants_terminal(app, args)
+
+    def script(runner: bytes) -> bytes:
+        return exec_script(
+            words,
+            env=(terminal_variables(app.environ) if with_terminal else []) + variables,
+            directory=os.fsencode(args.dir or ""),
+            hold_max_s=args.hold_max if holds else 0,
+            runner=runner,
+        )
+
+    if args.hold:
+        list_holds(app.api, name)  # an image without them is an error where one is asked for
+    if args.detach:
+        return start_detached(app, name, script(RUN))
     sys.stdout.flush()
+    if with_terminal:
+        return run_on_terminal(app, name, script(RUN), is_shell=False)
     binary_streams()
     output = ExecOutput(lambda data: write_all(1, data), lambda data: write_all(2, data))
     with app.console.working(f"waiting for {name}"):
         session = open_exec(app.api, name, output)
     session.keep_alive()
-    script = exec_script(
-        [os.fsencode(word) for word in args.command],
-        env=variables,
-        directory=os.fsencode(args.dir or ""),
-        in_hex=session.in_hex,
-    )
-    return run_attached(app, name, session, script, LocalInput() if args.interactive else None)
+    stdin = LocalInput() if args.interactive else None
+    return run_attached(app, name, session, script(session.runner), stdin)
+
+
+def wants_terminal(app: App, args: argparse.Namespace) -> bool:
+    """Return whether a command gets a terminal: asked for, or stdin and stdout are one."""
+    if args.detach or os.name != "posix":
+        return bool(args.detach or args.tty)
+    ours = sys.stdin is not None and sys.stdin.isatty() and app.console.out_is_terminal
+    return ours if args.tty is None else bool(args.tty)
+
+
+def terminal_variables(environ: Mapping[str, str]) -> list[tuple[str, bytes]]:
+    """Return what tells a remote program about our terminal."""
+    names = ("TERM", "COLORTERM", "LANG")
+    return [(name, os.fsencode(environ[name])) for name in names if environ.get(name)]
+
+
+def start_detached(app: App, name: str, script: bytes) -> int:
+    """Start a command that outlives this program, see it run, and print its session's id."""
+    with app.console.working(f"starting it in {name}"):
+        session = open_terminal(app.api, name, lambda data: None, script, DEFAULT_SIZE)
+        try:
+            session.start()
+        except ExecLost as lost:
+            raise lost_status(app, name, lost) from None
+        finally:
+            session.websocket.close()
+    app.console.answer(clean(session.identity))
+    app.console.hint(f"look at it: thopters attach {name} {session.identity}")
+    return EXIT_OK
+
+
+def run_on_terminal(app: App, name: str, script: bytes, *, is_shell: bool) -> int:
+    """Run a command or a shell on a terminal to its end, over pauses of the sprite."""
+    with LocalTerminal() as terminal:
+        with app.console.working(f"waiting for {name}"):
+            session = open_terminal(app.api, name, write_stdout, script, terminal.size())
+        return follow_session(app, name, session, terminal, script if is_shell else None)
+
+
+def write_stdout(data: bytes | memoryview) -> None:
+    write_all(1, data)
+
+
+def follow_session(
+    app: App,
+    name: str,
+    session: TerminalSession,
+    terminal: LocalTerminal,
+    new_shell: bytes | None,
+) -> int:
+    """Stay with a session until it ends or the user leaves; attach again where it was lost.
+
+    `new_shell` is the script that starts another one where the session is gone.
+    """
+    try:
+        while True:
+            try:
+                session.websocket.keep_alive()
+                return session.run(terminal)
+            except ExecLost as lost:
+                session.websocket.close()
+                session = again(app, name, session, terminal, lost, new_shell)
+    except (Detached, Interrupted) as left:
+        if session.identity:
+            back = f"thopters attach {name} {session.identity}"
+            terminal.say(app.console, f"the session goes on; back to it: {back}")
+        if isinstance(left, Interrupted):
+            raise
+        return EXIT_OK
+    finally:
+        session.websocket.close()
+
+
+def again(
+    app: App,
+    name: str,
+    session: TerminalSession,
+    terminal: LocalTerminal,
+    lost: ExecLost,
+    new_shell: bytes | None,
+) -> TerminalSession:
+    """Attach to a session again after its connection was lost, or start another shell.
+
+    A sprite that sleeps is not woken before the user types: nobody pays for an idle prompt.
+    """
+    keys = b""
+    if is_asleep(app, name):
+        terminal.say(app.console, f"{name} has paused; the next key wakes it, Ctrl-\\ leaves")
+        keys = terminal.wait_for_key()
+    else:
+        terminal.say(app.console, f"the connection was lost ({lost}); attaching again")
+    found = None
+    if session.identity and session.runs:
+        found = attach_terminal(app.api, name, write_stdout, session.identity)
+    if found:
+        found.resize(*terminal.size())
+        if keys:
+            found.websocket.send(OP_BINARY, keys)
+        return found
+    if new_shell is None:
+        raise lost_status(app, name, lost)
+    terminal.say(app.console, "the session has ended; a key starts a new shell, Ctrl-\\ leaves")
+    terminal.wait_for_key()
+    return open_terminal(app.api, name, write_stdout, new_shell, terminal.size())
+
+
+def is_asleep(app: App, name: str) -> bool:
+    try:
+        sprite = app.api.get_sprite(name)
+    except ThoptersError:
+        return False
+    return sprite is not None and sprite.is_asleep()
 
 
 def binary_streams() -> None:
@@ -4199,12 +4619,8 @@ def lost_status(app: App, name: str, lost: ExecLost) -> StatusUnknownError:
             "known whether it has run; it was not run again",
             hint=f"look whether it has: thopters exec {name} -- ps aux",
         )
-    try:
-        sprite = app.api.get_sprite(name)
-    except ThoptersError:
-        sprite = None
     why, hint = str(lost), f"see what it has done: thopters exec {name} -- ps aux"
-    if sprite and sprite.is_asleep():
+    if is_asleep(app, name):
         why = "the sprite has paused, as it does when a command is quiet for long"
         hint = "it may go on when the sprite wakes; " + hint
     return StatusUnknownError(
@@ -4217,26 +4633,60 @@ def lost_status(app: App, name: str, lost: ExecLost) -> StatusUnknownError:
 # shell
 
 
+def add_shell(parser: argparse.ArgumentParser) -> None:
+    add_name(parser)
+    parser.add_argument(
+        "--native", action="store_true", help="do not use the sprite program where it is there"
+    )
+    add_hold(parser, "keep the sprite awake while it is open")
+
+
 @Command(
     "shell",
-    "open a shell in a sprite, through the sprite program",
-    add_name,
+    "open a shell in a sprite",
+    add_shell,
     [
         "thopters shell dev",
-        "thopters console dev",
+        "thopters console dev --native",
     ],
     aliases=("console",),
     own_failure=EXIT_STATUS_UNKNOWN,
 )
 def cmd_shell(app: App, args: argparse.Namespace) -> int:
     name = valid_name(args.name)
-    path = require_sprite_program(app.environ, "shell")
     sprite = app.api.require_sprite(name)
-    options = sprite_options(app.api, sprite)
+    native = args.native or args.hold or os.name != "posix"
+    command = None if native else sprite_command(app, sprite)
+    if command is None:
+        return run_on_terminal(app, name, shell_script(app, args), is_shell=True)
     if sprite.status != "running":  # the program gives up on a sprite that wakes slowly
         with app.console.working(f"waking {name}"):
             wait_until_ready(app.api, name, WAKE_LIMIT_S, [b"true"])
-    return become_sprite_program(path, [*options, "console"], app.environ)
+    return become_sprite_program([*command, "console"], app.environ)
+
+
+def sprite_command(app: App, sprite: Sprite) -> list[str] | None:
+    """Return how to call the `sprite` program for a sprite; None where ours is to be used.
+
+    That is: wished by THOPTERS_NATIVE, no program, or one that would not reach this sprite.
+    """
+    path = find_sprite_program(app.environ)
+    if app.environ.get("THOPTERS_NATIVE") or path is None:
+        return None
+    try:
+        return [path, *sprite_options(app.api, sprite)]
+    except ThoptersError as error:
+        app.console.detail(f"{error.message}; it is not used")
+        return None
+
+
+def shell_script(app: App, args: argparse.Namespace) -> bytes:
+    return exec_script(
+        [b"bash", b"-l"],
+        env=terminal_variables(app.environ),
+        hold_max_s=args.hold_max if args.hold else 0,
+        runner=RUN_SHELL,
+    )
 
 
 # proxy
@@ -4267,7 +4717,7 @@ def cmd_proxy(app: App, args: argparse.Namespace) -> int:
     for port in local:
         check_port_is_free(port)
     options = sprite_options(app.api, app.api.require_sprite(name))
-    return become_sprite_program(path, [*options, "proxy", *args.ports], app.environ)
+    return become_sprite_program([path, *options, "proxy", *args.ports], app.environ)
 
 
 def valid_ports(text: str) -> tuple[int, int]:
