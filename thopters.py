@@ -2132,6 +2132,9 @@ class Session:
         self.last_activity = text_field(item, "last_activity")
         self.is_terminal = item.get("tty") is True
 
+    def to_json(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in self.__slots__}
+
 
 class Listing:
     """All sprites, by name, and the account's numbers: state -> (count, plan limit or None)."""
@@ -3016,15 +3019,18 @@ class TerminalSession:
         self.clock = clock
         self.out = out
         self.identity = ""  # the platform's, as soon as it tells
+        self.group: int | None = None  # the remote process group of a command of ours
         self.runs = script is None
         self._script = script
         self._held = b""  # of what comes before the command's own output
 
     def start(self) -> None:
         """Return once the command runs and its identity is known."""
-        while not (self.runs and self.identity):
+        while True:
             if self._receive() is not None:
                 raise ExecLost("the command has ended already", started=True)
+            if self.runs and self.identity:
+                return
             self.websocket.wait(1.0)
 
     def run(self, terminal: LocalTerminal) -> int:
@@ -3097,8 +3103,9 @@ class TerminalSession:
         if self._script and TTY_READY in self._held:
             self.websocket.send(OP_BINARY, base64.b64encode(self._script) + b"\0")
             self._script = None
-        begun = re.search(re.escape(PREAMBLE) + rb"[0-9]+\r?\n", self._held)
+        begun = re.search(re.escape(PREAMBLE) + rb"([0-9]+)\r?\n", self._held)
         if begun and not self._script:
+            self.group = int(begun[1])
             self.runs, rest, self._held = True, self._held[begun.end() :], b""
             self.out(rest)
         elif len(self._held) > 1 << 16:
@@ -3182,6 +3189,34 @@ def release_hold(api: SpritesApi, name: str, hold: str) -> None:
     import urllib.parse
 
     ask_tasks(api, name, "DELETE", "/" + urllib.parse.quote(hold, safe=""))
+
+
+# To the whole group of a session, if its id is the process that leads it: the platform's own call
+# may reach the leader alone, and that is our wrapper. 0 is gone, 3 another process, 4 still there
+SIGNAL_SCRIPT = b"""\
+id=$1
+read -r stat < "/proc/$id/stat" && set -- $2 ${stat##*)} && [ "$5" = "$id" ] || exit 3
+kill -s "$1" -- "-$id" || exit 3
+for _ in {1..50}; do kill -0 -- "-$id" || exit 0; sleep 0.1; done
+exit 4
+"""
+
+
+def end_session(api: SpritesApi, name: str, session: Session, signal_name: str = "") -> bool:
+    """Signal a session, and return whether it is gone; without a name, see to that it is."""
+    wanted = signal_name or ("HUP" if session.is_terminal else "TERM")  # a shell survives TERM
+    argv = [b"bash", b"-c", SIGNAL_SCRIPT, b"thopters", session.id.encode(), wanted.encode()]
+    try:
+        status, _, _ = run_quietly(
+            api, name, argv, limit_s=SILENCE_TIMEOUT_S, open_limit_s=WAKE_LIMIT_S
+        )
+    except ExecLost:
+        status = 3
+    if status == 3:
+        api.kill_session(name, session.id, "SIG" + wanted)
+    elif status == 4 and not signal_name:
+        api.kill_session(name, session.id, "SIGKILL")
+    return session.id not in [item.id for item in api.list_sessions(name)]
 
 
 # --- sprite program ---------------------------------------------------------------------
@@ -4747,6 +4782,214 @@ def check_port_is_free(port: int) -> None:
                 f"cannot listen on local port {port}: {error.strerror}",
                 hint=f"choose another local one, such as {port % 55535 + 10000}:{port}",
             ) from None
+
+
+# sessions
+
+
+def add_sessions(parser: argparse.ArgumentParser) -> None:
+    add_name(parser)
+    add_json(parser)
+
+
+@Command(
+    "sessions",
+    "list the commands that run in a sprite, waking it",
+    add_sessions,
+    [
+        "thopters sessions dev",
+        "thopters sessions dev --json",
+    ],
+)
+def cmd_sessions(app: App, args: argparse.Namespace) -> int:
+    name, console = valid_name(args.name), app.console
+    with console.working(f"listing the sessions of {name}"):
+        sessions = app.api.list_sessions(name)
+    if args.json:
+        console.answer_json({"name": name, "sessions": [item.to_json() for item in sessions]})
+        return EXIT_OK
+    if not sessions:
+        console.note(f"no command runs in {name}")
+        return EXIT_OK
+    now = app.api.now()
+    rows = []
+    for item in sessions:
+        times = [parse_time(text) for text in (item.created, item.last_activity)]
+        ages = [format_age(t, now) if console.out_is_terminal else format_time(t) for t in times]
+        rows.append((item.id, item.command, *ages))
+    console.table(("ID", "Command", "Started", "Active"), rows)
+    return EXIT_OK
+
+
+# attach
+
+
+def add_attach(parser: argparse.ArgumentParser) -> None:
+    add_name(parser)
+    parser.add_argument("session", metavar="ID", nargs="?", help="without it: the newest one")
+
+
+@Command(
+    "attach",
+    "come back to a command that runs on a terminal; Ctrl-\\ leaves",
+    add_attach,
+    [
+        "thopters attach dev",
+        "thopters attach dev 1847",
+    ],
+    own_failure=EXIT_STATUS_UNKNOWN,
+)
+def cmd_attach(app: App, args: argparse.Namespace) -> int:
+    name = valid_name(args.name)
+    identity = valid_session(args.session) if args.session else newest_session(app, name)
+    with LocalTerminal() as terminal:
+        with app.console.working(f"attaching to session {identity} of {name}"):
+            session = attach_terminal(app.api, name, write_stdout, identity)
+        if session is None:
+            raise unknown_session(name, identity)
+        session.resize(*terminal.size())
+        return follow_session(app, name, session, terminal, None)
+
+
+def valid_session(text: str) -> str:
+    import re
+
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", text):
+        raise UsageError(f"{text[:64]!r} is not a session's id", hint="see: thopters sessions NAME")
+    return text
+
+
+def unknown_session(name: str, identity: str) -> NotFoundError:
+    return NotFoundError(
+        f"there is no session {identity} in {name}: it has ended, or its sprite slept too long",
+        hint=f"see what runs: thopters sessions {name}",
+    )
+
+
+def newest_session(app: App, name: str) -> str:
+    """Return the id of the session on a terminal that was started last."""
+    sessions = [item for item in app.api.list_sessions(name) if item.is_terminal]
+    if not sessions:
+        raise NotFoundError(
+            f"no command runs on a terminal in {name}", hint=f"start one: thopters shell {name}"
+        )
+    never = parse_time("0001-01-01T00:00:00Z")
+    return max(sessions, key=lambda item: (parse_time(item.created) or never, item.id)).id
+
+
+# kill
+
+
+def add_kill(parser: argparse.ArgumentParser) -> None:
+    add_name(parser)
+    parser.add_argument("session", metavar="ID", help="as thopters sessions shows it")
+    parser.add_argument("--signal", metavar="S", help="TERM, INT, HUP, KILL, QUIT, USR1 or USR2")
+
+
+@Command(
+    "kill",
+    "end a command that runs in a sprite, and see it gone",
+    add_kill,
+    [
+        "thopters kill dev 1847",
+        "thopters kill dev 1847 --signal INT",
+    ],
+)
+def cmd_kill(app: App, args: argparse.Namespace) -> int:
+    name, identity = valid_name(args.name), valid_session(args.session)
+    known = ("TERM", "INT", "HUP", "KILL", "QUIT", "USR1", "USR2")
+    wanted = (args.signal or "").upper().removeprefix("SIG")
+    if wanted and wanted not in known:
+        raise UsageError(
+            f"{args.signal[:64]!r} is no signal", hint=f"use one of {', '.join(known)}"
+        )
+    with app.console.working(f"ending session {identity} of {name}"):
+        sessions = {item.id: item for item in app.api.list_sessions(name)}
+        session = sessions.get(identity)
+        gone = session is None or end_session(app.api, name, session, wanted)
+    if session is None:
+        app.console.answer(f"{identity} has ended already")
+    elif gone:
+        app.console.answer(f"{identity} has ended")
+    elif wanted:
+        app.console.answer(f"{identity} got {wanted} and runs on")
+    else:
+        raise ThoptersError(f"session {identity} of {name} can't be ended: it still runs")
+    return EXIT_OK
+
+
+# hold
+
+
+def add_hold_command(parser: argparse.ArgumentParser) -> None:
+    add_name(parser)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--for", dest="time", metavar="TIME", type=duration, help="as 2h or 1h30m")
+    what.add_argument("--release", action="store_true", help="let it sleep again")
+
+
+@Command(
+    "hold",
+    "keep a sprite awake for a time, or let it sleep again",
+    add_hold_command,
+    [
+        "thopters hold dev --for 2h",
+        "thopters hold dev --release",
+    ],
+)
+def cmd_hold(app: App, args: argparse.Namespace) -> int:
+    name, console = valid_name(args.name), app.console
+    if args.release:
+        return release_holds(app, name)
+    with console.working(f"asking for a hold in {name}"):
+        list_holds(app.api, name)  # an error on an image without them
+    token = os.urandom(8).hex()
+    words = [b"bash", b"-c", KEEP_SCRIPT, b"thopters-hold", token.encode(), str(args.time).encode()]
+    script = exec_script(words, hold_max_s=args.time)
+    with console.working(f"holding {name}"):
+        session = open_terminal(app.api, name, lambda data: None, script, DEFAULT_SIZE)
+        try:
+            session.start()
+            wait_for_hold(app, name, f"thopters-{session.group}")
+        except ExecLost as lost:
+            raise ThoptersError(f"cannot hold {name}: {lost}") from None
+        finally:
+            session.websocket.close()
+    console.answer(f"{name} stays awake for {args.time} s")
+    console.hint(f"let it sleep sooner: thopters hold {name} --release")
+    return EXIT_OK
+
+
+# Keeps a command, and so its hold, until the time is up or another hold or a release comes
+KEEP_SCRIPT = b"""\
+file=~/.thopters/hold mine="$1 thopters-$PPID"
+mkdir -p ~/.thopters && echo "$mine" > "$file" || exit
+while [ "$SECONDS" -lt "$2" ] && [ "$(cat "$file" 2> /dev/null)" = "$mine" ]; do sleep 1; done
+"""
+
+
+def wait_for_hold(app: App, name: str, task: str) -> None:
+    """Return once the hold is there; TimedOutError after 10 s."""
+    end = app.clock.monotonic() + 10.0
+    while task not in [hold.name for hold in list_holds(app.api, name)]:
+        if app.clock.monotonic() > end:
+            raise TimedOutError(f"the hold of {name} does not appear")
+        app.clock.sleep(0.3)
+
+
+def release_holds(app: App, name: str) -> int:
+    """End the hold that was asked for by hand, and see it gone."""
+    end = app.clock.monotonic() + 15.0
+    file = b"~/.thopters/hold"
+    told = probe(app, name, b"cat " + file + b" 2> /dev/null; rm -f " + file).split()
+    held = told[1].decode("ascii", "replace") if len(told) == 2 else None
+    with app.console.working(f"letting {name} sleep"):
+        while held and held in [hold.name for hold in list_holds(app.api, name)]:
+            if app.clock.monotonic() > end:
+                raise TimedOutError(f"{name} is still held by {held}")
+            app.clock.sleep(0.5)
+    app.console.answer(f"{name} {'may sleep again' if held else 'was not held by hand'}")
+    return EXIT_OK
 
 
 # checkpoint

@@ -102,6 +102,7 @@ class Sprite:
         with self.lock:
             self.touch()
             if self.status == "running":
+                self.inner = self.inner or TaskServer(self)
                 return True
             if self._starting < self.personality.wake_503:
                 self._starting += 1
