@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     import re
     import socket
     import ssl
+    import tarfile
     import threading
     import urllib.parse
     import urllib.request
@@ -1964,6 +1965,13 @@ class WebSocket:
             elif opcode != OP_PONG:
                 yield opcode, payload
 
+    def one_message(self) -> list[tuple[int, bytes]]:
+        """Return the next message if one is there, and leave what follows for `messages()`."""
+        for opcode, payload in self.messages():
+            self._unparsed = True
+            return [(opcode, bytes(payload))]
+        return []
+
     def _receive(self) -> bool:
         import ssl
 
@@ -2477,16 +2485,33 @@ class Garbled(Exception):
     """The server sent what is no part of a command's output or status."""
 
 
-class LocalInput:
-    """Our own stdin, as something that select can wait for."""
+class SocketInput:
+    """Input that comes over a local socket, as something that select can wait for."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def read(self) -> bytes:
+        """Return what there is, b"" at the end."""
+        try:
+            return self._sock.recv(1 << 16)
+        except ConnectionError:
+            return b""
+
+
+class LocalInput(SocketInput):
+    """Our own stdin, likewise."""
 
     def __init__(self) -> None:
-        self._sock: socket.socket | None = None
         if os.name == "nt":  # select takes only sockets there, so a thread feeds one
             import socket
             import threading
 
-            self._sock, feed = socket.socketpair()
+            ours, feed = socket.socketpair()
+            super().__init__(ours)
             threading.Thread(target=self._pump, args=(feed,), daemon=True).start()
 
     def _pump(self, feed: socket.socket) -> None:
@@ -2495,11 +2520,10 @@ class LocalInput:
                 feed.sendall(data)
 
     def fileno(self) -> int:
-        return self._sock.fileno() if self._sock else 0
+        return super().fileno() if os.name == "nt" else 0
 
     def read(self) -> bytes:
-        """Return what there is, b"" at the end."""
-        return self._sock.recv(1 << 16) if self._sock else os.read(0, 1 << 16)
+        return super().read() if os.name == "nt" else os.read(0, 1 << 16)
 
 
 class ExecOutput:
@@ -2561,7 +2585,7 @@ class ExecSession:
     def run(
         self,
         script: bytes,
-        stdin: LocalInput | None,
+        stdin: SocketInput | None,
         limit_s: float | None = None,
         data: bytes = b"",
     ) -> int:
@@ -2603,7 +2627,7 @@ class ExecSession:
     def _lost(self, why: str) -> ExecLost:
         return ExecLost(why, started=self.output.group is not None)
 
-    def _wait(self, stdin: LocalInput | None, timeout_s: float) -> LocalInput | None:
+    def _wait(self, stdin: SocketInput | None, timeout_s: float) -> SocketInput | None:
         """Wait for the server or for input, and forward the input; None once that has ended."""
         room = stdin is not None and self.websocket.unsent() < 1 << 18
         if not self.websocket.wait(timeout_s, [stdin] if room else []) or stdin is None:
@@ -2680,7 +2704,7 @@ class PostExec:
     def run(
         self,
         script: bytes,
-        stdin: LocalInput | None,
+        stdin: SocketInput | None,
         limit_s: float | None = None,
         data: bytes = b"",
     ) -> int:
@@ -2731,7 +2755,7 @@ class PostExec:
         return status
 
 
-def read_input(stdin: LocalInput | None) -> bytes:
+def read_input(stdin: SocketInput | None) -> bytes:
     """Return all of our stdin, b"" for None."""
     parts = []
     while stdin and (part := stdin.read()):
@@ -2770,7 +2794,7 @@ def open_exec(
     """
     if not api.websockets_refused:
         try:
-            websocket = open_exec_socket(api, name, exec_target(api, name), limit_s)
+            websocket = open_sprite_socket(api, name, exec_target(api, name), limit_s)
             return ExecSession(websocket, api.clock, output)
         except UpgradeBrokenError as error:
             api.console.detail(f"{error.message}; commands are sent by POST instead")
@@ -2778,8 +2802,9 @@ def open_exec(
     return PostExec(api, name, output, limit_s)
 
 
-def open_exec_socket(api: SpritesApi, name: str, target: str, limit_s: float) -> WebSocket:
-    """Open a command's WebSocket; UpgradeBrokenError where something in between refuses it."""
+def open_sprite_socket(api: SpritesApi, name: str, target: str, limit_s: float) -> WebSocket:
+    """Open a WebSocket into a sprite, waking it; UpgradeBrokenError where something in between
+    refuses WebSockets."""
     policy = RetryPolicy(repeatable=True, starting_limit_s=limit_s)
     result = api.transport.retry(
         policy, lambda: open_websocket(api.transport, target, min(limit_s, REQUEST_LIMIT_S))
@@ -3024,13 +3049,12 @@ class TerminalSession:
         self._script = script
         self._held = b""  # of what comes before the command's own output
 
-    def start(self) -> None:
-        """Return once the command runs and its identity is known."""
+    def start(self) -> int | None:
+        """Return once the command runs and its identity is known; its status if it has ended."""
         while True:
-            if self._receive() is not None:
-                raise ExecLost("the command has ended already", started=True)
-            if self.runs and self.identity:
-                return
+            status = self._receive()
+            if status is not None or (self.runs and self.identity):
+                return status
             self.websocket.wait(1.0)
 
     def run(self, terminal: LocalTerminal) -> int:
@@ -3120,7 +3144,7 @@ def open_terminal(
     query = [*(("cmd", word) for word in words), ("path", "bash"), ("tty", "true")]
     query += [("stdin", "true"), ("cols", str(size[0])), ("rows", str(size[1]))]
     target = api.transport.target(api.path(name, "exec"), query)
-    websocket = open_exec_socket(api, name, target, WAKE_LIMIT_S)
+    websocket = open_sprite_socket(api, name, target, WAKE_LIMIT_S)
     return TerminalSession(websocket, api.clock, out, script)
 
 
@@ -3128,12 +3152,140 @@ def attach_terminal(api: SpritesApi, name: str, out: Sink, identity: str) -> Ter
     """Attach to a session, waking the sprite; None if there is no such session any more."""
     target = api.transport.target(api.path(name, "exec", identity))
     try:
-        websocket = open_exec_socket(api, name, target, WAKE_LIMIT_S)
+        websocket = open_sprite_socket(api, name, target, WAKE_LIMIT_S)
     except NotFoundError:
         return None
     session = TerminalSession(websocket, api.clock, out)
     session.identity = identity
     return session
+
+
+# --- ports ------------------------------------------------------------------------------
+
+LINGER_S = 30.0  # of silence, for an answer after the local side has sent all
+
+
+def open_port(api: SpritesApi, name: str, host: str, port: int) -> WebSocket:
+    """Connect to a port in a sprite, waking it; ThoptersError where nobody listens there."""
+    import json
+
+    target = api.transport.target(api.path(name, "proxy"))
+    websocket = open_sprite_socket(api, name, target, WAKE_LIMIT_S)
+    websocket.send(OP_TEXT, json.dumps({"host": host, "port": port}).encode())
+    end, why = api.clock.monotonic() + CONNECT_TIMEOUT_S, "no answer came"
+    try:
+        while api.clock.monotonic() < end:
+            for opcode, payload in websocket.one_message():
+                if opcode == OP_TEXT and b'"connected"' in bytes(payload):
+                    return websocket
+                raise WebSocketLost("the answer is not understood")
+            websocket.wait(1.0)
+    except WebSocketLost as lost:
+        why = str(lost)
+    websocket.close()
+    raise ThoptersError(f"cannot reach port {port} of {host or 'localhost'} in {name}: {why}")
+
+
+def join(websocket: WebSocket, clock: Clock, source: SocketInput, sink: Sink) -> None:
+    """Pass bytes both ways until the remote side has closed; WebSocketLost at its end.
+
+    A slow `sink` or a slow server holds the other one up, so little is kept. The wire has no half
+    of a close: when `source` ends we wait for what is still to come, but not for ever.
+    """
+    open_input, pinged_at = True, clock.monotonic()
+    while True:
+        for opcode, payload in websocket.messages():
+            if opcode == OP_BINARY:
+                sink(payload)
+        room = open_input and websocket.unsent() < 1 << 18
+        if websocket.wait(PING_INTERVAL_S, [source] if room else []):
+            data = source.read()
+            if data:
+                websocket.send(OP_BINARY, data)
+            open_input = bool(data)
+        now = clock.monotonic()
+        if now - websocket.heard_at > (DEAD_AFTER_S if open_input else LINGER_S):
+            raise WebSocketLost("nothing came any more")
+        if open_input and now - pinged_at > PING_INTERVAL_S:
+            pinged_at = now
+            websocket.send(OP_PING, b"")
+
+
+class Forwarder:
+    """Listens on local ports, and joins each connection to a port of a sprite."""
+
+    def __init__(self, api: SpritesApi, name: str) -> None:
+        self.api = api
+        self.name = name
+        self._listeners: dict[socket.socket, int] = {}  # and the remote port of each
+
+    def listen(self, local: int, remote: int) -> None:
+        """Listen on both loopback addresses; ThoptersError where the port is not free."""
+        import socket
+
+        for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+            try:
+                listener = socket.create_server((address, local), family=family, backlog=128)
+            except OSError as error:
+                if family == socket.AF_INET6 and self._listeners:
+                    continue  # a machine without IPv6
+                raise port_in_use(local, error) from None
+            self._listeners[listener] = remote
+
+    def serve(self) -> NoReturn:
+        """Accept connections until a signal ends the program."""
+        import select
+        import threading
+
+        while True:
+            for listener in select.select(list(self._listeners), [], [])[0]:
+                client, _ = listener.accept()
+                arguments = (client, self._listeners[listener])
+                threading.Thread(target=self._forward, args=arguments, daemon=True).start()
+
+    def _forward(self, client: socket.socket, remote: int) -> None:
+        import contextlib
+        import socket
+
+        with client:
+            try:
+                websocket = open_port(self.api, self.name, "localhost", remote)
+            except ThoptersError as error:
+                self.api.console.warn(error.message)
+                return
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            try:
+                join(websocket, self.api.clock, SocketInput(client), client.sendall)
+            except WebSocketLost as lost:
+                self.api.console.detail(f"a connection to port {remote} has ended: {lost}")
+            except OSError:  # the local side is gone
+                pass
+            finally:
+                websocket.close()
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+
+
+def port_in_use(port: int, error: OSError) -> ThoptersError:
+    free = next((other for other in range(port + 1, 65536) if is_port_free(other)), None)
+    return ThoptersError(
+        f"cannot listen on local port {port}: {error.strerror}",
+        hint=f"port {free} is free: use {free}:{port}" if free else "use LOCAL:REMOTE",
+    )
+
+
+def is_port_free(port: int) -> bool:
+    import socket
+
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
 
 
 # --- holds ------------------------------------------------------------------------------
@@ -3226,16 +3378,6 @@ def find_sprite_program(environ: Mapping[str, str]) -> str | None:
     return find_program("sprite.exe" if os.name == "nt" else "sprite", environ)
 
 
-def require_sprite_program(environ: Mapping[str, str], what: str) -> str:
-    path = find_sprite_program(environ)
-    if path is None:
-        raise NoProgramError(
-            f"{what} needs the sprite program, and no folder of PATH has it",
-            hint=f"get it from {INSTALL_PAGE}",
-        )
-    return path
-
-
 def sprite_options(api: SpritesApi, sprite: Sprite) -> list[str]:
     """Return the options that have the `sprite` program act on just this sprite.
 
@@ -3286,6 +3428,198 @@ def become_sprite_program(argv: list[str], environ: Mapping[str, str]) -> int:
         return subprocess.call(argv, env=env)  # noqa: S603 (the same)
     except OSError as error:
         raise ThoptersError(f"cannot run {argv[0]}: {error.strerror}") from None
+
+
+# --- copying ----------------------------------------------------------------------------
+
+# Both ways a tar stream goes over one exec. What arrives is unpacked into a folder beside its
+# place, and put there file by file once all of it has come. `cp -l` links instead of copying.
+UPLOAD_SCRIPT = rb"""
+dst=$1 many=$2 place=$1 name=
+if [ ! -d "$dst" ]; then
+  case $many$dst in 1*|*/) echo "$dst is not a directory" >&2; exit 1;; esac
+  case $dst in */*) place=${dst%/*}/ name=${dst##*/};; *) place=. name=$dst;; esac
+fi
+new=$(mktemp -d -- "${place%/}/.thopters-cp.XXXXXX") || exit 1
+trap 'find "$new" -type d -exec chmod u+rwx {} +; rm -rf -- "$new"' EXIT
+tar -x -p --no-same-owner -f - -C "$new" || exit 1
+rmdir -- "$new/.thopters-end" || { echo 'not all has arrived' >&2; exit 1; }
+shopt -s dotglob nullglob
+for top in "$new"/*; do
+  cp -a -l -T --remove-destination -- "$top" "${place%/}/${name:-${top##*/}}" || exit 1
+done
+"""
+UPLOAD_END = ".thopters-end"
+DOWNLOAD_SCRIPT = rb"""
+words=()
+for path; do
+  while [ "${path%/}" != "$path" ] && [ "$path" != / ]; do path=${path%/}; done
+  case $path in .|..|*/.|*/..) path=$(cd -- "$path" && pwd -P && echo .) path=${path%??};; esac
+  case $path in /*) ;; *) path=$PWD/$path;; esac
+  [ -e "$path" ] || [ -L "$path" ] || { echo "there is no $path" >&2; exit 1; }
+  words+=(-C "${path%/*}/" "./${path##*/}")
+done
+exec tar -c --format=posix -f - "${words[@]}"
+"""
+
+
+class Copy:
+    """A copy under way: how much has been copied, what was left out, and what ended it."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bytes = 0
+        self.left_out: list[str] = []
+        self.error: Exception | None = None
+
+    def count(self, size: int) -> None:
+        self.bytes += size
+        if self.console.activity:
+            self.console.activity.text = f"copied {self.bytes / 1e6:.1f} MB"
+
+    def pack(self, sources: Sequence[str], feed: socket.socket) -> None:
+        """Write the files as a tar stream, the end mark last: without it nothing is put."""
+        import tarfile
+
+        try:
+            with feed, feed.makefile("wb") as stream, tarfile.open(
+                mode="w|", fileobj=stream, format=tarfile.PAX_FORMAT, bufsize=1 << 18,
+                errors="surrogateescape",
+            ) as archive:  # fmt: skip
+                for path in sources:
+                    archive.add(path, os.path.basename(path), filter=self._pack_member)
+                end = tarfile.TarInfo(UPLOAD_END)
+                end.type, end.mode = tarfile.DIRTYPE, 0o700
+                archive.addfile(end)
+        except (OSError, tarfile.TarError) as error:
+            self.error = error
+
+    def _pack_member(self, member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
+            self.left_out.append(member.name)
+            return None
+        member.uid = member.gid = 0
+        member.uname = member.gname = ""
+        self.count(member.size)
+        return member
+
+    def unpack(self, folder: str, feed: socket.socket) -> None:
+        """Unpack a tar stream into a folder; nothing gets out of it."""
+        import tarfile
+
+        try:
+            with feed, feed.makefile("rb") as stream, tarfile.open(
+                mode="r|", fileobj=stream, bufsize=1 << 18, errors="surrogateescape"
+            ) as archive:  # fmt: skip
+                archive.extractall(folder, filter=self._unpack_member)  # noqa: S202 (filtered)
+                while stream.read(1 << 18):
+                    pass  # what tar sends behind the end
+        except (OSError, tarfile.TarError) as error:
+            self.error = error
+
+    def _unpack_member(self, member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+        import tarfile
+
+        try:
+            safe = tarfile.data_filter(member, folder)
+        except tarfile.FilterError:  # it, or what it links to, lies outside; or it is a device
+            self.left_out.append(member.name)
+            return None
+        self.count(member.size)
+        return safe.replace(mode=(member.mode or 0) & 0o777, deep=False)
+
+
+def run_copy(
+    api: SpritesApi, name: str, argv: list[bytes], source: SocketInput | None, sink: Sink
+) -> None:
+    """Run one side of a copy in a sprite; ThoptersError unless it ends well."""
+    errors = bytearray()
+    session = open_exec(api, name, ExecOutput(sink, errors.extend))
+    session.keep_alive()
+    try:
+        script = exec_script(argv, hold_max_s=HOLD_MAX_S, runner=session.runner)
+        status = session.run(script, source)
+    except ExecLost as lost:
+        raise NoAnswerError(f"cannot tell whether all was copied: {lost}") from None
+    finally:
+        session.close()
+    if status:
+        words = errors.decode("utf-8", "replace").strip().splitlines()
+        why = words[-1] if words else f"the command in {name} ended with {status}"
+        raise ThoptersError(f"cannot copy: {why}", hint="nothing was put in place")
+
+
+def upload(api: SpritesApi, name: str, sources: Sequence[str], target: bytes) -> Copy:
+    """Copy local files and folders into a sprite."""
+    import socket
+    import threading
+
+    copy = Copy(api.console)
+    ours, theirs = socket.socketpair()
+    packer = threading.Thread(target=copy.pack, args=(sources, theirs), daemon=True)
+    packer.start()
+    many = b"1" if len(sources) > 1 else b"0"
+    argv = [b"bash", b"-c", UPLOAD_SCRIPT, b"thopters-cp", target, many]
+    with ours:
+        try:
+            run_copy(api, name, argv, SocketInput(ours), lambda data: None)
+        except ThoptersError as error:
+            raise local_error(copy, error) from None
+    packer.join()
+    return copy
+
+
+def download(api: SpritesApi, name: str, sources: Sequence[bytes], folder: str) -> Copy:
+    """Copy files and folders of a sprite into a local folder, which is ours alone."""
+    import socket
+    import threading
+
+    copy = Copy(api.console)
+    ours, theirs = socket.socketpair()
+    unpacker = threading.Thread(target=copy.unpack, args=(folder, theirs), daemon=True)
+    unpacker.start()
+    argv = [b"bash", b"-c", DOWNLOAD_SCRIPT, b"thopters-cp", *sources]
+    try:
+        with ours:
+            run_copy(api, name, argv, None, ours.sendall)
+    except (OSError, ThoptersError) as error:
+        raise local_error(copy, error) from None
+    unpacker.join()
+    if copy.error:
+        raise local_error(copy, copy.error)
+    return copy
+
+
+def local_error(copy: Copy, error: Exception) -> ThoptersError:
+    """Return the error that a copy ends with: ours, if that is what ended the other side."""
+    cause = copy.error if isinstance(copy.error, OSError) and copy.error.filename else error
+    if isinstance(cause, ThoptersError):
+        return cause
+    return ThoptersError(f"cannot copy: {cause}", hint="nothing was put in place")
+
+
+def put_in_place(source: str, target: str) -> None:
+    """Move a file or folder as cp copies one: folders are merged, a file replaces a file."""
+    is_folder = os.path.isdir(source) and not os.path.islink(source)
+    if is_folder and os.path.isdir(target):
+        for entry in os.listdir(source):
+            put_in_place(os.path.join(source, entry), os.path.join(target, entry))
+    elif os.path.isdir(target) and not os.path.islink(target):
+        raise ThoptersError(f"cannot replace the folder {target} by a file")
+    elif is_folder and os.path.lexists(target):
+        raise ThoptersError(f"cannot replace {target} by a folder")
+    else:
+        replace(source, target, is_folder=is_folder)
+
+
+def replace(source: str, target: str, *, is_folder: bool) -> None:
+    """Rename, also a folder that its owner may not write in."""
+    mode = os.stat(source).st_mode if is_folder else 0
+    if is_folder:
+        os.chmod(source, mode | 0o200)
+    os.replace(source, target)
+    if is_folder:
+        os.chmod(target, mode & 0o7777)
 
 
 # --- init -------------------------------------------------------------------------------
@@ -4499,12 +4833,15 @@ def start_detached(app: App, name: str, script: bytes) -> int:
     with app.console.working(f"starting it in {name}"):
         session = open_terminal(app.api, name, lambda data: None, script, DEFAULT_SIZE)
         try:
-            session.start()
+            status = session.start()
         except ExecLost as lost:
             raise lost_status(app, name, lost) from None
         finally:
             session.websocket.close()
     app.console.answer(clean(session.identity))
+    if status is not None:
+        app.console.note(f"it has ended already, with status {status}")
+        return EXIT_OK
     app.console.hint(f"look at it: thopters attach {name} {session.identity}")
     return EXIT_OK
 
@@ -4620,7 +4957,7 @@ def run_attached(
     name: str,
     session: ExecSession | PostExec,
     script: bytes,
-    stdin: LocalInput | None,
+    stdin: SocketInput | None,
 ) -> int:
     """Run the command to its end, passing signals on, and return its status."""
     import signal
@@ -4690,8 +5027,12 @@ def add_shell(parser: argparse.ArgumentParser) -> None:
 def cmd_shell(app: App, args: argparse.Namespace) -> int:
     name = valid_name(args.name)
     sprite = app.api.require_sprite(name)
-    native = args.native or args.hold or os.name != "posix"
-    command = None if native else sprite_command(app, sprite)
+    command = None if args.native or args.hold else sprite_command(app, sprite)
+    if command is None and os.name != "posix":
+        raise NoProgramError(
+            "this system has no terminals of the kind that a shell needs",
+            hint=f"get the sprite program from {INSTALL_PAGE}",
+        )
     if command is None:
         return run_on_terminal(app, name, shell_script(app, args), is_shell=True)
     if sprite.status != "running":  # the program gives up on a sprite that wakes slowly
@@ -4729,30 +5070,76 @@ def shell_script(app: App, args: argparse.Namespace) -> bytes:
 
 def add_proxy(parser: argparse.ArgumentParser) -> None:
     add_name(parser)
-    parser.add_argument("ports", metavar="PORT", nargs="+", help="PORT, or LOCAL:REMOTE")
+    parser.add_argument("ports", metavar="PORT", nargs="*", help="PORT, or LOCAL:REMOTE")
+    parser.add_argument(
+        "-W", dest="stdio", metavar="HOST:PORT", help="join stdin and stdout to it, as ssh wants it"
+    )
+    parser.add_argument(
+        "--native", action="store_true", help="do not use the sprite program where it is there"
+    )
 
 
 @Command(
     "proxy",
-    "forward local ports to a sprite, through the sprite program",
+    "forward local ports to a sprite",
     add_proxy,
     [
         "thopters proxy dev 8080",
         "thopters proxy dev 3001:3000",
-        "thopters proxy dev 3000 8080",
+        "thopters proxy dev 3000 8080 --native",
     ],
 )
 def cmd_proxy(app: App, args: argparse.Namespace) -> int:
     name = valid_name(args.name)
-    local = [valid_ports(text)[0] for text in args.ports]
+    if args.stdio is not None:
+        if args.ports:
+            raise UsageError("-W takes the place of ports")
+        return join_stdio(app, name, *valid_address(args.stdio))
+    if not args.ports:
+        raise UsageError("which ports?", hint=f"thopters proxy {name} 8080")
+    pairs = [valid_ports(text) for text in args.ports]
+    local = [port for port, _ in pairs]
     twice = next((port for port in local if local.count(port) > 1), None)
     if twice:
         raise UsageError(f"local port {twice} is named twice")
-    path = require_sprite_program(app.environ, "proxy")
-    for port in local:
-        check_port_is_free(port)
-    options = sprite_options(app.api, app.api.require_sprite(name))
-    return become_sprite_program([path, *options, "proxy", *args.ports], app.environ)
+    forwarder = Forwarder(app.api, name)
+    try:
+        for pair in pairs:  # also where the program takes over: it only says that it can't
+            forwarder.listen(*pair)
+        sprite = app.api.require_sprite(name)
+        command = None if args.native else sprite_command(app, sprite)
+        if command is None:
+            for here, there in pairs:
+                app.console.answer(f"localhost:{here} -> {name}:{there}")
+            app.console.out.flush()
+            forwarder.serve()
+    finally:
+        forwarder.close()
+    return become_sprite_program([*command, "proxy", *args.ports], app.environ)
+
+
+def join_stdio(app: App, name: str, host: str, port: int) -> int:
+    """Be the connection itself, for a program such as ssh that starts us for that."""
+    sys.stdout.flush()
+    binary_streams()
+    websocket = open_port(app.api, name, host, port)
+    try:
+        join(websocket, app.clock, LocalInput(), write_stdout)
+    except WebSocketLost as lost:
+        app.console.detail(f"the connection has ended: {lost}")
+    finally:
+        websocket.close()
+    return EXIT_OK
+
+
+def valid_address(text: str) -> tuple[str, int]:
+    """Return host and port of HOST:PORT, [HOST]:PORT or :PORT."""
+    import re
+
+    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*):([0-9]{1,5})", text)
+    if not found or not 1 <= int(found[2]) <= 65535:
+        raise UsageError(f"{text[:64]!r} is not HOST:PORT")
+    return found[1].strip("[]") or "localhost", int(found[2])
 
 
 def valid_ports(text: str) -> tuple[int, int]:
@@ -4769,19 +5156,117 @@ def valid_ports(text: str) -> tuple[int, int]:
     )
 
 
-def check_port_is_free(port: int) -> None:
-    import socket
+# cp
 
-    with socket.socket() as sock:
-        if os.name == "posix":  # a connection that has just ended is no hindrance
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise ThoptersError(
-                f"cannot listen on local port {port}: {error.strerror}",
-                hint=f"choose another local one, such as {port % 55535 + 10000}:{port}",
-            ) from None
+
+def add_cp(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", metavar="SRC", nargs="+", help="PATH, or NAME:PATH in a sprite")
+    parser.add_argument("target", metavar="DST", help="likewise; one side is a sprite's")
+
+
+@Command(
+    "cp",
+    "copy files and directories into a sprite, or out of it",
+    add_cp,
+    [
+        "thopters cp notes.txt src dev:work",
+        "thopters cp dev:work/lines.txt .",
+        "thopters cp dev:work/lines.txt - | wc -l",
+    ],
+)
+def cmd_cp(app: App, args: argparse.Namespace) -> int:
+    sources = [split_path(text) for text in args.paths]
+    name, target = split_path(args.target)
+    if name:
+        if any(sprite for sprite, _ in sources):
+            raise UsageError("both sides are in sprites", hint="copy to a local file in between")
+        return copy_in(app, [path for _, path in sources], name, os.fsencode(target or "."))
+    names = {sprite for sprite, _ in sources}
+    if len(names) != 1 or None in names:
+        raise UsageError(
+            "one side has to be in a sprite", hint="thopters cp PATH NAME:PATH, or the other way"
+        )
+    return copy_out(app, str(names.pop()), [path or "." for _, path in sources], target)
+
+
+def split_path(text: str) -> tuple[str | None, str]:
+    """Return the sprite and the path of NAME:PATH; None for a local path, as ./a:b is one."""
+    name, colon, path = text.partition(":")
+    is_drive = os.name == "nt" and len(name) == 1
+    if not colon or not name or "/" in name or is_drive:
+        return None, text
+    return valid_name(name), path
+
+
+def copy_in(app: App, sources: list[str], name: str, target: bytes) -> int:
+    if "-" in sources:
+        if len(sources) > 1:
+            raise UsageError("- stands for one file, and can't be copied with others")
+        return copy_stdin(app, name, target)
+    sources = [os.path.abspath(path) for path in sources]
+    for path in sources:
+        if not os.path.lexists(path):
+            raise ThoptersError(f"there is no {path}")
+    check_basenames([os.path.basename(path) for path in sources])
+    with app.console.working(f"copying to {name}"):
+        copy = upload(app.api, name, sources, target)
+    return finish_copy(app, copy)
+
+
+def copy_stdin(app: App, name: str, target: bytes) -> int:
+    """Copy our stdin to a file: all of it to another name first, for no end may be seen of it."""
+    part = target + b".thopters-" + os.urandom(4).hex().encode()
+    keep = b'[ ! -d "$1" ] || { echo "$1 is a directory" >&2; exit 1; }; exec cat > "$2"'
+    words = [b"bash", b"-c", keep, b"thopters-cp", target, part]
+    with app.console.working(f"copying to {name}"):
+        run_copy(app.api, name, words, LocalInput(), lambda data: None)
+        run_copy(app.api, name, [b"mv", b"-fT", b"--", part, target], None, lambda data: None)
+    return EXIT_OK
+
+
+def copy_out(app: App, name: str, sources: list[str], target: str) -> int:
+    import shutil
+    import tempfile
+
+    if target == "-":
+        if len(sources) > 1:
+            raise UsageError("- stands for one file")
+        sys.stdout.flush()
+        binary_streams()
+        argv = [b"cat", b"--", os.fsencode(sources[0])]
+        run_copy(app.api, name, argv, None, write_stdout)
+        return EXIT_OK
+    into = os.path.isdir(target)
+    if not into and (len(sources) > 1 or target.endswith("/")):
+        raise ThoptersError(f"{target} is not a directory")
+    place = target if into else os.path.dirname(target) or "."
+    try:
+        folder = tempfile.mkdtemp(prefix=".thopters-cp.", dir=place)
+    except OSError as error:
+        raise ThoptersError(f"cannot write to {place}: {error.strerror}") from None
+    try:
+        with app.console.working(f"copying from {name}"):
+            copy = download(app.api, name, list(map(os.fsencode, sources)), folder)
+        for entry in os.listdir(folder):
+            put_in_place(
+                os.path.join(folder, entry), os.path.join(target, entry) if into else target
+            )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return finish_copy(app, copy)
+
+
+def check_basenames(names: list[str]) -> None:
+    twice = next((name for name in names if names.count(name) > 1 or not name), None)
+    if twice is not None:
+        raise UsageError(f"two of the files would be {twice!r}, or one has no name")
+
+
+def finish_copy(app: App, copy: Copy) -> int:
+    """Say what was left out; that makes it a failure, as with cp."""
+    for member in copy.left_out:
+        app.console.warn(f"left out: {member}: a special file, or a link that leads outside")
+    return EXIT_FAILED if copy.left_out else EXIT_OK
 
 
 # sessions
@@ -4949,7 +5434,8 @@ def cmd_hold(app: App, args: argparse.Namespace) -> int:
     with console.working(f"holding {name}"):
         session = open_terminal(app.api, name, lambda data: None, script, DEFAULT_SIZE)
         try:
-            session.start()
+            if session.start() is not None:
+                raise ThoptersError(f"cannot hold {name}: the command for it has ended")
             wait_for_hold(app, name, f"thopters-{session.group}")
         except ExecLost as lost:
             raise ThoptersError(f"cannot hold {name}: {lost}") from None
