@@ -13,11 +13,12 @@ Environment
   SPRITES_API_URL                   another API; https, or http on this machine
   SPRITE_ORG                        which stored login to use
   THOPTERS_GITHUB_API               where setup checks GITHUB_PAT, such as GitHub Enterprise
+  THOPTERS_NATIVE                   do not use the sprite program for shell and proxy
   HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE, THOPTERS_CA_BUNDLE, NO_COLOR, THOPTERS_DEBUG
 Exit status
   0 done, 1 failed, 2 wrong usage or no consent, 3 no such sprite or checkpoint,
   4 not authenticated, 5 exists already, 6 limit reached, 7 timed out,
-  127 the sprite program is needed and absent;
+  127 on Windows: shell needs the sprite program;
   129, 130, 141, 143 ended by a signal; `exec` passes on the remote command's own status,
   and is 255 with a message where that status is not known
 
@@ -5910,9 +5911,8 @@ options, before or after the command:
 exit status:
   0 done, 1 failed, 2 wrong usage or no consent, 3 no such sprite or checkpoint,
   4 not authenticated, 5 exists already, 6 limit reached, 7 timed out,
-  127 the sprite program is needed and absent;
-  exec: the command's own, and 255 with a message where it is not known;
-  shell, proxy: the sprite program's own
+  127 on Windows the sprite program is needed for a shell;
+  exec, shell, attach: the command's own, and 255 with a message where it is not known
 
 examples:
   thopters create dev

@@ -100,6 +100,9 @@ WORKFLOWS = {
     "GREETING=hello": (r"hello\n", ""),
     "bash -s": (r"work/\n(work/(greeting|lines)\.txt\n){2}", ""),
     "while read": (r" *3 lines\.txt\n *1 greeting\.txt\n", ""),
+    "cp project": (r"a page\nhello\n", ""),
+    "--detach --hold": (r"\d+\n\d+\t\S*bash\t.*\ndone\n", "thopters attach dev"),
+    "hold dev --for": (r"dev stays awake for 7200 s\ndev may sleep again\n", ""),
     "checkpoint dev --comment": (
         r"restored dev to v1 in [\d.]+ s\n"
         r"greeting\.txt\nlines\.txt\n"
@@ -166,12 +169,15 @@ STATUSES = {
     "thopters rename dev dev-2": 1,  # the platform cannot
     "thopters proxy dev 8080": 143,  # it runs until somebody ends it
     "thopters proxy dev 3001:3000": 143,
-    "thopters proxy dev 3000 8080": 143,
+    "thopters proxy dev 3000 8080 --native": 143,
+    "thopters attach dev": 255,  # nothing runs
+    "thopters attach dev 1847": 255,
 }
 # What shows that a command has arrived: a file in the sprite's home
 EFFECTS = {
     "thopters exec dev --dir src --env CI=1 -- make test": "src/tested",
     "thopters exec dev -i -- tar xz < files.tar.gz": "unpacked.txt",
+    "thopters cp notes.txt src dev:work": "work/notes.txt",
     "thopters exec dev -- git clone https://github.com/user/repo": "repo/.git/config",
 }
 PROGRAMS = {"make", "git"}  # of the sprite's; an emulated one has those of this machine
@@ -204,6 +210,10 @@ def furnish(thopters: Thopters, emulator: Emulator) -> None:
     if shutil.which("git"):
         bare = dev.home / "remote" / "user" / "repo"
         subprocess.run(["git", "init", "--quiet", "--bare", str(bare)], check=True)
+    (dev.home / "work").mkdir()
+    (dev.home / "work" / "lines.txt").write_text("1\n")
+    (thopters.home / "notes.txt").write_text("notes\n")
+    (thopters.home / "src").mkdir(exist_ok=True)
     dev.machine.own(dev.home)
     for _ in range(3):
         dev.add_checkpoint("")
@@ -251,12 +261,12 @@ def test_the_table_of_commands_is_the_helps(thopters: Thopters) -> None:
     told = {}
     for cell in rows:
         words = re.sub(r"[`\[\]]", " ", cell).split()
-        told[words[0]] = {word for word in words if re.fullmatch(r"--?[a-z-]*[a-z]", word)}
+        told[words[0]] = {word for word in words if re.fullmatch(r"--?[A-Za-z-]*[a-zA-Z]", word)}
     assert list(told) == commands(thopters)
     everywhere = {"--help", "--json", "--verbose", "--debug"}
     for command, options in told.items():
         spelled = re.findall(r"^  (-.*?)(?:  |$)", thopters("help", command).out, re.M)
-        known = [set(re.findall(r"--?[a-z][a-z-]*", line)) for line in spelled]
+        known = [set(re.findall(r"(?<![\w-])--?[A-Za-z][a-z-]*", line)) for line in spelled]
         known = [names for names in known if not names & everywhere]
         if command == "help":
             known.append({"--version"})  # it stands in the same row
