@@ -2963,12 +2963,17 @@ class Detached(Exception):
 
 
 class LocalTerminal:
-    """Our own terminal in raw mode, put back whatever happens; notices when its size changes.
+    """Our own terminal: in raw mode while it is entered, put back whatever happens.
 
     Without a terminal on stdin it is a source of input like any other.
     """
 
     def __init__(self) -> None:
+        if os.name != "posix":
+            raise NoProgramError(
+                "this system has no terminals of the kind that is needed",
+                hint=f"get the sprite program from {INSTALL_PAGE}",
+            )
         self.is_terminal = sys.stdin is not None and sys.stdin.isatty()
         self.keyboard = LocalInput()
 
@@ -3013,7 +3018,8 @@ class LocalTerminal:
 
     def wait_for_key(self) -> bytes:
         """Return what is typed next; Detached if the user wants to leave."""
-        keys = self.keyboard.read() if self.is_terminal else b""
+        with self:
+            keys = self.keyboard.read() if self.is_terminal else b""
         if not keys or DETACH_KEY in keys:
             raise Detached
         return keys
@@ -4817,9 +4823,10 @@ def cmd_exec(app: App, args: argparse.Namespace) -> int:
 
 def wants_terminal(app: App, args: argparse.Namespace) -> bool:
     """Return whether a command gets a terminal: asked for, or stdin and stdout are one."""
-    if args.detach or os.name != "posix":
-        return bool(args.detach or args.tty)
+    if args.detach:
+        return True
     ours = sys.stdin is not None and sys.stdin.isatty() and app.console.out_is_terminal
+    ours = ours and os.name == "posix"
     return ours if args.tty is None else bool(args.tty)
 
 
@@ -4849,10 +4856,10 @@ def start_detached(app: App, name: str, script: bytes) -> int:
 
 def run_on_terminal(app: App, name: str, script: bytes, *, is_shell: bool) -> int:
     """Run a command or a shell on a terminal to its end, over pauses of the sprite."""
-    with LocalTerminal() as terminal:
-        with app.console.working(f"waiting for {name}"):
-            session = open_terminal(app.api, name, write_stdout, script, terminal.size())
-        return follow_session(app, name, session, terminal, script if is_shell else None)
+    terminal = LocalTerminal()
+    with app.console.working(f"waiting for {name}"):
+        session = open_terminal(app.api, name, write_stdout, script, terminal.size())
+    return follow_session(app, name, session, terminal, script if is_shell else None)
 
 
 def write_stdout(data: bytes | memoryview) -> None:
@@ -4874,7 +4881,8 @@ def follow_session(
         while True:
             try:
                 session.websocket.keep_alive()
-                return session.run(terminal)
+                with terminal:
+                    return session.run(terminal)
             except ExecLost as lost:
                 session.websocket.close()
                 session = again(app, name, session, terminal, lost, new_shell)
@@ -5029,11 +5037,6 @@ def cmd_shell(app: App, args: argparse.Namespace) -> int:
     name = valid_name(args.name)
     sprite = app.api.require_sprite(name)
     command = None if args.native or args.hold else sprite_command(app, sprite)
-    if command is None and os.name != "posix":
-        raise NoProgramError(
-            "this system has no terminals of the kind that a shell needs",
-            hint=f"get the sprite program from {INSTALL_PAGE}",
-        )
     if command is None:
         return run_on_terminal(app, name, shell_script(app, args), is_shell=True)
     if sprite.status != "running":  # the program gives up on a sprite that wakes slowly
@@ -5328,13 +5331,13 @@ def add_attach(parser: argparse.ArgumentParser) -> None:
 def cmd_attach(app: App, args: argparse.Namespace) -> int:
     name = valid_name(args.name)
     identity = valid_session(args.session) if args.session else newest_session(app, name)
-    with LocalTerminal() as terminal:
-        with app.console.working(f"attaching to session {identity} of {name}"):
-            session = attach_terminal(app.api, name, write_stdout, identity)
-        if session is None:
-            raise unknown_session(name, identity)
-        session.resize(*terminal.size())
-        return follow_session(app, name, session, terminal, None)
+    terminal = LocalTerminal()
+    with app.console.working(f"attaching to session {identity} of {name}"):
+        session = attach_terminal(app.api, name, write_stdout, identity)
+    if session is None:
+        raise unknown_session(name, identity)
+    session.resize(*terminal.size())
+    return follow_session(app, name, session, terminal, None)
 
 
 def valid_session(text: str) -> str:
