@@ -2384,12 +2384,13 @@ BOOTSTRAP = 'LC_ALL=C IFS= read -r -d "" _thopters || exit 255; eval "$_thopters
 
 # The first line on stdout is ours: it proves that the script runs, and holds the group to signal
 PREAMBLE = b"thopters-exec "
+WIPE = b"\x1b[H\x1b[2J"  # on a terminal: takes it off the screen that an attach shows again
 
 # The traps keep the wrapper alive, so that a signal to the group reaches us as 128+n; the shell's
 # own words about it ("Killed") go to /dev/null, and the command's stderr is the real one
 SCRIPT = b"""\
 unset _thopters
-printf 'thopters-exec %%s\\n' "$$"
+printf 'thopters-exec %%s\\n%(wipe)s' "$$"
 [ -n "${HOME-}" ] || export HOME=~
 exec 3>&2 2>/dev/null
 if [ -r ~/.thopters/env ]; then . ~/.thopters/env; fi
@@ -2454,6 +2455,7 @@ def exec_script(
     directory: bytes = b"",
     hold_max_s: int = 0,
     runner: bytes = RUN,
+    on_terminal: bool = False,
 ) -> bytes:
     """Return the script that runs `argv` exactly, in a bash that evaluates it.
 
@@ -2466,7 +2468,9 @@ def exec_script(
     chdir = CHDIR % {b"dir": quote_argument(place)} if directory else b""
     run = runner % {b"argv": b" ".join(map(quote_argument, argv))}
     hold = hold_loop(hold_max_s) if hold_max_s else b""
-    return SCRIPT % {b"exports": exports, b"chdir": chdir, b"hold": hold, b"run": run}
+    wipe = WIPE if on_terminal else b""
+    parts = {b"exports": exports, b"chdir": chdir, b"hold": hold, b"run": run, b"wipe": wipe}
+    return SCRIPT % parts
 
 
 def hold_loop(max_s: int) -> bytes:
@@ -3011,10 +3015,19 @@ class LocalTerminal:
         os.read(self._changes, 1 << 12)
         return self.size()
 
-    def say(self, console: Console, text: str) -> None:
-        """Say something between what a remote program shows; raw mode wants a CR."""
-        console.err.write(f"\r\n[{console.redact(clean(text))}]\r\n")
-        console.err.flush()
+    def quietly(self, work: Callable[..., T], *args: object) -> T:
+        """Call `work`; what is typed meanwhile is not shown and not lost, and ^C ends us."""
+        if not self.is_terminal:
+            return work(*args)
+        import termios
+        import tty
+
+        settings = termios.tcgetattr(0)
+        tty.setcbreak(0)
+        try:
+            return work(*args)
+        finally:
+            termios.tcsetattr(0, termios.TCSADRAIN, settings)
 
     def wait_for_key(self) -> bytes:
         """Return what is typed next; Detached if the user wants to leave."""
@@ -3134,7 +3147,7 @@ class TerminalSession:
         if self._script and TTY_READY in self._held:
             self.websocket.send(OP_BINARY, base64.b64encode(self._script) + b"\0")
             self._script = None
-        begun = re.search(re.escape(PREAMBLE) + rb"([0-9]+)\r?\n", self._held)
+        begun = re.search(re.escape(PREAMBLE) + rb"([0-9]+)\r?\n" + re.escape(WIPE), self._held)
         if begun and not self._script:
             self.group = int(begun[1])
             self.runs, rest, self._held = True, self._held[begun.end() :], b""
@@ -4803,6 +4816,7 @@ def cmd_exec(app: App, args: argparse.Namespace) -> int:
             directory=os.fsencode(args.dir or ""),
             hold_max_s=args.hold_max if holds else 0,
             runner=runner,
+            on_terminal=with_terminal,
         )
 
     if args.hold:
@@ -4866,6 +4880,12 @@ def write_stdout(data: bytes | memoryview) -> None:
     write_all(1, data)
 
 
+def say_between(console: Console, text: str) -> None:
+    """Say something between what a remote program has shown, on a line of its own."""
+    console.err.write("\n")
+    console.note(f"[{text}]")
+
+
 def follow_session(
     app: App,
     name: str,
@@ -4885,11 +4905,11 @@ def follow_session(
                     return session.run(terminal)
             except ExecLost as lost:
                 session.websocket.close()
-                session = again(app, name, session, terminal, lost, new_shell)
+                session = terminal.quietly(again, app, name, session, terminal, lost, new_shell)
     except (Detached, Interrupted) as left:
         if session.identity:
             back = f"thopters attach {name} {session.identity}"
-            terminal.say(app.console, f"the session goes on; back to it: {back}")
+            say_between(app.console, f"the session goes on; back to it: {back}")
         if isinstance(left, Interrupted):
             raise
         return EXIT_OK
@@ -4911,10 +4931,10 @@ def again(
     """
     keys = b""
     if is_asleep(app, name):
-        terminal.say(app.console, f"{name} has paused; the next key wakes it, Ctrl-\\ leaves")
+        say_between(app.console, f"{name} has paused; the next key wakes it, Ctrl-\\ leaves")
         keys = terminal.wait_for_key()
     else:
-        terminal.say(app.console, f"the connection was lost ({lost}); attaching again")
+        say_between(app.console, f"the connection was lost ({lost}); attaching again")
     found = None
     if session.identity and session.runs:
         found = attach_terminal(app.api, name, write_stdout, session.identity)
@@ -4925,7 +4945,7 @@ def again(
         return found
     if new_shell is None:
         raise lost_status(app, name, lost)
-    terminal.say(app.console, "the session has ended; a key starts a new shell, Ctrl-\\ leaves")
+    say_between(app.console, "the session has ended; a key starts a new shell, Ctrl-\\ leaves")
     terminal.wait_for_key()
     return open_terminal(app.api, name, write_stdout, new_shell, terminal.size())
 
@@ -5066,6 +5086,7 @@ def shell_script(app: App, args: argparse.Namespace) -> bytes:
         env=terminal_variables(app.environ),
         hold_max_s=args.hold_max if args.hold else 0,
         runner=RUN_SHELL,
+        on_terminal=True,
     )
 
 
@@ -5434,7 +5455,7 @@ def cmd_hold(app: App, args: argparse.Namespace) -> int:
         list_holds(app.api, name)  # an error on an image without them
     token = os.urandom(8).hex()
     words = [b"bash", b"-c", KEEP_SCRIPT, b"thopters-hold", token.encode(), str(args.time).encode()]
-    script = exec_script(words, hold_max_s=args.time)
+    script = exec_script(words, hold_max_s=args.time, on_terminal=True)
     with console.working(f"holding {name}"):
         session = open_terminal(app.api, name, lambda data: None, script, DEFAULT_SIZE)
         try:
