@@ -596,8 +596,17 @@ SHELL_VARIABLES = (
     "_thopters",
 )  # fmt: skip
 STEERING_VARIABLES = (
-    "BASH_ENV", "ENV", "GIT_SSH_COMMAND", "HOME", "IFS", "LD_LIBRARY_PATH", "LD_PRELOAD",
-    "NODE_OPTIONS", "PATH", "PROMPT_COMMAND", "PS4", "PYTHONSTARTUP",
+    "BASH", "BASH_ENV", "BASH_EXECUTION_STRING", "BASH_VERSION", "COMP_WORDBREAKS", "ENV",
+    "EXECIGNORE", "FUNCNEST", "GIT_CONFIG", "GIT_CONFIG_COUNT", "GIT_CONFIG_GLOBAL",
+    "GIT_CONFIG_NOSYSTEM", "GIT_CONFIG_PARAMETERS", "GIT_CONFIG_SYSTEM", "GIT_SSH_COMMAND", "HOME",
+    "IFS", "LD_AUDIT", "LD_DEBUG", "LD_LIBRARY_PATH", "LD_PRELOAD", "NODE_OPTIONS", "OLDPWD",
+    "OPTERR", "PATH", "PROMPT_COMMAND", "PS1", "PS2", "PS4", "PWD", "PYTHONSTARTUP",
+)  # fmt: skip
+# To zsh these are its own: it would stop reading the environment file there
+ZSH_VARIABLES = (
+    "ARGC", "aliases", "argv", "cdpath", "commands", "fignore", "fpath", "functions", "mailpath",
+    "manpath", "module_path", "options", "parameters", "path", "pipestatus", "psvar", "signals",
+    "status", "zsh_eval_context",
 )  # fmt: skip
 
 
@@ -656,6 +665,12 @@ class Config:
         document = read_json_file(self.real_path, self._check)
         self.exists = document is not None
         self.document = document or {}
+        self._validate()
+        for secret in self.secrets.values():
+            self.console.redact.add(secret)
+
+    def _validate(self) -> None:
+        """Raise ThoptersError for what no command could use."""
         for name in ("secrets", "git", "defaults"):
             section = self.document.get(name, {})
             if not isinstance(section, dict):
@@ -667,11 +682,10 @@ class Config:
                 flaw = flaw or value_flaw(key, value)
                 if flaw:
                     raise ThoptersError(f"{self.path}: {name}.{key} {flaw}")
-        for name, secret in self.secrets.items():
-            self.console.redact.add(secret)
+        for name in self.secrets:
             if not is_variable(name):
                 raise ThoptersError(f"{self.path}: {name[:64]!r} is not a variable's name")
-            if name in SHELL_VARIABLES + STEERING_VARIABLES:
+            if name in SHELL_VARIABLES + STEERING_VARIABLES + ZSH_VARIABLES:
                 raise ThoptersError(f"{self.path}: {name} steers the shell, so it is no secret")
 
     def _check(self, status: os.stat_result) -> None:
@@ -735,6 +749,7 @@ class Config:
                         hint="update this thopters",
                     )
                 change(self.document)
+                self._validate()
                 self.document["version"] = self.VERSION
                 self._replace()
                 self.load()
@@ -1030,8 +1045,9 @@ class SpriteStore:
         return org if isinstance(org, str) and org in known else None
 
     def is_empty(self) -> bool:
-        """Return whether no org is stored for any URL; the program then takes SPRITE_TOKEN."""
-        return not any(document.get("urls") for _, document in self._files())
+        """Return whether no login is stored, an old one neither: then it takes SPRITE_TOKEN."""
+        old = os.path.exists(os.path.join(self.folder, "config.json"))
+        return not old and not any(document.get("urls") for _, document in self._files())
 
     def _keyring_entries(self, org: str, records: list[dict[str, Any]]) -> list[tuple[str, str]]:
         """Return the (service, account) pairs to look under, most likely first."""
@@ -2393,13 +2409,13 @@ unset _thopters
 printf 'thopters-exec %%s\\n%(wipe)s' "$$"
 [ -n "${HOME-}" ] || export HOME=~
 exec 3>&2 2>/dev/null
-if [ -r ~/.thopters/env ]; then . ~/.thopters/env; fi
-%(exports)s%(chdir)s%(hold)strap : INT TERM HUP QUIT
+%(keys)s%(exports)s%(chdir)s%(hold)strap : INT TERM HUP QUIT
 %(run)s"""
 RUN = b"""\
 (exec 2>&3 3>&- 9>&-; exec -- %(argv)s)
-exit $?
+exit "$?"
 """
+KEYS = b"if [ -r ~/.thopters/env ]; then . ~/.thopters/env; fi\n"
 # A shell on a terminal becomes the process itself: it has jobs, and signals, of its own
 RUN_SHELL = b"exec 2>&3 3>&-; exec -- %(argv)s\n"
 # A command that is quiet for half a minute has its sprite paused, and its connection dropped. So
@@ -2456,10 +2472,12 @@ def exec_script(
     hold_max_s: int = 0,
     runner: bytes = RUN,
     on_terminal: bool = False,
+    with_keys: bool = True,
 ) -> bytes:
     """Return the script that runs `argv` exactly, in a bash that evaluates it.
 
-    `hold_max_s` is how long the command may keep the sprite awake, 0 for not at all.
+    `hold_max_s` is how long the command may keep the sprite awake, 0 for not at all. What we run
+    for ourselves goes without the user's variables, which could change what it does.
     """
     exports = b"".join(
         b"export " + name.encode() + b"=" + quote_argument(value) + b"\n" for name, value in env
@@ -2468,8 +2486,8 @@ def exec_script(
     chdir = CHDIR % {b"dir": quote_argument(place)} if directory else b""
     run = runner % {b"argv": b" ".join(map(quote_argument, argv))}
     hold = hold_loop(hold_max_s) if hold_max_s else b""
-    wipe = WIPE if on_terminal else b""
-    parts = {b"exports": exports, b"chdir": chdir, b"hold": hold, b"run": run, b"wipe": wipe}
+    parts = {b"exports": exports, b"chdir": chdir, b"hold": hold, b"run": run}
+    parts |= {b"wipe": WIPE if on_terminal else b"", b"keys": KEYS if with_keys else b""}
     return SCRIPT % parts
 
 
@@ -2854,7 +2872,7 @@ def run_quietly(
     out, err = bytearray(), bytearray()
     session = open_exec(api, name, ExecOutput(out.extend, err.extend), open_limit_s)
     try:
-        script = exec_script(argv, runner=session.runner)
+        script = exec_script(argv, runner=session.runner, with_keys=False)
         return session.run(script, None, limit_s, data), bytes(out), bytes(err)
     finally:
         session.close()
@@ -3249,7 +3267,7 @@ class Forwarder:
             except OSError as error:
                 if family == socket.AF_INET6 and self._listeners:
                     continue  # a machine without IPv6
-                raise port_in_use(local, error) from None
+                raise port_in_use(local, remote, error) from None
             self._listeners[listener] = remote
 
     def serve(self) -> NoReturn:
@@ -3290,11 +3308,11 @@ class Forwarder:
             listener.close()
 
 
-def port_in_use(port: int, error: OSError) -> ThoptersError:
-    free = next((other for other in range(port + 1, 65536) if is_port_free(other)), None)
+def port_in_use(local: int, remote: int, error: OSError) -> ThoptersError:
+    free = next((other for other in range(local + 1, 65536) if is_port_free(other)), None)
     return ThoptersError(
-        f"cannot listen on local port {port}: {error.strerror}",
-        hint=f"port {free} is free: use {free}:{port}" if free else "use LOCAL:REMOTE",
+        f"cannot listen on local port {local}: {error.strerror}",
+        hint=f"port {free} is free: use {free}:{remote}" if free else "use LOCAL:REMOTE",
     )
 
 
@@ -3352,15 +3370,20 @@ def list_holds(api: SpritesApi, name: str) -> list[Hold]:
         document = json.loads(ask_tasks(api, name, "GET"))
     except (ValueError, RecursionError):
         document = None
-    if not isinstance(document, dict):
+    if not isinstance(document, dict) or not isinstance(document.get("tasks"), list):
         raise ThoptersError(f"cannot ask about holds in {name}: the answer is not understood")
     return [hold for hold in map(Hold, dicts(document.get("tasks"))) if hold.name]
 
 
 def release_hold(api: SpritesApi, name: str, hold: str) -> None:
+    """Delete a hold; one that has expired meanwhile is as good."""
     import urllib.parse
 
-    ask_tasks(api, name, "DELETE", "/" + urllib.parse.quote(hold, safe=""))
+    try:
+        ask_tasks(api, name, "DELETE", "/" + urllib.parse.quote(hold, safe=""))
+    except ThoptersError:
+        if hold in [item.name for item in list_holds(api, name)]:
+            raise
 
 
 # To the whole group of a session, if its id is the process that leads it: the platform's own call
@@ -3557,7 +3580,7 @@ def run_copy(
     session = open_exec(api, name, ExecOutput(sink, errors.extend))
     session.keep_alive()
     try:
-        script = exec_script(argv, hold_max_s=HOLD_MAX_S, runner=session.runner)
+        script = exec_script(argv, hold_max_s=HOLD_MAX_S, runner=session.runner, with_keys=False)
         status = session.run(script, source)
     except ExecLost as lost:
         raise NoAnswerError(f"cannot tell whether all was copied: {lost}") from None
@@ -3645,10 +3668,10 @@ def replace(source: str, target: str, *, is_folder: bool) -> None:
 # --- init -------------------------------------------------------------------------------
 
 # What runs in a sprite to put the keys in. It is constant: everything of the user's comes on its
-# stdin, each part with a NUL behind it, so that no value is ever program text and a request cut
-# short changes nothing. It is careful with start-up files: one of ours at their top, once, and a
-# file is replaced whole or not at all. It prints `warn TEXT` and `fail TEXT` lines, and the last
-# line only when all that it promises has been seen to be so.
+# stdin, each part with a NUL behind it, so that no value is ever program text or on a command
+# line, and a request cut short changes nothing. It is careful with start-up files: one block of
+# ours at their top, once, and a file is replaced whole or not at all. It prints `warn TEXT` and
+# `fail TEXT` lines, and the last line only when all that it promises has been seen to be so.
 INIT_SCRIPT = rb"""
 umask 077
 export LC_ALL=C GIT_TERMINAL_PROMPT=0 GIT_ASKPASS=true
@@ -3660,17 +3683,42 @@ see_all=$1 see_each=$2 failed=
 cd ~ || exit
 warn() { printf 'warn %s\n' "$*"; }
 fail() { printf 'fail %s\n' "$*"; failed=1; }
-limit=(timeout -k 1 10)
+limit=(timeout -k 1 5)
 command -v timeout > /dev/null || limit=()
+mkdir -p .thopters && chmod 700 .thopters || exit 1
+if command -v flock > /dev/null; then
+  exec 7> .thopters/lock
+  flock -w 20 7 || { echo 'another init is at work in this sprite' >&2; exit 1; }
+fi
 
-# the environment file
+# the environment file; an older PAT is taken back while we still know it
 env=$PWD/.thopters/env
 pat_of() { (unset GITHUB_PAT; . "$1" && printf %s "$GITHUB_PAT") 2> /dev/null; }
-mkdir -p "${env%/*}" && chmod 700 "${env%/*}" || exit 1
-old_pat=$(pat_of "$env")
+credential() {
+  {
+    printf 'protocol=https\nhost=github.com\n'
+    [ -z "$2" ] || printf 'username=%s\n' "$2"
+    [ -z "$3" ] || printf 'password=%s\n' "$3"
+    echo
+  } | "${limit[@]}" git credential "$1" 2> /dev/null 7>&-
+}
+ours=x-access-token
+stored() {
+  local said
+  said=$(credential fill "$1")
+  [ -z "$1" ] || [[ $'\n'$said$'\n' == *$'\n'"username=$1"$'\n'* ]] || return
+  printf '%s\n' "$said" | sed -n 's/^password=//p'
+}
+has_git() { command -v git > /dev/null; }
+new=$env.new
 if [ -z "$keep" ] || [ ! -e "$env" ]; then
-  printf %s "$values" > "$env.new" && bash -n "$env.new" && mv -f "$env.new" "$env" ||
-    { rm -f "$env.new"; exit 1; }
+  printf %s "$values" > "$new" && bash -n "$new" || { rm -f "$new"; exit 1; }
+  pat=$(pat_of "$new")
+  if has_git; then
+    old_pat=$(stored "$ours")
+    [ -z "$old_pat" ] || [ "$old_pat" = "$pat" ] || credential reject "$ours" "$old_pat"
+  fi
+  mv -fT "$new" "$env" || { rm -f "$new"; exit 1; }
 fi
 pat=$(pat_of "$env")
 
@@ -3678,12 +3726,11 @@ pat=$(pat_of "$env")
 block='# >>> thopters >>>
 if [ -r ~/.thopters/env ]; then . ~/.thopters/env; fi
 # <<< thopters <<<'
+marks='>>> thopters >>>|<<< thopters <<<'
 is_hooked() {
-  local marks text
-  marks=$(grep -acE '>>> thopters >>>|<<< thopters <<<' < "$1")
-  [ "$marks" = 0 ] && return 1
+  local text
   text=$(tr -d '\0' < "$1"; echo .)
-  [ "$marks" = 2 ] && [[ $'\n'$text == *$'\n'"$block"$'\n'* ]]
+  [ "$(grep -acE "$marks" < "$1")" = 2 ] && [[ $'\n'$text == *$'\n'"$block"$'\n'* ]]
 }
 hook() {
   local real
@@ -3691,15 +3738,19 @@ hook() {
   if [ -e "$real" ]; then
     [ -f "$real" ] && [ -r "$real" ] && [ -w "$real" ] || { fail "~/$1 can't be changed"; return; }
     is_hooked "$real" && return
-    ! grep -aqE '>>> thopters >>>|<<< thopters <<<' < "$real" ||
+    ! grep -aqE "$marks" < "$real" ||
       { fail "~/$1 holds thopters lines in disorder and was left as it is: remove them"; return; }
   fi
-  prepend "$real" || { rm -f -- "$real.thopters"; fail "~/$1 can't be changed"; }
+  prepend "$real" || fail "~/$1 can't be changed"
 }
 prepend() {
-  [ ! -e "$1" ] || cp -p -- "$1" "$1.thopters" || return
-  { printf '%s\n' "$block" && { [ ! -e "$1" ] || cat -- "$1"; }; } > "$1.thopters" &&
-    mv -f -- "$1.thopters" "$1"
+  local new
+  new=$(mktemp -- "$1.XXXXXX") || return
+  { [ ! -e "$1" ] || cp -p -- "$1" "$new"; } &&
+    { printf '%s\n' "$block" && { [ ! -e "$1" ] || cat -- "$1"; }; } > "$new" &&
+    mv -fT -- "$new" "$1" && return
+  rm -f -- "$new"
+  return 1
 }
 files=(.bashrc .profile)
 for file in .bash_profile .bash_login; do [ ! -e "$file" ] || files+=("$file"); done
@@ -3708,69 +3759,71 @@ for file in "${files[@]}"; do hook "$file" 2> /dev/null; done
 
 # git
 identity() {
+  local why
   [ -z "$2" ] || [ "$(git config --global "$1")" = "$2" ] ||
-    git config --global --replace-all "$1" "$2" || fail "git can't set $1"
-}
-credential() {
-  {
-    printf 'protocol=https\nhost=github.com\n'
-    [ -z "$2" ] || printf 'username=x-access-token\npassword=%s\n' "$2"
-    echo
-  } | "${limit[@]}" git credential "$1" 2> /dev/null
+    why=$(git config --global --replace-all "$1" "$2" 2>&1) ||
+    { fail "git can't set $1: $why"; return; }
+  [ -z "$2" ] || [ "$(. "$env"; git config "$1")" = "$2" ] || warn "git has another $1"
 }
 helper=credential.https://github.com.helper
-if ! command -v git > /dev/null; then
+if ! has_git; then
   warn 'git is not installed, so nothing of it was set'
 else
   identity user.name "$user"
   identity user.email "$email"
-  [ -z "$old_pat" ] || [ "$old_pat" = "$pat" ] || credential reject "$old_pat"
   if [ -n "$pat" ]; then
     git config --global --get-all "$helper" | grep -qxF store ||
       git config --global --add "$helper" store
-    credential approve "$pat"
-    credential fill '' | grep -qxF "password=$pat" ||
+    credential approve "$ours" "$pat"
+    [ "$(stored '')" = "$pat" ] ||
       warn 'git uses other credentials for github.com than GITHUB_PAT'
   fi
+  old_pat=$(stored "$ours")
+  [ -n "$keep" ] || [ -z "$old_pat" ] || [ "$old_pat" = "$pat" ] ||
+    fail 'an older GITHUB_PAT is still in the credentials of git, and could not be taken out'
 fi
 
-# what a fresh shell sees of the variables
+# what a fresh shell sees of the variables; its answer goes to a file, for what it leaves running
+# would hold a pipe open
 look() {
-  env -i HOME="$PWD" PATH="$PATH" USER="${USER-}" SHELL=/bin/bash TERM=dumb \
-    "${limit[@]}" "$@" 8>&1 9<<< "$names" < /dev/null > /dev/null 2>&1
+  env -i HOME="$PWD" PATH="$PATH" SHELL=/bin/bash TERM=dumb \
+    "${limit[@]}" "$@" 8> .thopters/look 9<<< "$names" < /dev/null > /dev/null 2>&1 7>&-
 }
 differing() {
-  local name sum
-  look "$@" "$see_each" | sort > .thopters/seen
-  look bash -c "$load$see_each" | while read -r name sum; do
-    grep -qxF "$name $sum" .thopters/seen || printf ' %s' "$name"
-  done
-  rm -f .thopters/seen
+  look "$@" "$see_each"
+  sort .thopters/look > .thopters/seen
+  look bash -c "$load$see_each"
+  grep -vxFf .thopters/seen .thopters/look | while read -r name _; do printf ' %s' "$name"; done
 }
 check() {
   local way=$1 seen
   shift
-  seen=$(look "$@" "$see_all")
+  look "$@" "$see_all"
+  [ $? != 124 ] || warn "the start-up files of $way take longer than 5 s"
+  read -r seen _ < .thopters/look
   if [ -z "$seen" ]; then
     warn "it could not be seen which variables $way has: it ended early, or hangs"
-  elif [ "${seen%% *}" != "$digest" ]; then
+  elif [ "$seen" != "$digest" ]; then
     warn "$way has other values of its own for:$(differing "$@")"
   fi
 }
 load='if [ -r ~/.thopters/env ]; then . ~/.thopters/env; fi; '
 if [ -n "$names" ]; then
-  seen=$(look bash -c "$load$see_all")
-  [ "${seen%% *}" = "$digest" ] || fail 'commands do not see the variables as they were sent'
+  look bash -c "$load$see_all"
+  read -r seen _ < .thopters/look
+  [ "$seen" = "$digest" ] || fail 'commands do not see the variables as they were sent'
   check 'bash -lc' bash -lc
   check 'bash -ic' bash -ic
   ! command -v zsh > /dev/null || check 'zsh -c' zsh -c
+  rm -f .thopters/look .thopters/seen
 fi
 [ -z "$failed" ] || exit 1
 echo thopters-init-ok
 """
 INIT_PROOF = "thopters-init-ok"
 
-# In the shell that is looked at: names come on descriptor 9, digests of the values go to 8
+# In the shell that is looked at: names come on descriptor 9, digests of the values go to 8, as in
+#   while IFS= read -r _thopters; do eval "printf '%s\0' \"\${$_thopters-}\""; done <&9 | sha256sum
 SEE = rb"""eval "printf '%s\\0' \"\${$_thopters-}\"" """
 SEE_ALL = b"while IFS= read -r _thopters; do " + SEE + b"; done <&9 | sha256sum >&8"
 SEE_EACH = (
@@ -4102,8 +4155,10 @@ def offered_setting(app: App, section: str, key: str) -> str:
         return str(stored.get(key, ""))
     git = find_program("git", app.environ)
     name = {"user": "user.name", "email": "user.email"}[key]
-    found = run_for_output([git, "config", "--global", name], 5.0) if git else None
-    return (found or "").strip() or GIT_DEFAULTS[key]
+    found = (run_for_output([git, "config", "--global", name], 5.0) if git else "") or ""
+    return (
+        GIT_DEFAULTS[key] if value_flaw(key, found.strip()) else found.strip() or GIT_DEFAULTS[key]
+    )
 
 
 def check_value(words: str, key: str, value: str) -> None:
@@ -4568,13 +4623,15 @@ def cmd_pause(app: App, args: argparse.Namespace) -> int:
 class Keeper:
     """What may keep a sprite awake: a session or a hold, and the words that describe it."""
 
-    __slots__ = ("about", "id", "kind", "signal_name")
+    __slots__ = ("about", "id", "kind", "session")
 
-    def __init__(self, kind: str, identity: str, about: str, signal_name: str = "") -> None:
+    def __init__(
+        self, kind: str, identity: str, about: str, session: Session | None = None
+    ) -> None:
         self.kind = kind
         self.id = identity
         self.about = about
-        self.signal_name = signal_name
+        self.session = session
 
     def __str__(self) -> str:
         return f"{self.kind} {self.id} ({self.about})"
@@ -4600,34 +4657,39 @@ def quieten(app: App, name: str, *, force: bool) -> Pause:
     if pause.was != "running":
         return pause
     with app.console.working(f"looking at what keeps {name} awake"):
-        keepers = find_keepers(app, name)
+        keepers, unseen = find_keepers(app, name)
+    app.console.detail(unseen or "its holds were seen")
     for keeper in keepers:
         app.console.note(f"{name} may be kept awake by {keeper}")
-    if keepers and may_end(app, name, len(keepers), force=force):
-        with app.console.working(f"ending what keeps {name} awake"):
-            for keeper in keepers:
-                end_keeper(app.api, name, keeper)
-                pause.ended.append(f"{keeper.kind} {keeper.id}")
+    if not keepers or not may_end(app, name, len(keepers), force=force):
+        return pause
+    if app.api.require_sprite(name).is_asleep():
+        return pause  # it has fallen asleep while the question stood there
+    with app.console.working(f"ending what keeps {name} awake"):
+        for keeper in keepers:
+            end_keeper(app.api, name, keeper)
+            pause.ended.append(f"{keeper.kind} {keeper.id}")
     return pause
 
 
-def find_keepers(app: App, name: str) -> list[Keeper]:
-    """Return the sessions and holds of a sprite that is awake; to look is activity itself."""
+def find_keepers(app: App, name: str) -> tuple[list[Keeper], str]:
+    """Return the sessions and holds of a sprite that is awake, and why no hold could be seen.
+
+    To look is activity itself.
+    """
     found, now = [], app.api.now()
     for session in app.api.list_sessions(name):
         active = format_age(parse_time(session.last_activity), now)
         about = f"{session.command or 'unknown'}, last active {active}"
         about = f"terminal, {about}" if session.is_terminal else about
-        signal_name = "SIGHUP" if session.is_terminal else "SIGTERM"  # a shell survives TERM
-        found.append(Keeper("session", session.id, about, signal_name))
+        found.append(Keeper("session", session.id, about, session))
     try:
         for hold in list_holds(app.api, name):
-            found.append(
-                Keeper("hold", hold.name, f"until {format_time(parse_time(hold.expires_at))}")
-            )
+            until = format_time(parse_time(hold.expires_at))
+            found.append(Keeper("hold", hold.name, f"until {until}"))
     except ThoptersError as error:
-        app.console.detail(error.message)
-    return found
+        return found, error.message
+    return found, ""
 
 
 def may_end(app: App, name: str, count: int, *, force: bool) -> bool:
@@ -4644,10 +4706,10 @@ def may_end(app: App, name: str, count: int, *, force: bool) -> bool:
 
 
 def end_keeper(api: SpritesApi, name: str, keeper: Keeper) -> None:
-    if keeper.kind == "hold":
+    if keeper.session is None:
         release_hold(api, name, keeper.id)
-    else:
-        api.kill_session(name, keeper.id, keeper.signal_name)
+    elif not end_session(api, name, keeper.session):
+        raise ThoptersError(f"session {keeper.id} of {name} can't be ended: it still runs")
 
 
 def see_asleep(app: App, pause: Pause, args: argparse.Namespace, started: float) -> dict[str, Any]:
@@ -4662,13 +4724,7 @@ def see_asleep(app: App, pause: Pause, args: argparse.Namespace, started: float)
             sprite = app.api.require_sprite(name)
     seconds = round(app.clock.monotonic() - started, 1)
     if not console.json:
-        if pause.was in ("warm", "cold"):
-            told = f"is asleep already ({pause.was})"
-        elif sprite.is_asleep():
-            told = f"fell asleep after {seconds:.1f} s ({sprite.status})"
-        else:
-            told = f"is {clean(sprite.state())}; it falls asleep by itself when all is quiet"
-        console.answer(f"{name} {told}")
+        console.answer(f"{name} {describe_pause(pause, sprite, seconds)}")
     return {
         "name": name,
         "was": pause.was or None,
@@ -4678,14 +4734,26 @@ def see_asleep(app: App, pause: Pause, args: argparse.Namespace, started: float)
     }
 
 
+def describe_pause(pause: Pause, sprite: Sprite, seconds: float) -> str:
+    if not sprite.is_asleep():
+        return f"is {clean(sprite.state())}; it falls asleep by itself when all is quiet"
+    if pause.was in ("warm", "cold"):
+        return f"is asleep already ({sprite.status})"
+    return f"fell asleep after {seconds:.1f} s ({sprite.status})"
+
+
 def still_awake(app: App, sprite: Sprite, args: argparse.Namespace) -> TimedOutError:
     """Return the error for a sprite that does not fall asleep, with what still keeps it awake."""
-    keepers = find_keepers(app, sprite.name) if sprite.status == "running" else []
-    why = "; ".join(f"it may be kept awake by {keeper}" for keeper in keepers)
+    keepers: list[Keeper] = []
+    unseen = "it was not looked into"
+    if sprite.status == "running":
+        keepers, unseen = find_keepers(app, sprite.name)
+    reasons = [f"it may be kept awake by {keeper}" for keeper in keepers]
+    reasons += [unseen] if unseen else []
+    why = "; ".join(reasons) or "no session and no hold was found"
     hint = f"end these: thopters pause {sprite.name} --force"
     return TimedOutError(
-        f"{sprite.name} is still {sprite.state()} after {args.timeout:.0f} s: "
-        + (why or "no session and no hold was found"),
+        f"{sprite.name} is still {sprite.state()} after {args.timeout:.0f} s: {why}",
         hint=hint if keepers else "open connections, through its URL too, keep it awake",
     )
 
@@ -5455,7 +5523,7 @@ def cmd_hold(app: App, args: argparse.Namespace) -> int:
         list_holds(app.api, name)  # an error on an image without them
     token = os.urandom(8).hex()
     words = [b"bash", b"-c", KEEP_SCRIPT, b"thopters-hold", token.encode(), str(args.time).encode()]
-    script = exec_script(words, hold_max_s=args.time, on_terminal=True)
+    script = exec_script(words, hold_max_s=args.time, on_terminal=True, with_keys=False)
     with console.working(f"holding {name}"):
         session = open_terminal(app.api, name, lambda data: None, script, DEFAULT_SIZE)
         try:
@@ -5651,6 +5719,7 @@ def cmd_restore(app: App, args: argparse.Namespace) -> int:
     identity = valid_checkpoint(args.checkpoint)
     if not args.yes and not app.console.can_ask():
         raise no_consent(f"restore {identity} of {name}")
+    config = app.config_if_any()  # what is wrong with it comes first
     require_checkpoint(app, name, identity)
     backup = "" if args.no_backup else f"before restore of {identity}"
     if not args.yes:
@@ -5660,15 +5729,15 @@ def cmd_restore(app: App, args: argparse.Namespace) -> int:
             raise UsageError(f"{name} was left as it is")
     saved = take_checkpoint(app, name, backup) if backup else None
     had_keys = restore(app, name, identity, saved)
-    report = renew_keys(app, name, identity) if had_keys else None
     seconds = app.clock.monotonic() - started
+    if not args.json:
+        app.console.answer(f"restored {name} to {identity} in {seconds:.1f} s")
+        if saved:
+            app.console.hint(f"undo it: thopters restore {name} {saved}")
+    report = renew_keys(app, name, identity, config) if had_keys else None
     if args.json:
         fields = {"name": name, "restored": identity, "backup": saved, "init": report}
         app.console.answer_json({**fields, "seconds": round(seconds, 3)})
-        return EXIT_OK
-    app.console.answer(f"restored {name} to {identity} in {seconds:.1f} s")
-    if saved:
-        app.console.hint(f"undo it: thopters restore {name} {saved}")
     return EXIT_OK
 
 
@@ -5687,9 +5756,8 @@ def require_checkpoint(app: App, name: str, identity: str) -> None:
         )
 
 
-def renew_keys(app: App, name: str, identity: str) -> dict[str, Any] | None:
+def renew_keys(app: App, name: str, identity: str, config: Config | None) -> dict[str, Any] | None:
     """Put today's keys into a restored sprite, whose disk holds those of the checkpoint's day."""
-    config = app.config_if_any()
     if config is None or not config.exists:
         app.console.warn(
             f"the keys in {name} are those of {identity}: there is no configuration to renew them"
@@ -5710,8 +5778,8 @@ def renew_keys(app: App, name: str, identity: str) -> dict[str, Any] | None:
 def restore(app: App, name: str, identity: str, saved: str | None) -> bool:
     """Restore and see it happen: a file of ours on the old disk has to be gone.
 
-    Returns whether the sprite had keys of ours. The restore is asynchronous: after the stream's
-    end the old environment may still answer. Never sent twice.
+    Returns whether the sprite had keys of ours, before it or now. The restore is asynchronous:
+    after the stream's end the old environment may still answer. Never sent twice.
     """
     marker = f".thopters-restore-{os.urandom(8).hex()}".encode()
     undo = f"; the state before is checkpoint {saved}" if saved else ""
@@ -5730,7 +5798,7 @@ def restore(app: App, name: str, identity: str, saved: str | None) -> bool:
         remove_marker(app, name, marker)
         app.console.note(note)
         raise
-    return had_keys
+    return had_keys or bool(probe(app, name, look))
 
 
 def probe(app: App, name: str, script: bytes) -> bytes:

@@ -215,6 +215,18 @@ def test_setup_asks_and_does_not_show_what_is_typed(
     assert json.loads(path.read_bytes()) == document
 
 
+def test_setup_offers_no_git_name_that_it_would_not_take(
+    thopters: Thopters,
+    emulator: Emulator,
+    path: Path,
+    start: Start,  # noqa: F811
+) -> None:
+    (thopters.home / ".gitconfig").write_text('[user]\n\tname = "a\\nb"\n')
+    session = start("setup")
+    assert answer_setup(session, ["", "", "", "", "", ""]) == 0
+    assert json.loads(path.read_bytes())["git"]["user"] == "ThopterBot"
+
+
 def test_setup_that_is_interrupted_changes_nothing(
     thopters: Thopters,
     emulator: Emulator,
@@ -258,6 +270,8 @@ def test_config_shows_where_what_and_whence(thopters: Thopters, path: Path) -> N
         (b'{"secrets": {"A-B": "x"}}', "is not a variable's name"),
         (b'{"secrets": {"PATH": "x"}}', "PATH steers the shell"),
         (b'{"secrets": {"RANDOM": "x"}}', "RANDOM steers the shell"),
+        (b'{"secrets": {"status": "x"}}', "status steers the shell"),
+        (b'{"secrets": {"GIT_CONFIG_COUNT": "x"}}', "GIT_CONFIG_COUNT steers the shell"),
         (b'{"secrets": {"A": "x\\u0000y"}}', "secrets.A holds a NUL"),
         (b'{"secrets": {"A": "\\ud800"}}', "secrets.A holds what is no text"),
         (b'{"secrets": {"GITHUB_PAT": "x\\ny"}}', "secrets.GITHUB_PAT holds a line's end"),

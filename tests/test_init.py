@@ -15,7 +15,9 @@ import resource
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +55,11 @@ def run_init(
 ) -> subprocess.CompletedProcess[bytes]:
     """Run init as a sprite does, with the first `size` bytes of its input."""
     words = [program.INIT_SCRIPT, b"thopters-init", program.SEE_ALL, program.SEE_EACH]
-    script = program.exec_script([b"bash", b"-c", *words]) + b"\0"
+    script = program.exec_script([b"bash", b"-c", *words], with_keys=False) + b"\0"
+    before = options.pop("before", [])
     env = {"HOME": str(home), "PATH": "/usr/local/bin:/usr/bin:/bin", **options.pop("env", {})}
     return subprocess.run(
-        ["bash", "-c", program.BOOTSTRAP],
+        [*before, "bash", "-c", program.BOOTSTRAP],
         input=(script + program.init_data(settings))[:size],
         env=env,
         cwd=home,
@@ -183,8 +186,8 @@ def test_input_that_is_cut_changes_nothing(home: Path) -> None:
     settings = Settings({"A": "1", "GITHUB_PAT": "ghp_1"}, "Ann", "ann@example.org")
     before = tree(home)
     whole = len(program.init_data(settings))
-    script = len(program.exec_script([b"bash", b"-c", program.INIT_SCRIPT, b"thopters-init",
-                                      program.SEE_ALL, program.SEE_EACH])) + 1  # fmt: skip
+    words = [program.INIT_SCRIPT, b"thopters-init", program.SEE_ALL, program.SEE_EACH]
+    script = len(program.exec_script([b"bash", b"-c", *words], with_keys=False)) + 1
     for size in [*range(0, script, 500), *range(script - 2, script + whole)]:
         done = run_init(home, settings, size=size)
         assert done.returncode, size
@@ -719,6 +722,118 @@ def test_restore_whose_init_fails_says_that_it_is_done(
     sprite.machine.own(sprite.home)
     assert thopters("init", "dev").code == 0
     done = thopters("restore", "dev", "v1", "--yes")
-    assert (done.code, done.out) == (1, "")
+    assert (done.code, done.out.startswith("restored dev to v1 in ")) == (1, True)
+    assert "undo it: thopters restore dev v2" in done.err
     assert "dev was restored to v1, but cannot put all keys into dev: ~/.bashrc holds" in done.err
     assert (sprite.home / ".bashrc").read_bytes() == BLOCK[:-20]
+
+
+def test_restore_puts_todays_keys_in_where_only_the_checkpoint_had_some(
+    thopters: Thopters, emulator: Emulator, config: Path
+) -> None:
+    assert thopters("create", "dev").code == 0
+    assert thopters("checkpoint", "dev").code == 0
+    assert thopters("exec", "dev", "--", "rm", "-rf", ".thopters").code == 0
+    write(config, {**CONFIG, "secrets": {"MINE": "new"}})
+    assert thopters("restore", "dev", "v1", "--yes").code == 0
+    assert thopters("exec", "dev", "--", "printenv", "MINE").out == "new\n"
+    assert thopters("exec", "dev", "--", "printenv", "GITHUB_PAT").code == 1
+
+
+def test_a_broken_configuration_stops_restore_before_it_begins(
+    thopters: Thopters, emulator: Emulator, config: Path
+) -> None:
+    emulator.add_sprite("dev", status="running").add_checkpoint("")
+    config.write_text("{")
+    done = thopters("restore", "dev", "v1", "--yes")
+    assert (done.code, "is not valid JSON" in done.err) == (1, True)
+    assert not len(emulator.journal)
+
+
+# together, in the background, and seen by others
+
+
+def test_inits_at_the_same_time_take_turns(home: Path) -> None:
+    content = b"# mine\n" * 1000
+    settings = Settings({"A": "1", "GITHUB_PAT": "ghp_1"}, "Ann", "ann@example.org")
+    for _ in range(5):
+        for name in (".bashrc", ".profile", ".bash_profile"):
+            (home / name).write_bytes(content)
+        with ThreadPoolExecutor(4) as pool:
+            for done in pool.map(lambda _: run_init(home, settings), range(4)):
+                succeeded(done)
+        for name in (".bashrc", ".profile", ".bash_profile"):
+            assert (home / name).read_bytes() == BLOCK + content
+
+
+def test_files_of_other_names_are_left_alone(home: Path) -> None:
+    (home / "precious").write_bytes(b"precious\n")
+    (home / ".bashrc.thopters").symlink_to("precious")
+    succeeded(run_init(home, Settings({"A": "1"})))
+    assert (home / "precious").read_bytes() == b"precious\n"
+    assert not (home / ".bashrc").is_symlink()
+
+
+@pytest.mark.parametrize("line", ["sleep 60 &", "sleep 60 > /dev/null 2>&1 &", "(sleep 60 &)"])
+def test_what_a_start_up_file_leaves_running_is_not_waited_for(home: Path, line: str) -> None:
+    (home / ".bashrc").write_text(line + "\n")
+    (home / ".profile").write_text(line + "\n")
+    began = time.monotonic()
+    assert succeeded(run_init(home, Settings({"A": "1"}))) == []
+    assert time.monotonic() - began < 50
+
+
+def test_a_start_up_file_that_hangs_is_named(home: Path) -> None:
+    (home / ".bashrc").write_text("case $- in *i*) sleep 60;; esac\n")
+    warnings = succeeded(run_init(home, Settings({"A": "1"})))
+    assert warnings[0] == "warn the start-up files of bash -ic take longer than 5 s"
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
+def test_no_value_is_ever_on_a_command_line(home: Path, tmp_path: Path) -> None:
+    log = tmp_path / "calls"
+    secrets = {"A": "canary-a", "USER": "canary-u", "GITHUB_PAT": "canary-p"}
+    with (home / ".bashrc").open("a") as file:
+        file.write("export A=other\n")  # so that the values are compared one by one
+    trace = ["strace", "-f", "-qq", "-s", "100000", "-e", "trace=execve", "-o", str(log)]
+    for _ in range(2):
+        run_init(home, Settings(secrets), before=trace)
+        calls = re.sub(r"\], 0x[0-9a-f]+ /\* \d+ vars \*/", "]", log.read_text())
+        assert "sha256sum" in calls
+        assert "canary" not in calls
+        for value in secrets.values():
+            assert hashlib.sha256(value.encode() + b"\0").hexdigest() not in calls
+
+
+# what git has
+
+
+def test_a_pat_that_left_is_taken_out_whatever_was_lost_meanwhile(home: Path) -> None:
+    stored = home / ".git-credentials"
+    succeeded(run_init(home, Settings({"GITHUB_PAT": "ghp_old"})))
+    shutil.rmtree(home / ".thopters")
+    succeeded(run_init(home, Settings({})))
+    assert stored.read_bytes() == b""
+
+
+def test_a_pat_that_can_not_be_taken_out_is_no_success(home: Path) -> None:
+    succeeded(run_init(home, Settings({"GITHUB_PAT": "ghp_old"})))
+    lock = home / ".git-credentials.lock"
+    lock.touch()
+    said = failed(run_init(home, Settings({})))
+    assert "fail an older GITHUB_PAT is still in the credentials of git" in said
+    lock.unlink()
+    succeeded(run_init(home, Settings({})))
+    assert b"ghp_old" not in (home / ".git-credentials").read_bytes()
+
+
+def test_another_identity_of_git_is_named(home: Path) -> None:
+    (home / "more").write_text("[user]\n\tname = Included\n")
+    (home / ".gitconfig").write_text("[user]\n\tname = Old\n[include]\n\tpath = ~/more\n")
+    assert succeeded(run_init(home, Settings({}, "Ann"))) == ["warn git has another user.name"]
+
+
+def test_why_git_can_not_be_set_is_said(home: Path) -> None:
+    (home / ".gitconfig.lock").touch()
+    said = failed(run_init(home, Settings({}, "Ann")))
+    assert "fail git can't set user.name: error: could not lock config file" in said
