@@ -3607,6 +3607,8 @@ def upload(api: SpritesApi, name: str, sources: Sequence[str], target: bytes) ->
         try:
             run_copy(api, name, argv, SocketInput(ours), lambda data: None)
         except ThoptersError as error:
+            ours.close()
+            packer.join()
             raise local_error(copy, error) from None
     packer.join()
     return copy
@@ -3626,6 +3628,7 @@ def download(api: SpritesApi, name: str, sources: Sequence[bytes], folder: str) 
         with ours:
             run_copy(api, name, argv, None, ours.sendall)
     except (OSError, ThoptersError) as error:
+        unpacker.join()
         raise local_error(copy, error) from None
     unpacker.join()
     if copy.error:
@@ -3635,7 +3638,8 @@ def download(api: SpritesApi, name: str, sources: Sequence[bytes], folder: str) 
 
 def local_error(copy: Copy, error: Exception) -> ThoptersError:
     """Return the error that a copy ends with: ours, if that is what ended the other side."""
-    cause = copy.error if isinstance(copy.error, OSError) and copy.error.filename else error
+    ours = isinstance(copy.error, OSError) and not isinstance(copy.error, ConnectionError)
+    cause = copy.error if ours else error
     if isinstance(cause, ThoptersError):
         return cause
     return ThoptersError(f"cannot copy: {cause}", hint="nothing was put in place")

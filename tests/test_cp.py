@@ -1,0 +1,360 @@
+"""`cp`: what arrives is whole and the same, and nothing gets out of its destination."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tarfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Thopters
+from emulation import Emulator, Fault
+from emulation.state import Sprite
+
+import thopters as program
+
+both = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
+tree_tools = pytest.mark.skipif(not shutil.which("diff"), reason="diff is not installed")
+
+
+@pytest.fixture
+def dev(emulator: Emulator) -> Sprite:
+    return emulator.add_sprite("dev", status="running")
+
+
+def furnish(folder: Path) -> None:
+    """Make every kind of entry that is copied."""
+    (folder / "sub" / "empty").mkdir(parents=True)
+    (folder / "a b\nc").write_bytes(b"text")
+    (folder / "-n").write_bytes(b"")
+    (folder / os.fsdecode(b"\xff\xfe")).write_bytes(b"bytes")
+    (folder / "sub" / "big").write_bytes(os.urandom(3_000_000))
+    (folder / "sub" / "sparse").write_bytes(b"")
+    os.truncate(folder / "sub" / "sparse", 1_000_000)
+    (folder / "link").symlink_to("a b\nc")
+    (folder / "dangling").symlink_to("nowhere")
+    (folder / "run.sh").write_bytes(b"#!/bin/sh\n")
+    (folder / "run.sh").chmod(0o751)
+    os.utime(folder / "run.sh", (1_000_000_000.5, 1_000_000_000.5))
+    (folder / "sub").chmod(0o555)
+
+
+def described(folder: Path) -> str:
+    """Return kinds, modes, targets, times and sizes of all but directories, by find."""
+    told = subprocess.run(
+        ["find", ".", "-type", "l", "-printf", r"%P %l\0", "-o", "-type", "f",
+         "-printf", r"%P %m %Ts %s\0"],
+        cwd=folder, capture_output=True, check=True,
+    )  # fmt: skip
+    return "\n".join(sorted(told.stdout.decode("latin-1").split("\0")))
+
+
+def same(one: Path, other: Path) -> None:
+    subprocess.run(["diff", "-r", "--no-dereference", str(one), str(other)], check=True)
+
+
+def leftovers(*folders: Path) -> list[Path]:
+    return [path for folder in folders for path in folder.glob("*thopters-*")] + [
+        path for folder in folders for path in folder.glob(".thopters-*")
+    ]
+
+
+@both
+@tree_tools
+def test_a_round_trip_changes_nothing(thopters: Thopters, emulator: Emulator, dev: Sprite) -> None:
+    furnish(source := thopters.home / "project")
+    assert thopters("cp", "project", "dev:").code == 0
+    assert thopters("cp", "dev:project", "back").code == 0
+    same(source, thopters.home / "back")
+    before, after = described(source), described(thopters.home / "back")
+    assert before == after
+    assert (thopters.home / "back" / "sub").stat().st_mode & 0o777 == 0o555
+    assert not leftovers(dev.home, thopters.home)
+    assert len(emulator.journal.requests("WS")) == 2
+
+
+def test_ten_thousand_files_go_over_one_connection(
+    thopters: Thopters, emulator: Emulator, dev: Sprite
+) -> None:
+    (many := thopters.home / "many").mkdir()
+    for number in range(10_000):
+        (many / str(number)).write_bytes(b"%d" % number)
+    assert thopters("cp", "many", "dev:").code == 0
+    assert len(emulator.journal.requests("WS")) == 1
+    assert len(list((dev.home / "many").iterdir())) == 10_000
+    assert (dev.home / "many" / "9999").read_bytes() == b"9999"
+
+
+def test_into_a_directory_as_it_and_over_what_is_there(thopters: Thopters, dev: Sprite) -> None:
+    (thopters.home / "d" / "x").mkdir(parents=True)
+    (thopters.home / "d" / "f").write_text("new")
+    assert thopters("cp", "d", "dev:e").code == 0  # as e
+    assert (dev.home / "e" / "f").read_text() == "new"
+    (thopters.home / "d" / "f").write_text("newer")
+    (dev.home / "old").mkdir()
+    (dev.home / "old" / "d").mkdir()
+    (dev.home / "old" / "d" / "kept").write_text("kept")
+    (dev.home / "old" / "d" / "f").write_text("old")
+    dev.machine.own(dev.home)
+    assert thopters("cp", "d", "dev:old").code == 0  # into old, merged
+    assert (dev.home / "old" / "d" / "kept").read_text() == "kept"
+    assert (dev.home / "old" / "d" / "f").read_text() == "newer"
+    (thopters.home / "here" / "d").mkdir(parents=True)
+    (thopters.home / "here" / "d" / "mine").write_text("mine")
+    assert thopters("cp", "dev:old/d", "here").code == 0
+    names = sorted(path.name for path in (thopters.home / "here" / "d").iterdir())
+    assert names == ["f", "kept", "mine", "x"]
+
+
+@pytest.mark.parametrize("out", [False, True])
+def test_a_file_takes_no_directorys_place_nor_the_other_way(
+    thopters: Thopters, dev: Sprite, out: bool
+) -> None:
+    source, target = (dev.home, thopters.home) if out else (thopters.home, dev.home)
+    (source / "a").write_text("file")
+    (source / "b").mkdir()
+    (target / "to" / "a").mkdir(parents=True)
+    (target / "to" / "b").write_text("file")
+    dev.machine.own(dev.home)
+    for name in ("a", "b"):
+        done = thopters("cp", f"dev:{name}", "to") if out else thopters("cp", name, "dev:to")
+        assert (done.code, done.out) == (1, ""), done
+    assert (target / "to" / "a").is_dir()
+    assert (target / "to" / "b").read_text() == "file"
+    assert not leftovers(target / "to")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["a", "b"], 2, "one side has to be in a sprite"),
+        (["dev:a", "dev:b"], 2, "both sides are in sprites"),
+        (["f", "sub/f", "dev:"], 2, "two of the files would be 'f'"),
+        (["-", "f", "dev:"], 2, "- stands for one file"),
+        (["dev:f", "dev:g", "-"], 2, "- stands for one file"),
+        (["nowhere", "dev:"], 1, "there is no "),
+        (["dev:nowhere", "."], 1, "there is no "),
+        (["f", "dev:no/such/place"], 1, "cannot copy: "),
+        (["f", "dev:new/"], 1, "is not a directory"),
+        (["dev:.profile", "no/such/place"], 1, "cannot write to no/such"),
+        (["dev:.profile", "dev:.bashrc", "new"], 1, "new is not a directory"),
+        (["f", "nope:"], 3, "there is no sprite nope"),
+    ],
+)
+def test_what_can_not_be_copied(
+    thopters: Thopters, dev: Sprite, words: list[str], code: int, says: str
+) -> None:
+    (thopters.home / "f").write_text("x")
+    (thopters.home / "sub").mkdir()
+    (thopters.home / "sub" / "f").write_text("x")
+    before = sorted(dev.home.rglob("*"))
+    done = thopters("cp", *words)
+    assert (done.code, done.out) == (code, ""), done
+    assert says in done.err
+    assert sorted(dev.home.rglob("*")) == before
+    assert not leftovers(thopters.home)
+
+
+def test_one_file_by_stdin_and_stdout(thopters: Thopters, dev: Sprite) -> None:
+    data = bytes(range(256)) * 5000
+    assert thopters("cp", "-", "dev:piped", stdin=data).code == 0
+    assert (dev.home / "piped").read_bytes() == data
+    done = thopters("cp", "dev:piped", "-")
+    assert (done.code, done.err, done.out_bytes) == (0, "", data)
+    assert thopters("cp", "-", "dev:empty", stdin=b"").code == 0
+    assert (dev.home / "empty").read_bytes() == b""
+    assert thopters("cp", "dev:nowhere", "-").code == 1
+    (dev.home / "folder").mkdir()
+    assert thopters("cp", "-", "dev:folder", stdin=data).code == 1
+    assert not leftovers(dev.home)
+
+
+def test_over_post_too(thopters: Thopters, emulator: Emulator, dev: Sprite) -> None:
+    emulator.fault(Fault("WS *", "status", status=403, body=b"<html>", times=None))
+    furnish(thopters.home / "project")
+    assert thopters("cp", "project", "dev:").code == 0
+    assert thopters("cp", "dev:project", "back").code == 0
+    same(thopters.home / "project", thopters.home / "back")
+
+
+def test_special_files_are_left_out_and_said(thopters: Thopters, dev: Sprite) -> None:
+    for home in (thopters.home, dev.home):
+        (home / "d").mkdir()
+        (home / "d" / "file").write_text("x")
+        os.mkfifo(home / "d" / "pipe")
+    (dev.home / "d" / "passwd").symlink_to("/etc/passwd")
+    dev.machine.own(dev.home)
+    done = thopters("cp", "d", "dev:e")
+    assert done.code == 1
+    assert "left out: d/pipe" in done.err
+    assert sorted(os.listdir(dev.home / "e")) == ["file"]
+    done = thopters("cp", "dev:d", "e")
+    assert done.code == 1
+    assert done.err.count("left out: ") == 2
+    assert sorted(os.listdir(thopters.home / "e")) == ["file"]
+
+
+# what a hostile sprite could send
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, **fields: Any) -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    made.type = kind
+    for key, value in fields.items():
+        setattr(made, key, value)
+    return made
+
+
+HOSTILE: dict[str, list[tarfile.TarInfo]] = {
+    "absolute": [member("/tmp/thopters-escaped", size=4)],
+    "upwards": [member("../escaped", size=4)],
+    "through a link": [member("d", tarfile.SYMTYPE, linkname=".."), member("d/escaped", size=4)],
+    "through an absolute link": [
+        member("d", tarfile.SYMTYPE, linkname="/tmp"),
+        member("d/thopters-escaped", size=4),
+    ],
+    "hard link": [member("d", tarfile.LNKTYPE, linkname="../secret")],
+    "device": [member("d", tarfile.CHRTYPE, devmajor=1, devminor=3)],
+    "pipe": [member("d", tarfile.FIFOTYPE)],
+}
+
+
+def unpack(folder: Path, data: bytes) -> program.Copy:
+    """Unpack a stream as `download` does."""
+    console = program.Console(io.StringIO(), io.StringIO(), {})
+    copy = program.Copy(console)
+    ours, theirs = socket.socketpair()
+    thread = threading.Thread(target=copy.unpack, args=(str(folder), theirs))
+    thread.start()
+    with ours, contextlib.suppress(ConnectionError):
+        ours.sendall(data)
+    thread.join(30)
+    assert not thread.is_alive()
+    return copy
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_nothing_gets_out_of_the_destination(tmp_path: Path, case: str) -> None:
+    (tmp_path / "secret").write_text("secret")
+    (inside := tmp_path / "inside").mkdir()
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for made in HOSTILE[case]:
+            archive.addfile(made, io.BytesIO(b"evil") if made.isreg() else None)
+    copy = unpack(inside, stream.getvalue())
+    if case == "absolute":  # what is left of the name lies inside
+        assert (inside / "tmp" / "thopters-escaped").read_bytes() == b"evil"
+    else:
+        assert copy.left_out or copy.error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["inside", "secret"]
+    assert not Path("/tmp/thopters-escaped").exists()
+    assert (tmp_path / "secret").stat().st_nlink == 1
+    for path in inside.rglob("*"):
+        assert not path.is_symlink()
+
+
+def test_no_set_user_id_arrives(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        archive.addfile(member("f", size=1, mode=0o6777), io.BytesIO(b"x"))
+    assert unpack(tmp_path, stream.getvalue()).error is None
+    assert (tmp_path / "f").stat().st_mode & 0o7777 == 0o777
+
+
+def test_a_stream_that_is_cut_or_rubbish_is_an_error(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        archive.addfile(member("f", size=2000), io.BytesIO(b"x" * 2000))
+    data = stream.getvalue()
+    for size in (1, 300, 511, 600, 1500, 2511):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        assert unpack(folder, data[:size]).error is not None, size
+    assert unpack(tmp_path, b"rubbish" * 1000).error is not None
+
+
+# what is not whole
+
+
+@pytest.mark.parametrize("size", [0, 3000, 500_000])
+def test_an_upload_that_is_cut_leaves_the_old(
+    thopters: Thopters, emulator: Emulator, dev: Sprite, size: int
+) -> None:
+    (thopters.home / "f").write_bytes(os.urandom(2_000_000))
+    (dev.home / "f").write_text("old")
+    dev.machine.own(dev.home)
+    emulator.fault(Fault("WS */exec", "cut_request", size=size))
+    done = thopters("cp", "f", "dev:f")
+    assert done.code == 1
+    assert (dev.home / "f").read_text() == "old"
+
+
+@pytest.mark.parametrize("size", [200, 3000, 500_000])
+def test_a_download_that_is_cut_leaves_the_old(
+    thopters: Thopters, emulator: Emulator, dev: Sprite, size: int
+) -> None:
+    (dev.home / "f").write_bytes(os.urandom(2_000_000))
+    (thopters.home / "f").write_text("old")
+    dev.machine.own(dev.home)
+    emulator.fault(Fault("WS */exec", "cut_response", size=size, times=None))
+    done = thopters("cp", "dev:f", "f")
+    assert done.code == 1
+    assert (thopters.home / "f").read_text() == "old"
+    assert not leftovers(thopters.home)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_the_old(
+    thopters: Thopters, emulator: Emulator, dev: Sprite, number: signal.Signals
+) -> None:
+    (thopters.home / "f").write_text("old")
+    emulator.fault(Fault("WS */exec", "hang"))
+    process = thopters.start("cp", "dev:.profile", "f")
+    emulator.journal.wait(1)
+    while not leftovers(thopters.home):
+        assert process.poll() is None
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == -number, err
+    assert b"Traceback" not in err
+    assert (thopters.home / "f").read_text() == "old"
+    assert not leftovers(thopters.home)
+
+
+def limit(size: int) -> Callable[[], None]:
+    def limit() -> None:
+        import resource
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return limit
+
+
+def test_a_full_disk_here_leaves_the_old(thopters: Thopters, dev: Sprite) -> None:
+    (dev.home / "f").write_bytes(b"x" * 3_000_000)
+    (thopters.home / "f").write_text("old")
+    done = thopters("cp", "dev:f", "f", preexec_fn=limit(1_000_000))
+    assert (done.code, done.out) == (1, "")
+    assert "File too large" in done.err
+    assert (thopters.home / "f").read_text() == "old"
+    assert not leftovers(thopters.home)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read everything")
+def test_a_file_that_can_not_be_read_ends_the_copy(thopters: Thopters, dev: Sprite) -> None:
+    (thopters.home / "d").mkdir()
+    (thopters.home / "d" / "f").touch(mode=0)
+    done = thopters("cp", "d", "dev:")
+    assert (done.code, done.out) == (1, "")
+    assert "Permission denied" in done.err
+    assert not (dev.home / "d").exists()
