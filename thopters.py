@@ -157,6 +157,10 @@ class TimedOutError(ThoptersError):
     code = "timed_out"
 
 
+class OutputError(ThoptersError):
+    """Our own output can't be written; so this is said on stderr, with --json too."""
+
+
 class NoProgramError(ThoptersError):
     """The `sprite` program is needed and not there."""
 
@@ -369,6 +373,17 @@ def format_age(moment: datetime.datetime | None, now: datetime.datetime) -> str:
     return "just now" if seconds < 10 else f"{seconds} seconds ago"
 
 
+class WritingOutput:
+    """Makes a failure to write our output an OutputError; a closed pipe stays one."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            raise OutputError(f"cannot write the output: {error.strerror}") from None
+
+
 class Console:
     """What the program says: the answer on stdout, everything else on stderr."""
 
@@ -388,7 +403,8 @@ class Console:
         return f"\x1b[{code}m{text}\x1b[0m" if on_terminal and not self._plain else text
 
     def answer(self, line: str) -> None:
-        self.out.write(self.redact(line) + "\n")
+        with WritingOutput():
+            self.out.write(self.redact(line) + "\n")
 
     def answer_json(self, data: object) -> None:
         import json
@@ -425,7 +441,7 @@ class Console:
             self.note("debug: " + text)
 
     def error(self, error: ThoptersError) -> None:
-        if self.json:
+        if self.json and not isinstance(error, OutputError):
             body = {"code": error.code, "message": error.message, "hint": error.hint}
             self.answer_json({"error": body})
             return
@@ -458,12 +474,13 @@ class Console:
         return sys.stdin is not None and sys.stdin.isatty() and self.err_is_terminal
 
     def ask(self, question: str) -> str:
-        """Prompt on stderr, read one line of stdin; "" at its end."""
+        """Prompt on stderr, read one line of stdin; "" if it ends before the line does."""
         self.err.write(self.redact(clean(question)) + " ")
         self.err.flush()
         line = sys.stdin.readline()
         if not line.endswith("\n"):
             self.err.write("\n")
+            return ""
         return line.rstrip("\n")
 
     def ask_secretly(self, question: str) -> str:
@@ -1511,7 +1528,8 @@ class Transport:
         """Return the request target: the base's path, `path`, and the query, encoded."""
         import urllib.parse
 
-        return self.base.path + path + ("?" + urllib.parse.urlencode(query) if query else "")
+        words = urllib.parse.urlencode(query, errors="surrogateescape")
+        return self.base.path + path + ("?" + words if words else "")
 
     def headers(self) -> dict[str, str]:
         """Return the headers of every request; they go to the API's own origin alone."""
@@ -2101,6 +2119,16 @@ def text_field(item: dict[str, Any], *keys: str) -> str:
     return next((item[key] for key in keys if isinstance(item.get(key), str)), "")
 
 
+def host_of(url: str) -> str:
+    """Return the host of a URL that may be none at all, then ""."""
+    import urllib.parse
+
+    try:
+        return urllib.parse.urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
 class Sprite:
     """What the API says of a sprite; "" where it says nothing."""
 
@@ -2228,9 +2256,7 @@ class SpritesApi:
                 hint=f"{hint}; a larger plan: {upgrade}" if upgrade else hint,
             )
         if 300 <= status < 400:
-            import urllib.parse
-
-            where = urllib.parse.urlsplit(answer.headers.get("Location", "")).hostname
+            where = host_of(answer.headers.get("Location", ""))
             raise ThoptersError(
                 f"cannot {doing}: the API answered {status}, a redirect to "
                 f"{where or 'nowhere'}, which is never followed",
@@ -2568,12 +2594,18 @@ class ExecOutput:
         elif stream == STREAM_STDERR:
             self.err(data)
         elif stream == STREAM_EXIT and len(data) in (1, 4):
-            if self._held:
-                self.out(self._held)
-            return min(int.from_bytes(data, "big"), 255)
+            return self.end(min(int.from_bytes(data, "big"), 255))
         else:
             raise Garbled("the server sent what is no output and no exit status")
         return None
+
+    def end(self, status: int) -> int:
+        """Pass on what was held back, and return the status; a success of nothing is none."""
+        if self._held:
+            self.out(self._held)
+        if status == 0 and self.group is None:
+            raise Garbled("it ended well before it began")
+        return status
 
     def _take_stdout(self, data: bytes | memoryview) -> None:
         if self.group is not None:
@@ -2663,7 +2695,8 @@ class ExecSession:
 
     def _take(self, opcode: int, payload: bytes | memoryview) -> int | None:
         if opcode == OP_TEXT:
-            return exit_status_of_text(bytes(payload))
+            status = exit_status_of_text(bytes(payload))
+            return None if status is None else self.output.end(status)
         return self.output.take(payload[0], payload[1:]) if payload else None
 
 
@@ -2962,8 +2995,9 @@ def signal_group(api: SpritesApi, name: str, group: int, signum: int) -> None:
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+    with WritingOutput():
+        while view:
+            view = view[os.write(fd, view) :]
 
 
 # --- terminal sessions ------------------------------------------------------------------
@@ -3133,6 +3167,8 @@ class TerminalSession:
                 status = self._take_text(bytes(payload)) if opcode == OP_TEXT else None
                 if status is not None:
                     self.out(self._held)
+                    if status == 0 and not self.runs:
+                        raise Garbled("it ended well before it began")
                     return status
                 if opcode == OP_BINARY:
                     self._take_output(payload)
@@ -5625,12 +5661,16 @@ def follow(app: App, doing: str, words: Iterator[str]) -> list[str]:
 
 
 def checkpoint_id(texts: list[str]) -> str:
-    """Return the id in the platform's words: "  ID: v3", or "Checkpoint v3 created"."""
+    """Return the id in the platform's words: "  ID: v3", or "Checkpoint v3 created" at the end.
+
+    Only where such a line begins with them, and the last one: a comment may be among the words.
+    """
     import re
 
-    for pattern in (r"\bID:\s*(\S+)", r"Checkpoint\s+(\S+)\s+created"):
-        for text in texts:
-            found = re.search(pattern, text)
+    lines = [line.strip() for text in texts for line in text.splitlines()]
+    for pattern in (r"ID:\s*(\S+)", r"Checkpoint\s+(\S+)\s+created\b.*"):
+        for line in reversed(lines):
+            found = re.fullmatch(pattern, line)
             if found and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", found[1]):
                 return found[1]
     return ""
@@ -6106,7 +6146,9 @@ def run(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
             raise
         console.error(error)
         return failure_status(command, error)
-    except (Interrupted, BrokenPipeError, SystemExit):
+    except SystemExit as done:  # argparse has shown a help
+        return int(done.code or 0)
+    except (Interrupted, BrokenPipeError):
         raise
     except Exception as error:
         if environ.get("THOPTERS_DEBUG"):
@@ -6165,9 +6207,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    catch_signals()
     console = Console(sys.stdout, sys.stderr, os.environ)
     try:
+        catch_signals()
         status = run(list(sys.argv[1:] if argv is None else argv), console, os.environ)
         sys.stdout.flush()
         return status
@@ -6179,7 +6221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return die_of(getattr(signal, "SIGPIPE", 13))
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        console.error(ThoptersError(f"cannot write the output: {error.strerror}"))
+        console.error(OutputError(f"cannot write the output: {error.strerror}"))
         return EXIT_FAILED
     except Exception:
         return show_traceback(console)

@@ -1,0 +1,391 @@
+r"""R31: what comes from elsewhere reaches no terminal and no pipe but as harmless text.
+
+Every field that the platform fills, a sprite, GitHub or the `sprite` program, holds 30 payloads,
+and every output for people is looked at. A control or format character in it is a failure, and so
+is text that was dropped: it has to be there in escapes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import test_terminal
+from conftest import Thopters
+from emulation import Emulator, Fault, write_launcher
+from runs import environ_for, run_here
+from test_config import KEYS, GitHub, write
+from test_terminal import Session, Start
+
+import thopters as program
+
+start = test_terminal.start  # the fixture
+
+PAYLOADS = (
+    "\x1b[2J", "\x1b[31m", "\x1b]0;owned\x07", "\x1b]8;;http://evil/\x1b\\", "\x1b[6n", "\x1bc",
+    "\x1bP+q\x1b\\", "\x1b[?1049h", "\x9b31m", "\x9d0;x\x9c", "\x90x\x9c", "\a", "\b\b\b", "\t",
+    "\x7f", "\0", "\r", "\n", "\r\nok\tdone", "\x0b\x0c", "\x85", "\u2028\u2029", "\u202edcba",
+    "\u2066x\u2069", "\u200b\u200d\ufeff", "\u00ad", "\ue000\U000f0000", "\U000e0041", "\ud800",
+    "\ufff9\u061c\u180e",
+)  # fmt: skip
+assert len(PAYLOADS) == 30
+ALL = "(" + "|".join(PAYLOADS) + ")"
+
+
+def escaped(text: str) -> str:
+    """Say how a text should be shown; written anew here, as the program's own is on trial."""
+    shown = ""
+    for char in text:
+        number, kind = ord(char), unicodedata.category(char)
+        if kind[0] != "C" and kind not in ("Zl", "Zp"):
+            shown += char
+        elif char in "\t\n\r":
+            shown += {"\t": r"\t", "\n": r"\n", "\r": r"\r"}[char]
+        elif number < 0x100:
+            shown += f"\\x{number:02x}"
+        else:
+            shown += f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+    return shown
+
+
+def assert_harmless(text: str, where: object) -> None:
+    bad = [
+        c for c in text if (c != "\n" and unicodedata.category(c)[0] == "C") or c in "\u2028\u2029"
+    ]
+    assert not bad, (bad, where)
+
+
+def answer(
+    emulator: Emulator, route: str, document: object, status: int = 200, **params: Any
+) -> None:
+    body = json.dumps(document).encode()
+    emulator.fault(Fault(route, "status", status=status, body=body, times=None, **params))
+
+
+def item(**fields: object) -> dict[str, object]:
+    base: dict[str, object] = {"name": "dev", "status": "running", "url": "https://dev.example"}
+    return {**base, "organization": "acme", **fields}
+
+
+def listed(field: str) -> Callable[[Emulator, str], None]:
+    def prepare(emulator: Emulator, text: str) -> None:
+        answer(emulator, "GET /v1/sprites", {"sprites": [item(**{field: text})]})
+
+    return prepare
+
+
+def looked_at(field: str) -> Callable[[Emulator, str], None]:
+    def prepare(emulator: Emulator, text: str) -> None:
+        answer(emulator, "GET /v1/sprites/dev", item(**{field: text}))
+
+    return prepare
+
+
+def checkpoint(field: str) -> Callable[[Emulator, str], None]:
+    def prepare(emulator: Emulator, text: str) -> None:
+        row = {"id": "v1", "create_time": "2026-01-01T00:00:00Z", "comment": "x"}
+        answer(emulator, "GET */checkpoints", [{**row, field: text}])
+
+    return prepare
+
+
+def refusal(route: str, status: int, field: str = "message") -> Callable[[Emulator, str], None]:
+    def prepare(emulator: Emulator, text: str) -> None:
+        answer(emulator, route, {"error": "bad", "retry_after_seconds": 0, field: text}, status)
+
+    return prepare
+
+
+def bare_refusal(emulator: Emulator, text: str) -> None:
+    """Answer with an error that is no JSON."""
+    body = text.encode("utf-8", "surrogatepass")
+    emulator.fault(Fault("GET *", "status", status=400, body=body, times=None,
+                         content_type="text/plain"))  # fmt: skip
+
+
+def in_header(text: str) -> str:
+    """Return what of a text can be in a header at all."""
+    return "".join(char for char in text if " " <= char <= "\xff")
+
+
+def content_type(emulator: Emulator, text: str) -> None:
+    emulator.fault(Fault("GET *", "status", status=200, content_type="text/" + in_header(text)))
+
+
+def redirect(emulator: Emulator, text: str) -> None:
+    location = "https://h" + in_header(text).replace("/", "") + "/x"
+    emulator.fault(Fault("GET *", "redirect", status=302, location=location, times=None))
+
+
+def request_id(emulator: Emulator, text: str) -> None:
+    headers = {"fly-request-id": in_header(text)}
+    answer(emulator, "GET *", item(), headers=headers)
+
+
+def events(route: str, *last: dict[str, str]) -> Callable[[Emulator, str], None]:
+    def prepare(emulator: Emulator, text: str) -> None:
+        told: list[dict[str, str]] = [{"type": "info", "data": text}, *last]
+        lines = [{key: value.replace("TEXT", text) for key, value in e.items()} for e in told]
+        body = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        kind = "application/x-ndjson"
+        emulator.sprite("dev").add_checkpoint("first")
+        emulator.fault(Fault(route, "status", status=200, body=body, content_type=kind))
+
+    return prepare
+
+
+def exec_says(*parts: bytes) -> Callable[[Emulator, str], None]:
+    """Have a sprite answer a command by itself; TEXT is the payload."""
+
+    def prepare(emulator: Emulator, text: str) -> None:
+        data = text.encode("utf-8", "surrogatepass")
+        actions = [("message", part.replace(b"TEXT", data)) for part in parts]
+        emulator.fault(Fault("WS */exec", "ws", actions=actions, times=None))
+
+    return prepare
+
+
+def close_reason(emulator: Emulator, text: str) -> None:
+    reason = text.encode("utf-8", "replace")[:120]
+    frame = struct.pack("!BBH", 0x88, len(reason) + 2, 1011) + reason
+    emulator.fault(Fault("WS */exec", "ws", actions=[("raw", frame), ("drop", None)], times=None))
+
+
+def sessions(field: str) -> Callable[[Emulator, str], None]:
+    def prepare(emulator: Emulator, text: str) -> None:
+        session = {"id": 7, "command": "vim", "last_activity": "2026-01-01T00:00:00Z"}
+        answer(emulator, "GET */exec", {"sessions": [{**session, field: text}]})
+
+    return prepare
+
+
+def holds(emulator: Emulator, text: str) -> None:
+    tasks = json.dumps({"tasks": [{"name": text, "expires_at": text}]}).encode()
+    answer(emulator, "GET */exec", [])
+    exec_says(b"\1thopters-exec 7\n" + tasks, b"\3\0")(emulator, "")
+
+
+Prepare = Callable[[Emulator, str], None]
+START = b"\1thopters-exec 7\n"
+DONE = {"type": "complete", "data": "Checkpoint v1 created TEXT"}
+
+# words, what the server is to do, the exit status, and how often the text is shown in full
+OUTPUTS: dict[str, tuple[list[str], Prepare, int, int]] = {
+    "list: name": (["list"], listed("name"), 0, 1),
+    "list: status": (["list"], listed("status"), 0, 1),
+    "list: time": (["list"], listed("updated_at"), 0, 0),
+    "list -v: status": (["list", "-v"], listed("status"), 0, 1),
+    "list: error": (["list"], refusal("GET *", 400), 1, 1),
+    "list: bare error": (["list"], bare_refusal, 1, 0),
+    "list: error's code": (["list"], refusal("GET *", 400, "error"), 1, 1),
+    "list -v: busy": (["list", "-v"], refusal("GET *", 429, "error"), 6, 0),
+    "list: limit": (["list"], refusal("GET *", 402), 6, 1),
+    "list: plans": (["list"], refusal("GET *", 402, "upgrade_url"), 6, 1),
+    "list: type": (["list"], content_type, 1, 0),
+    "list: redirect": (["list"], redirect, 1, 0),
+    "url": (["url", "dev"], looked_at("url"), 0, 1),
+    "url --public: who": (["url", "dev", "--public"], looked_at("url_settings"), 1, 0),
+    "url: forbidden": (["url", "dev"], refusal("GET *", 403), 4, 1),
+    "url --debug: id": (["--debug", "url", "dev"], request_id, 0, 0),
+    "create: error": (["create", "new"], refusal("POST *", 400), 1, 1),
+    "create: limit": (["create", "new"], refusal("POST *", 402), 6, 1),
+    "destroy: status": (["destroy", "dev"], looked_at("status"), 2, 1),
+    "destroy: url": (["destroy", "dev"], looked_at("url"), 2, 1),
+    "destroy: refused": (["destroy", "dev", "--yes"], refusal("DELETE *", 409), 1, 1),
+    "checkpoints: comment": (["checkpoints", "dev"], checkpoint("comment"), 0, 1),
+    "checkpoints: id": (["checkpoints", "dev"], checkpoint("id"), 0, 1),
+    "checkpoints: time": (["checkpoints", "dev"], checkpoint("create_time"), 0, 0),
+    "restore: comment": (["restore", "dev"], checkpoint("comment"), 0, 1),
+    "restore: id": (["restore", "dev"], checkpoint("id"), 0, 2),
+    "restore: ids": (["restore", "dev", "v9", "--yes"], checkpoint("id"), 3, 1),
+    "checkpoint: words": (["checkpoint", "dev"], events("POST */checkpoint", DONE), 0, 0),
+    "checkpoint: error": (
+        ["checkpoint", "dev"],
+        events("POST */checkpoint", {"type": "error", "error": "TEXT"}),
+        1,
+        1,
+    ),
+    "restore: words": (
+        ["restore", "dev", "v1", "--yes", "--no-backup"],
+        events("POST */restore", {"type": "error", "message": "TEXT"}),
+        1,
+        1,
+    ),
+    "pause: command": (["pause", "dev", "--no-wait"], sessions("command"), 0, 1),
+    "pause: session": (["pause", "dev", "--no-wait"], sessions("id"), 0, 1),
+    "pause: activity": (["pause", "dev", "--no-wait"], sessions("last_activity"), 0, 0),
+    "pause: hold": (["pause", "dev", "--no-wait"], holds, 0, 1),
+    "pause: status": (["pause", "dev", "--no-wait"], looked_at("status"), 0, 1),
+    "sessions: command": (["sessions", "dev"], sessions("command"), 0, 1),
+    "sessions: id": (["sessions", "dev"], sessions("id"), 0, 1),
+    "sessions: activity": (["sessions", "dev"], sessions("last_activity"), 0, 0),
+    "kill: refused": (["kill", "dev", "7"], refusal("GET */exec", 400), 1, 1),
+    "attach: refused": (["attach", "dev", "7"], refusal("WS *", 400), 255, 1),
+    "proxy -W: refused": (["proxy", "dev", "-W", "a:1"], refusal("WS *", 400), 1, 1),
+    "hold: stderr": (
+        ["hold", "dev", "--for", "1h"],
+        exec_says(START + b"x", b"\2TEXT", b"\3\1"),
+        1,
+        0,
+    ),
+    "cp: stderr": (
+        ["cp", "dev:x", "."],
+        exec_says(START, b"\2TEXT", b"\3\1"),
+        1,
+        0,
+    ),
+    "resume: status": (["resume", "dev"], looked_at("status"), 0, 1),
+    "exec: refused": (["exec", "dev", "--", "true"], refusal("WS *", 400), 255, 1),
+    "exec: closed": (["exec", "dev", "--", "true"], close_reason, 255, 0),
+    "init: warning": (
+        ["init", "dev"],
+        exec_says(START + b"warn TEXT\nthopters-init-ok\n", b"\3\0"),
+        0,
+        0,
+    ),
+    "init: failure": (["init", "dev"], exec_says(START + b"fail TEXT\n", b"\3\1"), 1, 0),
+    "init: stderr": (["init", "dev"], exec_says(START, b"\2TEXT", b"\3\1"), 1, 0),
+}
+ASKS = {name for name in OUTPUTS if re.match("pause: [^s]|pause: session|destroy: [su]", name)}
+HEAVY = ("pause", "resume", "init", "restore", "checkpoint", "attach", "proxy", "hold", "cp")
+TWICE = {"checkpoint: error", "restore: words"}  # as progress too, if it is one line
+UNASKED = {"destroy: status", "destroy: url"}  # not shown where nobody can be asked
+IN_LINES = {  # texts that are split at their own line ends, or cut
+    "checkpoint: words", "init: warning", "init: failure", "init: stderr", "exec: closed",
+    "list: bare error", "hold: stderr", "cp: stderr",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("output", "every"),
+    [
+        *((output, 3) for output in OUTPUTS),
+        *(pytest.param(output, 1, marks=pytest.mark.slow) for output in OUTPUTS),
+    ],
+)
+def test_r31_each_output_is_harmless_with_every_payload_alone(
+    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, every: int
+) -> None:
+    monkeypatch.setattr(program.Activity, "SHOW_AFTER_S", 3600.0)  # its line has a \r of its own
+    monkeypatch.setattr(program.Clock, "sleep", lambda self, seconds: None)
+    words, prepare, code, times = OUTPUTS[output]
+    environ = environ_for(emulator, str(tmp_path))
+    emulator.add_sprite("dev", status="running")
+    heavy = words[0] in HEAVY
+    first = list(OUTPUTS).index(output) % every
+    cases = [(payload, True) for payload in (() if heavy else PAYLOADS[first::every])]
+    for payload, terminal in [*cases, (ALL, True), (ALL, False)]:
+        emulator._faults.clear()
+        text = "{" + payload + "}"
+        prepare(emulator, text)
+        done = run_here(words, environ, terminal=terminal)
+        said = done.out + done.err
+        tabs = {"list": 2, "checkpoints": 2, "restore": 2, "sessions": 3}.get(words[0], 0)
+        tabs = 0 if terminal else tabs
+        assert done.out.count("\t") == tabs * done.out.count("\n"), done  # between columns
+        assert_harmless(said.replace("\t", "") if tabs else said, done)
+        assert "internal error" not in said, done
+        assert done.code == code, done
+        if times and output not in IN_LINES | UNASKED:
+            assert said.count(escaped(text)) == times, done
+
+
+def check_screen(session: Session, output: str, text: str) -> None:
+    """Assert that a text is shown, by a screen that takes nothing but a few sequences."""
+    _, _, code, times = OUTPUTS[output]
+    session.type("no\n")  # to whatever is asked
+    assert session.end() == (2 if output in ASKS else code), session.output
+    screen = session.screen
+    assert set(screen.colours) <= {"31", "33", "36", "0"}
+    if times and output not in IN_LINES:
+        shown = screen.text.count(escaped(text))
+        assert shown == times or (output in TWICE and shown == 2 * times), screen.text
+
+
+BAND = [
+    output if number % 5 == 0 else pytest.param(output, marks=pytest.mark.slow)
+    for number, output in enumerate(OUTPUTS)
+]
+
+
+@pytest.mark.parametrize("output", BAND)
+def test_r31_a_terminal_shows_all_payloads_as_escapes(
+    emulator: Emulator, start: Start, output: str
+) -> None:
+    words, prepare, _, _ = OUTPUTS[output]
+    emulator.add_sprite("dev", status="running")
+    prepare(emulator, ALL)
+    check_screen(start(*words, columns=4000), output, ALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("payload", PAYLOADS, ids=ascii)
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_r31_a_terminal_shows_each_payload_as_escapes(
+    emulator: Emulator, start: Start, output: str, payload: str
+) -> None:
+    words, prepare, _, _ = OUTPUTS[output]
+    emulator.add_sprite("dev", status="running")
+    text = "{" + payload + "}"
+    prepare(emulator, text)
+    check_screen(start(*words, columns=1000), output, text)
+
+
+def test_r31_names_that_are_near_are_shown_as_escapes(emulator: Emulator, tmp_path: Path) -> None:
+    """The hint of an unknown sprite names the nearest, whatever they are called."""
+    environ = environ_for(emulator, str(tmp_path))
+    for payload in PAYLOADS:
+        emulator._faults.clear()
+        near = "a-long-name-" + payload
+        answer(emulator, "GET /v1/sprites", {"sprites": [item(name=near)]})
+        done = run_here(["url", "a-long-name-x"], environ, terminal=True)
+        assert done.code == 3
+        assert_harmless(done.out + done.err, done)
+        assert f"did you mean {escaped(near)}?" in done.err or len(payload) > 12, done
+
+
+def test_r31_what_a_made_sprite_has_for_a_url(emulator: Emulator, tmp_path: Path) -> None:
+    for terminal in (True, False):
+        emulator._faults.clear()
+        emulator.add_sprite("new", hidden_gets=1, status="running")
+        answer(emulator, "POST /v1/sprites", item(name="new", url=f"https://{ALL}"), 201)
+        environ = environ_for(emulator, str(tmp_path))
+        done = run_here(["create", "new", "--no-init"], environ, terminal=terminal)
+        assert done.code == 0, done
+        assert_harmless(done.out.replace("\t", ""), done)
+        assert done.out.count(escaped(ALL)) == 1
+        emulator.account.remove("new")
+
+
+def test_r31_what_programs_and_github_say_in_setup(
+    thopters: Thopters, emulator: Emulator, start: Start, tmp_path: Path
+) -> None:
+    """The `sprite` program's version, the org of its login, and GitHub's reason."""
+    told = ALL.replace("\0", "").encode("utf-8", "replace")
+    (tmp_path / "told").write_bytes(told)
+    write_launcher(tmp_path / "programs", "sprite", ["cat", str(tmp_path / "told")])
+    launcher = tmp_path / "programs" / "sprite"
+    launcher.write_text(launcher.read_text().replace(' "$@"', ""))
+    store = thopters.home / ".sprites" / "sprites.json"
+    org = ALL.replace("\ud800", "")
+    document = {"urls": {emulator.url: {"orgs": {org: {"api_token": emulator.token}}}}}
+    write(store, {**document, "current_selection": {"url": emulator.url, "org": org}})
+    github = GitHub()
+    try:
+        thopters.env |= {"THOPTERS_GITHUB_API": github.url, "GITHUB_PAT": KEYS["GITHUB_PAT"] + "x"}
+        thopters.env["PATH"] = f"{tmp_path / 'programs'}{os.pathsep}{thopters.env['PATH']}"
+        session = start("setup", "--from-env", columns=4000)
+        assert session.end() == 1, session.output
+    finally:
+        github.close()
+    lines = session.screen.lines
+    assert lines[0].startswith("sprite program: ") and r"\x1b[2J" in lines[0]
+    assert f"logged in, org {escaped(org)}" in lines[0]
+    assert set(session.screen.colours) <= {"31", "33", "36", "0"}

@@ -1,0 +1,195 @@
+"""R40, R41: readers that leave, disks that are full, and the `sprite` program in every state.
+
+Where that program is absent the shell and the ports are ours (SPEC.md, section 4).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import Result, Thopters
+from emulation import Emulator, Fault, write_launcher
+from test_emulator import until
+from test_sprite_program import free_ports
+
+both = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
+
+# R40
+
+# words, and the status where nothing can be written: exec's own failures are 255
+OUTPUTS = {
+    "ls": (["ls"], 1),
+    "list --json": (["list", "--json"], 1),
+    "checkpoints": (["checkpoints", "s-00000"], 1),
+    "url --json": (["url", "s-00000", "--json"], 1),
+    "config": (["config"], 1),
+    "help": (["help"], 1),
+    "--version": (["--version"], 1),
+    "help of a command": (["exec", "--help"], 1),
+    "exec": (["exec", "s-00000", "--", "echo", "x"], 255),
+}
+LONG = ["exec", "s-00000", "--", "seq", "200000"]
+each_output = pytest.mark.parametrize("output", OUTPUTS)
+
+
+@pytest.fixture
+def many(emulator: Emulator) -> Emulator:
+    """Return an emulator with one sprite that lists thousands, more than a pipe takes."""
+    emulator.add_sprite("s-00000", status="running").add_checkpoint("first")
+    names = [f"s-{number:05}" for number in range(10_000)]
+    body = json.dumps({"sprites": [{"name": name, "status": "cold"} for name in names]}).encode()
+    emulator.fault(Fault("GET /v1/sprites", "status", status=200, body=body, times=None))
+    return emulator
+
+
+@both
+@pytest.mark.parametrize("words", [OUTPUTS["ls"][0], OUTPUTS["list --json"][0], LONG],
+                         ids=["ls", "--json", "exec"])  # fmt: skip
+def test_r40_into_head(thopters: Thopters, many: Emulator, words: list[str]) -> None:
+    line = f"{shlex.join([*thopters.argv, *words])} | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], env=thopters.env, capture_output=True, text=True)
+    first, status = done.stdout.splitlines()
+    assert first in ("{", "1") or first.startswith("s-00000\t")
+    assert status == "141"
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+    sessions = many.sprite("s-00000").sessions.values()
+    until(lambda: all(session.ended.is_set() for session in sessions), 45)
+
+
+@each_output
+def test_r40_nobody_reads_at_all(thopters: Thopters, many: Emulator, output: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = thopters.start(*OUTPUTS[output][0], stdout=writer)
+    os.close(writer)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGPIPE, err
+    assert b"Traceback" not in err and b"error" not in err and b"Exception" not in err
+
+
+@each_output
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+def test_r40_a_full_disk(thopters: Thopters, many: Emulator, output: str) -> None:
+    words, code = OUTPUTS[output]
+    with open("/dev/full", "wb") as full:
+        process = thopters.start(*words, stdout=full)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    errors = [line for line in err.splitlines() if line.startswith(b"thopters: error: ")]
+    assert errors == [b"thopters: error: cannot write the output: No space left on device"], err
+    assert b"Traceback" not in err and b"Exception" not in err
+
+
+def test_r40_stderr_that_nobody_reads_changes_no_status(thopters: Thopters, many: Emulator) -> None:
+    for words, code in ((["ls"], 0), (["url", "none"], 3)):
+        reader, writer = os.pipe()
+        os.close(reader)
+        process = thopters.start(*words, stderr=writer)
+        os.close(writer)
+        out, _ = process.communicate(timeout=60)
+        assert process.returncode in (code, -signal.SIGPIPE), words
+        assert b"Traceback" not in out
+
+
+# R41
+
+
+@pytest.fixture
+def folder(thopters: Thopters, tmp_path: Path) -> Path:
+    """Return the first folder of PATH."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    thopters.env["PATH"] = f"{folder}{os.pathsep}{thopters.env['PATH']}"
+    return folder
+
+
+def words_of(command: str) -> list[str]:
+    return ["shell", "dev"] if command == "shell" else ["proxy", "dev", str(free_ports(1)[0])]
+
+
+def pass_on(thopters: Thopters, folder: Path, command: str, script: str) -> Result:
+    write_launcher(folder, "sprite", ["sh", "-c", script])
+    return thopters(*words_of(command))
+
+
+BAND = (0, 1, 2, 3, 42, 126, 127, 128, 130, 254, 255)
+
+
+@pytest.mark.parametrize("command", ["shell", "proxy"])
+def test_r41_some_statuses_are_passed_on(
+    thopters: Thopters, emulator: Emulator, folder: Path, command: str
+) -> None:
+    emulator.add_sprite("dev", status="running")
+    for code in BAND[::2] if command == "shell" else BAND[::5]:
+        done = pass_on(thopters, folder, command, f"exit {code}")
+        assert (done.code, done.out, done.err) == (code, "", "")
+
+
+@pytest.mark.slow
+def test_r41_every_status_is_passed_on(
+    thopters: Thopters, emulator: Emulator, folder: Path
+) -> None:
+    emulator.add_sprite("dev", status="running")
+    for code in range(256):
+        assert pass_on(thopters, folder, "shell", f"exit {code}").code == code
+
+
+@pytest.mark.parametrize("name", ["TERM", "KILL", "SEGV", "PIPE", "INT", "HUP"])
+def test_r41_its_death_is_passed_on(
+    thopters: Thopters, emulator: Emulator, folder: Path, name: str
+) -> None:
+    emulator.add_sprite("dev", status="running")
+    done = pass_on(thopters, folder, "shell", f"kill -{name} $$")
+    assert (done.code, done.err) == (-signal.Signals["SIG" + name], "")
+
+
+def test_r41_one_that_hangs_is_ended_by_our_signals(
+    thopters: Thopters, emulator: Emulator, folder: Path
+) -> None:
+    emulator.add_sprite("dev", status="running")
+    write_launcher(folder, "sprite", ["sh", "-c", "echo up; exec sleep 600"])
+    process = thopters.start(*words_of("shell"))
+    assert process.stdout and process.stdout.readline() == b"up\n"
+    process.terminate()
+    assert process.wait(30) == -signal.SIGTERM
+
+
+RELATIVE = ("", ".:bin", "./bin:../home/bin", "/nowhere:~/bin:")
+
+
+@pytest.fixture
+def here(thopters: Thopters, emulator: Emulator) -> Path:
+    """Have a `sprite` where we happen to be, and nowhere else; return what it would leave."""
+    emulator.add_sprite("dev", status="running")
+    for place in (thopters.home, thopters.home / "bin"):
+        write_launcher(place, "sprite", ["/bin/sh", "-c", "echo >> ran"])
+    return thopters.home / "ran"
+
+
+@pytest.mark.parametrize("path", RELATIVE)
+def test_r41_what_lies_about_is_not_run_and_a_shell_is_ours(
+    thopters: Thopters, here: Path, path: str
+) -> None:
+    thopters.env["PATH"] = path
+    done = thopters("shell", "dev", "-v", stdin=b"exit 7\n")
+    assert done.code == 7, done
+    assert not here.exists()
+    thopters.env["PATH"] = str(thopters.home / "bin")  # but here it is found
+    assert thopters("shell", "dev").code == 0
+    assert here.exists()
+
+
+def test_r41_what_lies_about_is_not_run_and_a_proxy_is_ours(thopters: Thopters, here: Path) -> None:
+    thopters.env["PATH"] = RELATIVE[1]
+    process = thopters.start(*words_of("proxy"))
+    assert process.stdout and b" -> dev:" in process.stdout.readline()
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGTERM
+    assert not here.exists()

@@ -1,0 +1,217 @@
+"""R44, R48: every command works in every locale, and what it asks of the platform is known.
+
+All commands are run in a row, in an order in which each works. An endpoint that comes or goes has
+to be entered in the contract below, and so be looked up in what is known of the live platform; with
+a token in THOPTERS_LIVE_TOKEN that is asked, too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+
+import pytest
+import test_terminal
+from conftest import MODULE, Result, Thopters
+from emulation import Emulator, Fault
+from emulation.routes import ROUTES
+from runs import COMMANDS, play
+from test_config import write
+from test_terminal import Start
+
+import thopters as program
+
+start = test_terminal.start  # the fixture
+LIVE_TOKEN = os.environ.get("THOPTERS_LIVE_TOKEN")  # before a fixture seals the environment
+
+PLAIN = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+SETTINGS = {
+    "C": {"LC_ALL": "C", **PLAIN},
+    "POSIX": {"LC_ALL": "POSIX", **PLAIN},
+    "C.UTF-8": {"LC_ALL": "C.UTF-8"},
+    "a missing one": {"LC_ALL": "xx_YY.ISO-8859-1", **PLAIN},
+    "none": {"LANG": "", **PLAIN},
+    "cp1252": {"PYTHONIOENCODING": "cp1252"},
+    "cp437": {"PYTHONIOENCODING": "cp437"},
+    "shift_jis": {"PYTHONIOENCODING": "shift_jis"},
+    "ascii": {"PYTHONIOENCODING": "ascii:strict"},
+}
+assert len(SETTINGS) == 9
+
+
+def in_development_mode(thopters: Thopters) -> None:
+    """Have Python tell of what is left open, and stop at every warning."""
+    thopters.argv = [sys.executable, "-X", "dev", "-W", "error", *thopters.argv[1:]]
+
+
+def check(words: list[str], done: Result) -> None:
+    for bad in ("Traceback", "Exception", "Warning", "internal error", "codec"):
+        assert bad not in done.err, (words, done)
+    if "caf\u00e9 \u2603" in words[-1]:  # what a command says passes as it is
+        assert done.out_bytes == "caf\u00e9 \u2603\n".encode()
+    if words[0] in ("list", "checkpoints"):
+        assert done.out.count("\t") == 2
+
+
+class Journey:
+    """What came of running every command, each in another setting, in development mode."""
+
+    def __init__(self, thopters: Thopters, emulator: Emulator) -> None:
+        in_development_mode(thopters)
+        thopters.use(emulator)
+        write(thopters.home / ".sprite-thopters" / "config.json", {"secrets": {"MINE": "a value"}})
+        self.steps: list[tuple[list[str], Result]] = []
+        self.asked: set[tuple[str, str]] = set()
+        for step in play(thopters, emulator, *SETTINGS.values()):
+            self.steps.append(step)
+            self.note(emulator)
+        # a session that no command of ours reaches is ended by the platform
+        emulator.add_sprite("dev", status="running")
+        session = thopters("exec", "dev", "--detach", "--", "sleep", "60").out.strip()
+        emulator.fault(Fault("WS */exec", "ws", actions=[("drop", None)]))
+        self.steps.append((["kill"], thopters("kill", "dev", session)))
+        # where WebSockets are refused, a command goes by POST
+        emulator.fault(Fault("WS *", "status", status=403, body=b"no", content_type="text/plain"))
+        self.steps.append((["exec"], thopters("exec", "dev", "--", "true")))
+        self.note(emulator)
+        self.oddities = emulator.journal.oddities
+
+    def note(self, emulator: Emulator) -> None:
+        self.asked |= {(r.method, template(r.raw_path)) for r in emulator.journal}
+        emulator.journal.clear()
+
+
+@pytest.fixture(scope="module")
+def journey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Journey]:
+    thopters = Thopters(MODULE, tmp_path_factory.mktemp("journey"))
+    with Emulator() as emulator:
+        yield Journey(thopters, emulator)
+
+
+# R44
+
+
+def test_r44_every_command_in_one_of_nine_locales(journey: Journey) -> None:
+    assert {command.name for command in program.COMMANDS} == COMMANDS
+    for words, done in journey.steps:
+        check(words, done)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
+@pytest.mark.parametrize("development", [False, True], ids=["plain", "development"])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_r44_every_command_in_every_locale(
+    thopters: Thopters, emulator: Emulator, setting: str, development: bool
+) -> None:
+    if development:
+        in_development_mode(thopters)
+    for words, done in play(thopters, emulator, SETTINGS[setting]):
+        check(words, done)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        name if number % 3 == 0 else pytest.param(name, marks=pytest.mark.slow)
+        for number, name in enumerate(SETTINGS)
+    ],
+)
+def test_r44_columns_are_aligned(
+    thopters: Thopters, emulator: Emulator, start: Start, setting: str
+) -> None:
+    sprite = emulator.add_sprite("dev", status="running")
+    for comment in ("ascii", "na\u00efve", "\u65e5\u672c\u8a9e \u2603", "\x1b[2J"):
+        sprite.add_checkpoint(comment)
+    thopters.env |= SETTINGS[setting]
+    session = start("checkpoints", "dev")
+    assert session.end() == 0, session.output
+    header, rule, *rows = session.output.replace(b"\r\n", b"\n").splitlines()
+    made, comment_at = header.index(b"Made"), header.index(b"Comment")
+    assert header.split() == [b"ID", b"Made", b"Comment"] and len(rows) == 4
+    for row in rows:  # all is ASCII up to the last column
+        assert row[made : made + 8] == b"just now"
+        assert row[comment_at - 2 : comment_at] == b"  " and row[comment_at : comment_at + 1] > b" "
+    bar = rule.split(b"  ")[0]  # as wide as "v1"
+    assert rule.split(b"  ")[:2] == [bar, bar * 4]
+    encoding = SETTINGS[setting].get("PYTHONIOENCODING", "utf-8").partition(":")[0]
+    assert bar == b"--" or bar.decode(encoding) == "\u2500\u2500"
+
+
+@pytest.mark.parametrize("plain", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"])
+def test_r44_a_plain_terminal_gets_no_escapes(
+    thopters: Thopters, emulator: Emulator, start: Start, plain: dict[str, str]
+) -> None:
+    emulator.add_sprite("dev", status="running").add_checkpoint("first")
+    thopters.env |= plain
+    for words, code in (
+        (["list"], 0), (["url", "none"], 3), (["restore", "dev"], 0),
+    ):  # fmt: skip
+        session = start(*words, columns=200)
+        assert session.end() == code
+        assert b"\x1b" not in session.output, words
+
+
+@pytest.mark.parametrize("setting", ["C", "cp437", "ascii"])
+def test_r44_json_is_exact_wherever_it_is_written(
+    thopters: Thopters, emulator: Emulator, setting: str
+) -> None:
+    comment = "na\u00efve \u2603 \x1b[2J \U0001f40d"
+    emulator.add_sprite("dev", status="running").add_checkpoint(comment)
+    done = thopters("checkpoints", "dev", "--json", env=SETTINGS[setting])
+    assert done.out_bytes.isascii()
+    assert json.loads(done.out_bytes)["checkpoints"][0]["comment"] == comment
+
+
+# R48
+
+CONTRACT = {
+    ("GET", "/v1/sprites"),
+    ("POST", "/v1/sprites"),
+    ("GET", "/v1/sprites/{name}"),
+    ("PUT", "/v1/sprites/{name}"),
+    ("DELETE", "/v1/sprites/{name}"),
+    ("WS", "/v1/sprites/{name}/exec"),
+    ("WS", "/v1/sprites/{name}/exec/{session}"),
+    ("POST", "/v1/sprites/{name}/exec"),
+    ("GET", "/v1/sprites/{name}/exec"),
+    ("POST", "/v1/sprites/{name}/exec/{session}/kill"),
+    ("WS", "/v1/sprites/{name}/proxy"),
+    ("POST", "/v1/sprites/{name}/checkpoint"),
+    ("GET", "/v1/sprites/{name}/checkpoints"),
+    ("POST", "/v1/sprites/{name}/checkpoints/{id}/restore"),
+}
+
+
+def template(path: str) -> str:
+    """Return a path with its variable parts named; one of an unknown shape stays as it is."""
+    path = re.sub(r"^(/v1/sprites)/[^/]+", r"\1/{name}", path)
+    path = re.sub(r"/exec/[^/]+", "/exec/{session}", path)
+    return re.sub(r"/checkpoints/[^/]+", "/checkpoints/{id}", path)
+
+
+def test_r48_the_endpoints_are_those_of_the_contract(journey: Journey) -> None:
+    assert journey.asked == CONTRACT
+    assert not journey.oddities  # no parameter and no key that the platform lacks
+
+
+def test_r48_the_emulator_serves_each_of_them() -> None:
+    for method, path in CONTRACT:
+        filled = path.format(name="dev", session="7", id="v1")
+        served = [pattern for verb, pattern, _ in ROUTES if verb == method]
+        assert any(re.fullmatch(pattern, filled) for pattern in served), (method, path)
+
+
+def test_r48_the_live_platform_has_the_same_shapes(thopters: Thopters) -> None:
+    """Only what can be looked at without making anything."""
+    if not LIVE_TOKEN:
+        pytest.skip("there is no THOPTERS_LIVE_TOKEN, so the live platform was not asked")
+    thopters.env["SPRITE_TOKEN"] = LIVE_TOKEN
+    done = thopters("list", "--json")
+    assert done.code == 0, done
+    assert "sprites" in done.out and "counts" in done.out
+    missing = thopters("url", "thopters-no-such-sprite", "--json")
+    assert missing.code == 3, missing
