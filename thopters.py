@@ -161,6 +161,14 @@ class OutputError(ThoptersError):
     """Our own output can't be written; so this is said on stderr, with --json too."""
 
 
+class NotReadyError(TimedOutError):
+    """A sprite does not do what is waited for; `answers` tells whether it ran the command."""
+
+    def __init__(self, message: str, *, answers: bool) -> None:
+        super().__init__(message)
+        self.answers = answers
+
+
 class NoProgramError(ThoptersError):
     """The `sprite` program is needed and not there."""
 
@@ -1210,6 +1218,9 @@ class Deadline:
         """Return the seconds that are left, at least a hundredth."""
         return max(0.01, self._end - self._clock.monotonic())
 
+    def is_over(self) -> bool:
+        return self._clock.monotonic() >= self._end
+
     def watch(self, sock: socket.socket) -> None:
         """Shut `sock` down when the time is up; a duplicate outlives its wrapping in TLS."""
         import threading
@@ -1663,9 +1674,9 @@ class Transport:
 
     def read_answer(self, response: http.client.HTTPResponse, deadline: Deadline) -> Answer:
         cap = MAX_JSON_BYTES if response.status < 300 else MAX_ERROR_BYTES
-        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise NoAnswerError("the answer is compressed, which was not asked for")
         with response:
+            if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+                raise NoAnswerError("the answer is compressed, which was not asked for")
             body = b"".join(self.pieces(response, deadline, cap))
         return Answer(response.status, response.headers, body)
 
@@ -1760,6 +1771,9 @@ class Transport:
         self, target: str, body: bytes, deadline: Deadline, content_type: str = "application/json"
     ) -> Answer | http.client.HTTPResponse:
         """POST once, and return an answer that is a success with its body still to be read."""
+        if deadline.is_over():  # before the first byte was sent
+            host = self.base.hostname
+            raise NotSentError(f"cannot reach {host}: it timed out", final=True)
         started = self.clock.monotonic()
         response = self._open("POST", target, body, deadline, content_type)
         self.traced("POST", target, started, response)
@@ -2093,10 +2107,10 @@ def open_websocket(transport: Transport, target: str, limit_s: float) -> WebSock
             raise transport.no_answer(error, deadline) from None
         transport.traced("WS", target, started, response)
         if response.status != 101:
-            with response:
-                answer = transport.read_answer(response, deadline)
-            connection.close()
-            return answer
+            try:
+                return transport.read_answer(response, deadline)
+            finally:
+                connection.close()
         accept = response.headers.get("Sec-WebSocket-Accept", "").strip()
         if accept != base64.b64encode(proof).decode() or connection.sock is None:
             connection.close()
@@ -2912,10 +2926,10 @@ def run_quietly(
 
 
 def wait_until_ready(api: SpritesApi, name: str, limit_s: float, argv: Sequence[bytes]) -> None:
-    """Ask with short commands until one exits 0; TimedOutError after `limit_s`."""
+    """Ask with short commands until one exits 0; NotReadyError after `limit_s`."""
     end = api.clock.monotonic() + limit_s
     while True:
-        why = "the command failed"
+        why = failed = "the command failed"
         try:
             status, _, _ = run_quietly(
                 api, name, argv, limit_s=PROBE_LIMIT_S, open_limit_s=PROBE_LIMIT_S
@@ -2929,7 +2943,9 @@ def wait_until_ready(api: SpritesApi, name: str, limit_s: float, argv: Sequence[
         except ThoptersError as error:
             why = error.message
         if api.clock.monotonic() > end:
-            raise TimedOutError(f"{name} runs no command yet after {limit_s:.0f} s: {why}")
+            raise NotReadyError(
+                f"{name} runs no command yet after {limit_s:.0f} s: {why}", answers=why == failed
+            )
         api.console.detail(f"{name} is not ready: {why}")
         api.clock.sleep(0.2)
 
@@ -3752,7 +3768,8 @@ stored() {
 has_git() { command -v git > /dev/null; }
 new=$env.new
 if [ -z "$keep" ] || [ ! -e "$env" ]; then
-  printf %s "$values" > "$new" && bash -n "$new" || { rm -f "$new"; exit 1; }
+  why=$({ printf %s "$values" > "$new" && bash -n "$new"; } 2>&1) ||
+    { rm -f "$new"; fail "~/.thopters/env can't be written: ${why##*: }"; exit 1; }
   pat=$(pat_of "$new")
   if has_git; then
     old_pat=$(stored "$ours")
@@ -4393,7 +4410,7 @@ def create_or_find(app: App, name: str) -> Sprite:
         for again in (False, True):
             try:
                 answer = app.api.create_sprite(name)
-                if answer.status == 429 or failure_kind(answer) is None:
+                if failure_kind(answer) != AMBIGUOUS:
                     return created_sprite(app, name, answer, again=again)
                 why = f"the API answered {answer.status}: {answer.reason()}"
             except NoAnswerError as error:
@@ -5459,7 +5476,8 @@ def add_attach(parser: argparse.ArgumentParser) -> None:
 )
 def cmd_attach(app: App, args: argparse.Namespace) -> int:
     name = valid_name(args.name)
-    identity = valid_session(args.session) if args.session else newest_session(app, name)
+    given = args.session is not None
+    identity = valid_session(args.session) if given else newest_session(app, name)
     terminal = LocalTerminal()
     with app.console.working(f"attaching to session {identity} of {name}"):
         session = attach_terminal(app.api, name, write_stdout, identity)
@@ -5778,7 +5796,7 @@ def cmd_restore(app: App, args: argparse.Namespace) -> int:
         app.console.answer(f"restored {name} to {identity} in {seconds:.1f} s")
         if saved:
             app.console.hint(f"undo it: thopters restore {name} {saved}")
-    report = renew_keys(app, name, identity, config) if had_keys else None
+    report = renew_keys(app, name, identity, config, had_keys=had_keys)
     if args.json:
         fields = {"name": name, "restored": identity, "backup": saved, "init": report}
         app.console.answer_json({**fields, "seconds": round(seconds, 3)})
@@ -5800,14 +5818,25 @@ def require_checkpoint(app: App, name: str, identity: str) -> None:
         )
 
 
-def renew_keys(app: App, name: str, identity: str, config: Config | None) -> dict[str, Any] | None:
-    """Put today's keys into a restored sprite, whose disk holds those of the checkpoint's day."""
-    if config is None or not config.exists:
-        app.console.warn(
-            f"the keys in {name} are those of {identity}: there is no configuration to renew them"
-        )
-        return None
+LOOK_FOR_KEYS = b"if [ -e ~/.thopters/env ]; then echo keys; fi"
+
+
+def renew_keys(
+    app: App, name: str, identity: str, config: Config | None, *, had_keys: bool
+) -> dict[str, Any] | None:
+    """Put today's keys into a restored sprite, which has those of the checkpoint's day, or none.
+
+    None, and nothing done, where it had none before and has none now.
+    """
     try:
+        if not had_keys and not probe(app, name, LOOK_FOR_KEYS):
+            return None
+        if config is None or not config.exists:
+            app.console.warn(
+                f"the keys in {name} are those of {identity}: "
+                "there is no configuration to renew them"
+            )
+            return None
         report = init(app, name, config)
     except ThoptersError as error:
         error.message = f"{name} was restored to {identity}, but {error.message}"
@@ -5822,13 +5851,12 @@ def renew_keys(app: App, name: str, identity: str, config: Config | None) -> dic
 def restore(app: App, name: str, identity: str, saved: str | None) -> bool:
     """Restore and see it happen: a file of ours on the old disk has to be gone.
 
-    Returns whether the sprite had keys of ours, before it or now. The restore is asynchronous:
-    after the stream's end the old environment may still answer. Never sent twice.
+    Returns whether the sprite had keys of ours before. The restore is asynchronous: after the
+    stream's end the old environment may still answer. Never sent twice.
     """
     marker = f".thopters-restore-{os.urandom(8).hex()}".encode()
     undo = f"; the state before is checkpoint {saved}" if saved else ""
-    look = b"if [ -e ~/.thopters/env ]; then echo keys; fi"
-    had_keys = bool(probe(app, name, b": > ~/" + marker + b" && " + look))
+    had_keys = bool(probe(app, name, b": > ~/" + marker + b" && " + LOOK_FOR_KEYS))
     try:
         follow(app, f"restoring {name}", app.api.restore_checkpoint(name, identity))
         with app.console.working(f"waiting for {name}"):
@@ -5837,12 +5865,12 @@ def restore(app: App, name: str, identity: str, saved: str | None) -> bool:
             )
     except (ThoptersError, Interrupted) as error:
         note = f"{name} may or may not be at {identity} now{undo}"
-        if isinstance(error, TimedOutError):
+        if isinstance(error, NotReadyError) and error.answers:
             note = f"{name} still shows the disk from before{undo}"
         remove_marker(app, name, marker)
         app.console.note(note)
         raise
-    return had_keys or bool(probe(app, name, look))
+    return had_keys
 
 
 def probe(app: App, name: str, script: bytes) -> bytes:
@@ -6189,6 +6217,15 @@ def catch_signals() -> None:
             signal.signal(number, interrupt)
 
 
+def let_signals_end_us() -> None:
+    """Undo catch_signals: all is done, and nothing is left to be said."""
+    import signal
+
+    for number in stop_signals():
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def show_traceback(console: Console) -> int:
     """Print what went wrong, redacted; for THOPTERS_DEBUG."""
     import traceback
@@ -6212,6 +6249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         catch_signals()
         status = run(list(sys.argv[1:] if argv is None else argv), console, os.environ)
         sys.stdout.flush()
+        let_signals_end_us()
         return status
     except Interrupted as interrupted:
         console.note("thopters: interrupted")

@@ -1,0 +1,517 @@
+"""R21: no command claims what is not so, wherever a connection of its ends.
+
+Every command runs through a relay that records what goes to and fro. Then it runs again and
+again, in this process and on a clock that does not wait, each time with one stream ended behind
+another byte. What it says, and its exit status, are compared with the state of the emulator,
+whose work goes on behind the cut.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from conftest import Thopters
+from emulation import Emulator
+from relay import Cut, Relay
+from runs import Done, environ_for, run_here
+from test_config import KEYS, ME, GitHub, write
+from test_r12_exec_commands import refuse_websockets
+
+import thopters as program
+
+OLD_KEYS = b"export OLD='1'\n"
+
+
+class SkippingClock(program.Clock):
+    """Real time, but for sleep: that takes none, here and on the emulator alike."""
+
+    def __init__(self, emulator: Emulator) -> None:
+        self.emulator = emulator
+        self.skipped = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.skipped
+
+    def sleep(self, seconds: float) -> None:
+        self.skipped += seconds
+        self.emulator.clock.advance(seconds)
+
+
+class World:
+    """An emulator behind a relay, and the program in this process as its user."""
+
+    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.emulator = Emulator().start()
+        self.emulator.personality.hold_after_exit_s = 0.0
+        self.emulator.personality.restore_delay_s = 0.0
+        self.relay = Relay(int(self.emulator.url.rpartition(":")[2]))
+        self.home = home
+        self.config = home / ".sprite-thopters" / "config.json"
+        self.environ = environ_for(
+            self.emulator,
+            str(home),
+            SPRITES_API_URL=self.relay.url,
+            THOPTERS_GITHUB_API="http://127.0.0.1:9",  # nothing leaves this machine
+        )
+        self.new_keys = b""
+        self.streams = {1: bytearray(), 2: bytearray()}
+        for limit in ("WAKE_LIMIT_S", "READY_LIMIT_S", "READ_BACK_LIMIT_S"):
+            monkeypatch.setattr(program, limit, 3.0)  # fewer questions where all are cut
+        monkeypatch.setattr(program, "Clock", lambda: SkippingClock(self.emulator))
+        monkeypatch.setattr(program, "write_all", lambda fd, data: self.streams[fd].extend(data))
+
+    def close(self) -> None:
+        self.relay.stop()
+        self.emulator.stop()
+        broken = [text for text in self.emulator.journal.oddities if "Traceback" in text]
+        assert not broken, "the emulator itself failed:\n" + broken[0]
+
+    def fresh(self, name: str = "dev") -> None:
+        """Put a new sprite in the place of one that may be there."""
+        if name in self.emulator.sprites:
+            self.emulator.account.remove(name)
+        self.emulator.add_sprite(name, status="running")
+
+    def give_keys(self, content: bytes) -> None:
+        """Write the environment file of the sprite, as its user."""
+        sprite = self.emulator.sprite("dev")
+        path = sprite.home / ".thopters" / "env"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        sprite.machine.own(path.parent)
+
+    def run(self, argv: Sequence[str]) -> Done:
+        """Run a command to its end, and what it has begun in sprites as well."""
+        for stream in self.streams.values():
+            stream.clear()
+        self.emulator.journal.clear()
+        done = run_here(argv, self.environ)
+        done.out = self.streams[1].decode() + done.out
+        done.err = self.streams[2].decode() + done.err
+        self.settle()
+        return done
+
+    def settle(self) -> None:
+        self.relay.settle()
+        for sprite in list(self.emulator.sprites.values()):
+            for session in list(sprite.sessions.values()):
+                fed = session.process.stdin is None or session.process.stdin.closed
+                if not fed:  # it waits for a script that will not come
+                    session.signal(signal.SIGKILL)
+                assert session.ended.wait(20), "a command does not end"
+            sprite.sessions.clear()
+
+    def posts(self, end: str) -> int:
+        return len([r for r in self.emulator.journal.requests("POST") if r.path.endswith(end)])
+
+
+# What each command starts from, and what has to be true of what it said
+
+
+class Case:
+    """A command, what it starts from, and `true`: whether all that it said is so."""
+
+    argv: tuple[str, ...]
+    step = 13  # a sample takes every so many bytes; more where a run takes longer
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.emulator = world.emulator
+        self.begin()
+
+    def begin(self) -> None:
+        """Do what is needed once."""
+        self.world.fresh()
+
+    def arrange(self) -> None:
+        """Do what is needed before each run."""
+
+    def true(self, done: Done) -> None:
+        raise NotImplementedError
+
+
+class List(Case):
+    argv = ("list",)
+
+    def begin(self) -> None:
+        for name in ("a", "b", "c"):
+            self.emulator.add_sprite(name, updated_at=1_800_000_000.0)
+        self.lines = [f"{name}\thibernating\t2027-01-15T08:00:00Z" for name in ("a", "b", "c")]
+
+    def true(self, done: Done) -> None:
+        assert done.out.splitlines() == ([] if done.code else self.lines)
+
+
+class Url(Case):
+    argv = ("url", "dev")
+
+    def true(self, done: Done) -> None:
+        assert done.out == ("" if done.code else self.emulator.sprite("dev").url + "\n")
+
+
+class UrlPublic(Case):
+    argv = ("url", "dev", "--public")
+
+    def arrange(self) -> None:
+        self.emulator.sprite("dev").url_settings = {"auth": "sprite"}
+
+    def true(self, done: Done) -> None:
+        public = self.emulator.sprite("dev").url_settings == {"auth": "public"}
+        assert public or done.code
+        assert ("anybody can now open" in done.err) == (done.code == 0)
+        assert done.out == ("" if done.code else self.emulator.sprite("dev").url + "\n")
+
+
+class Checkpoints(Case):
+    argv = ("checkpoints", "dev")
+
+    def begin(self) -> None:
+        super().begin()
+        for comment in ("one", "two"):
+            made = self.emulator.sprite("dev").add_checkpoint(comment)
+            made.made = 1_800_000_000.0
+        stamp = "2027-01-15T08:00:00Z"
+        self.lines = [f"v2\t{stamp}\ttwo", f"v1\t{stamp}\tone"]
+
+    def true(self, done: Done) -> None:
+        assert done.out.splitlines() == ([] if done.code else self.lines)
+
+
+class Checkpoint(Case):
+    argv = ("checkpoint", "dev", "--comment", "known good")
+
+    def arrange(self) -> None:
+        self.emulator.sprite("dev").checkpoints.clear()
+        self.emulator.sprite("dev")._next_checkpoint = 1
+        shutil.rmtree(self.emulator.sprite("dev").machine.recent / "v1", ignore_errors=True)
+        self.emulator.sprite("dev").machine.saved.clear()
+
+    def true(self, done: Done) -> None:
+        made = [(c.id, c.comment) for c in self.emulator.sprite("dev").checkpoints]
+        assert made in ([], [("v1", "known good")])  # asked for once
+        assert made or done.code
+        assert done.out == ("" if done.code else "v1\n")
+        assert made or "was made" not in done.err
+
+
+class Resume(Case):
+    argv = ("resume", "dev")
+    step = 43
+
+    def arrange(self) -> None:
+        self.emulator.sprite("dev").pause()
+
+    def true(self, done: Done) -> None:
+        assert self.emulator.sprite("dev").status == "running" or done.code
+        assert done.out.startswith("dev was warm, woke in ") if done.code == 0 else not done.out
+
+
+class Pause(Case):
+    argv = ("pause", "dev")
+    step = 97
+
+    def begin(self) -> None:
+        super().begin()
+        self.emulator.idle_s = 3.0
+
+    def arrange(self) -> None:
+        sprite = self.emulator.sprite("dev")
+        while not sprite.enter():  # as any command wakes it
+            pass
+
+    def true(self, done: Done) -> None:
+        asleep = self.emulator.sprite("dev").status == "warm"
+        assert asleep or done.code
+        assert done.out.startswith("dev fell asleep") if done.code == 0 else not done.out
+
+
+class Destroy(Case):
+    argv = ("destroy", "dev", "--yes")
+
+    def arrange(self) -> None:
+        if "dev" not in self.emulator.sprites:
+            self.emulator.add_sprite("dev")
+
+    def true(self, done: Done) -> None:
+        gone = "dev" not in self.emulator.sprites
+        assert gone or done.code
+        assert done.out == ("" if done.code else "destroyed dev\n")
+        assert gone or "there is no sprite" not in done.err
+        assert not gone or "is still there" not in done.err
+
+
+class Setup(Case):
+    argv = ("setup", "--from-env")
+
+    def begin(self) -> None:
+        self.world.environ |= {**KEYS, **ME}
+        self.world.config.parent.mkdir(mode=0o700)
+        self.document = b""
+
+    def arrange(self) -> None:
+        self.world.config.unlink(missing_ok=True)
+
+    def true(self, done: Done) -> None:
+        # both tokens are good ones; a server that can't be asked is no reason to keep nothing
+        stored = self.world.config.read_bytes()
+        self.document = self.document or stored
+        assert KEYS["GITHUB_PAT"].encode() in stored
+        assert (done.code, stored) == (0, self.document)
+        assert done.out == f"saved {self.world.config}\n"
+        assert "rejected" not in done.err
+        said = re.findall(r"^(sprites token|GITHUB_PAT).*: (valid|unreachable)\b", done.err, re.M)
+        assert [what for what, _ in said] == ["sprites token", "GITHUB_PAT"]
+        assert program.DEFAULT_GITHUB_API not in done.err
+
+
+class Exec(Case):
+    argv = ("exec", "dev", "--", "sh", "-c", "echo out; echo 1 >>a; echo err >&2; echo 1 >>b")
+
+    def arrange(self) -> None:
+        for name in ("a", "b"):
+            (self.emulator.sprite("dev").home / name).unlink(missing_ok=True)
+
+    def true(self, done: Done) -> None:
+        home = self.emulator.sprite("dev").home
+        a, b = ((home / name).read_text() if (home / name).exists() else "" for name in "ab")
+        assert a == b in ("", "1\n")  # run whole, and once, or not at all
+        assert done.code in (0, 255)
+        assert a or done.code
+        assert "out\n".startswith(done.out)
+        if done.code == 0:
+            assert (done.out, done.err) == ("out\n", "err\n")
+        if "cannot reach" in done.err or "cannot run" in done.err:
+            assert not a
+
+
+class ExecByPost(Exec):
+    def begin(self) -> None:
+        super().begin()
+        refuse_websockets(self.emulator)
+
+
+class Init(Case):
+    argv = ("init", "dev")
+    step = 31
+
+    def begin(self) -> None:
+        super().begin()
+        write(self.world.config, {"secrets": KEYS, "git": {"user": "A", "email": "a@b.c"}})
+        self.world.run(self.argv)
+        self.path = self.emulator.sprite("dev").home / ".thopters" / "env"
+        self.new = self.path.read_bytes()
+        assert KEYS["GITHUB_PAT"].encode() in self.new
+
+    def arrange(self) -> None:
+        self.path.write_bytes(OLD_KEYS)
+
+    def true(self, done: Done) -> None:
+        now = self.path.read_bytes()
+        assert now in (OLD_KEYS, self.new)
+        assert now == self.new or done.code
+        assert done.out == (
+            "" if done.code else f"dev: {', '.join(sorted(KEYS))}; git as A <a@b.c>\n"
+        )
+
+
+class Create(Case):
+    argv = ("create", "new")
+    step = 97
+
+    def begin(self) -> None:
+        write(self.world.config, {"secrets": KEYS, "git": {"user": "A", "email": "a@b.c"}})
+
+    def arrange(self) -> None:
+        if "new" in self.emulator.sprites:
+            self.emulator.account.remove("new")
+
+    def true(self, done: Done) -> None:
+        sprite = self.emulator.sprites.get("new")
+        assert self.world.posts("/v1/sprites") <= 2
+        assert done.code in (0, 1, 7)  # not 5: it did not exist before
+        assert sprite or "was created" not in done.err
+        if done.code:
+            assert not done.out
+            return
+        assert sprite
+        assert done.out.startswith(f"new\t{sprite.url}\t")
+        assert KEYS["GITHUB_PAT"] in (sprite.home / ".thopters" / "env").read_text()
+
+
+class Restore(Case):
+    argv = ("restore", "dev", "v1", "--yes")
+    step = 131
+
+    def begin(self) -> None:
+        write(self.world.config, {"secrets": KEYS, "git": {"user": "A", "email": "a@b.c"}})
+
+    def arrange(self) -> None:
+        self.world.fresh()
+        sprite = self.emulator.sprite("dev")
+        self.world.give_keys(OLD_KEYS)
+        (sprite.home / "work").write_text("before")
+        sprite.add_checkpoint("first")
+        (sprite.home / "work").write_text("after")
+
+    def true(self, done: Done) -> None:
+        sprite = self.emulator.sprite("dev")
+        asked = self.world.posts("/restore")
+        assert asked <= 1
+        if asked:
+            self.finish()
+        restored = (sprite.home / "work").read_text() == "before"
+        made = {checkpoint.id: checkpoint.comment for checkpoint in sprite.checkpoints}
+        for told in re.findall(r"restore dev (v\d+)$|is checkpoint (v\d+)$", done.err, re.M):
+            assert made["".join(told)] == "before restore of v1"
+        assert restored or "was restored" not in done.err
+        assert not restored or "still shows the disk from before" not in done.err
+        assert asked or not restored
+        assert not asked or len(made) == 2  # a backup before that
+        keys = (sprite.home / ".thopters" / "env").read_bytes()
+        assert keys == OLD_KEYS or KEYS["GITHUB_PAT"].encode() in keys
+        if done.code and done.out:  # it is done, and only the keys are not known to be renewed
+            assert restored and "dev was restored to v1, but" in done.err
+        if done.code:
+            return
+            return
+        assert done.out.startswith("restored dev to v1 in ")
+        assert restored
+        assert keys != OLD_KEYS
+        assert not list(sprite.home.glob(".thopters-restore-*"))
+
+    def finish(self) -> None:
+        """Wait until the emulator is done with a restore, which goes on by itself."""
+        for thread in threading.enumerate():
+            if thread.name.endswith("(later)"):
+                thread.join(20)
+
+
+CASES: dict[str, Callable[[World], Case]] = {
+    "list": List,
+    "url": Url,
+    "url --public": UrlPublic,
+    "checkpoints": Checkpoints,
+    "checkpoint": Checkpoint,
+    "resume": Resume,
+    "pause": Pause,
+    "destroy": Destroy,
+    "setup": Setup,
+    "exec": Exec,
+    "exec by POST": ExecByPost,
+    "init": Init,
+    "create": Create,
+    "restore": Restore,
+}
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    world = World(tmp_path, monkeypatch)
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def github_relay(world: World) -> Iterator[Relay]:
+    github = GitHub()
+    with Relay(github.server.server_port) as relay:
+        world.environ["THOPTERS_GITHUB_API"] = relay.url
+        yield relay
+    github.close()
+
+
+def play(world: World, case: Case, relay: Relay, cut: Cut | None) -> Done:
+    """Run a command once, with or without a cut, and judge it."""
+    case.arrange()
+    relay.arm(cut)
+    done = world.run(case.argv)
+    try:
+        assert "Traceback" not in done.err
+        assert "internal error" not in done.err
+        assert ("thopters: error: " in done.err) == (done.code != 0)
+        assert program.EXIT_OK <= done.code <= 255
+        case.true(done)
+    except AssertionError as error:
+        raise AssertionError(f"{cut}: {error}\n{done}") from error
+    assert cut or done.code == 0, done
+    return done
+
+
+def sweep(world: World, case: Case, *, upward: bool, step: int, relay: Relay | None = None) -> int:
+    """Cut every stream behind every `step`-th byte, and return how many places that were.
+
+    By turns a cut is an end or a reset, and the only one or that of all connections from there on.
+    """
+    relay = relay or world.relay
+    play(world, case, relay, None)
+    streams = [c.sent if upward else c.came for c in relay.connections]
+    places = [(number, at) for number, data in enumerate(streams) for at in range(len(data))]
+    places = places[::step]
+    for count, (number, at) in enumerate(places):
+        cut = Cut(number, at, upward=upward, reset=bool(count & 1), lasting=bool(count & 2))
+        play(world, case, relay, cut)
+    return len(places)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_r21_a_cut_answer_makes_no_command_lie(world: World, name: str) -> None:
+    case = CASES[name](world)
+    assert sweep(world, case, upward=False, step=case.step) >= 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_r21_no_cut_of_an_answer_makes_a_command_lie(world: World, name: str) -> None:
+    assert sweep(world, CASES[name](world), upward=False, step=1) > 200
+
+
+def test_r21_github_that_is_cut_is_no_rejection(world: World, github_relay: Relay) -> None:
+    assert sweep(world, Setup(world), upward=False, step=5, relay=github_relay) >= 25
+
+
+UPWARD = {"exec": 17, "exec by POST": 37, "init": 251, "restore": 389}
+
+
+@pytest.mark.parametrize("name", UPWARD)
+def test_r21_a_cut_request_is_carried_out_whole_or_not_at_all(world: World, name: str) -> None:
+    assert sweep(world, CASES[name](world), upward=True, step=UPWARD[name]) >= 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", UPWARD)
+def test_r21_no_request_is_carried_out_in_part(world: World, name: str) -> None:
+    assert sweep(world, CASES[name](world), upward=True, step=1) > 700
+
+
+# the same through a process of its own
+
+CHILDREN = [
+    ("list", 0, 100),
+    ("url --public", 1, 300),
+    ("checkpoint", 0, 700),
+    ("destroy", 1, 0),
+    ("exec", 0, 5),
+    ("exec", 0, 370),
+    ("restore", 3, 380),
+]
+
+
+@pytest.mark.parametrize(("name", "connection", "size"), CHILDREN)
+def test_r21_the_program_itself_does_not_lie(
+    thopters: Thopters, world: World, name: str, connection: int, size: int
+) -> None:
+    case = CASES[name](world)
+    case.arrange()
+    world.relay.arm(Cut(connection, size))
+    thopters.env |= world.environ
+    ended = thopters(*case.argv)
+    world.settle()
+    assert world.relay.connections[connection].was_cut.is_set()
+    case.true(Done(case.argv, ended.code, ended.out, ended.err))

@@ -1,0 +1,387 @@
+"""R28 and R29: lists of many pages, and bodies that are not what they should be.
+
+And how our requests look beside those that curl sends for the same calls.
+"""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from conftest import Thopters
+from emulation import Emulator, Fault
+from emulation.journal import Request
+from emulation.wire import Wire
+from runs import run_here
+from servers import Canned, response
+from test_units import FakeClock
+
+import thopters as program
+
+TOKEN = "acme/1/tok/ottoman-sapphire"
+
+
+def errors_in(err: str) -> list[str]:
+    return [line for line in err.splitlines() if line.startswith("thopters: error: ")]
+
+
+# R28: lists of many pages
+
+
+def test_r28_a_list_is_whole_and_sorted(thopters: Thopters, emulator: Emulator) -> None:
+    names = [f"s{number * 7919 % 1000:03}" for number in range(1000)]
+    made = iter(names)
+    for count, requests in ((0, 1), (1, 1), (50, 1), (51, 2), (1000, 20)):
+        for name in itertools.islice(made, count - len(emulator.sprites)):
+            emulator.add_sprite(name)
+        emulator.journal.clear()
+        done = thopters("list")
+        assert done.code == 0, done
+        found = [line.split("\t")[0] for line in done.out.splitlines()]
+        assert found == sorted(names[:count])
+        assert [request.method for request in emulator.journal] == ["GET"] * requests
+        assert all(request.values("max_results") == ["50"] for request in emulator.journal)
+        document = json.loads(thopters("list", "--json").out)
+        assert [item["name"] for item in document["sprites"]] == sorted(names[:count])
+        assert document["counts"]["cold"]["count"] == count
+    assert not emulator.journal.oddities
+
+
+def page(names: list[str], token: object, **more: object) -> bytes:
+    sprites = [{"name": name, "status": "cold"} for name in names]
+    document = {"sprites": sprites, "has_more": True, "next_continuation_token": token}
+    return response(json.dumps(document | more).encode())
+
+
+def numbered(number: int) -> bytes:
+    return page([f"s{number}"], f"t{number}")
+
+
+ENDLESS: dict[str, tuple[Callable[[int], bytes], int]] = {
+    "new tokens for ever": (numbered, 1000),
+    "one token": (lambda number: page([f"s{number}"], "same"), 2),
+    "a circle": (lambda number: page([f"s{number}"], f"t{number % 3}"), 4),
+    "no token": (lambda number: page(["a"], None), 1),
+    "an empty token": (lambda number: page(["a"], ""), 1),
+    "a token of another type": (lambda number: page(["a"], 7), 1),
+    "no token on the second page": (lambda number: page(["a"], None if number else "t"), 2),
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_r28_a_list_that_does_not_end_is_an_error(thopters: Thopters, kind: str) -> None:
+    make, requests = ENDLESS[kind]
+    numbers = itertools.count()
+    with Canned(lambda _, wire: wire.write(make(next(numbers)))) as server:
+        done = thopters("list", env={"SPRITES_API_URL": server.url, "SPRITE_TOKEN": TOKEN})
+    assert (done.code, done.out) == (1, ""), done
+    assert len(errors_in(done.err)) == 1 and "does not end" in done.err
+    assert len(server.requests) == requests
+
+
+def test_r28_what_comes_twice_is_shown_once(thopters: Thopters) -> None:
+    """A list can move between two pages; the later page knows better."""
+    pages = [
+        page(["b", "a", "b"], "1"),
+        page(["b", "c"], "2"),
+        page(["a", "d", "b"], None, has_more=False).replace(b'"cold"', b'"warm"'),
+    ]
+    with Canned(lambda _, wire: wire.write(pages[len(server.requests) - 1])) as server:
+        env = {"SPRITES_API_URL": server.url, "SPRITE_TOKEN": TOKEN}
+        done = thopters("list", "--json", env=env)
+    assert done.code == 0, done
+    shown = [(item["name"], item["status"]) for item in json.loads(done.out)["sprites"]]
+    assert shown == [("a", "warm"), ("b", "warm"), ("c", "cold"), ("d", "warm")]
+    tokens = [request.values("continuation_token") for request in server.requests]
+    assert tokens == [[], ["1"], ["2"]]
+
+
+# R29: bodies
+
+PORTAL = b"<html><body>Please log in to the network \x1b[2J</body></html>"
+FINE = b'{"sprites": [], "has_more": false}'
+DEEP = b'{"sprites": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+GZIP = response(gzip.compress(FINE), 200, "Content-Encoding: gzip")
+BODIES = {
+    "portal": response(PORTAL, kind="text/html; charset=utf-8"),
+    "portal that says it is JSON": response(PORTAL),
+    "portal with its own status": response(PORTAL, 511, kind="text/html"),
+    "gzip": GZIP,
+    "gzip that is not declared": response(gzip.compress(FINE)),
+    "gzip of an error": response(gzip.compress(b"{}"), 400, "Content-Encoding: gzip"),
+    "latin-1": response('{"sprites": [{"name": "café"}]}'.encode("latin-1")),
+    "NaN": response(b'{"sprites": [], "running": NaN}'),
+    "infinity": response(b'{"sprites": [], "running": -Infinity}'),
+    "200,000 deep": response(DEEP),
+    "200,000 deep and cut": response(b"[" * 200_000),
+    "200,000 deep error": response(DEEP, 400),
+    "5,000 digits": response(b'{"sprites": [], "running": ' + b"7" * 5000 + b"}"),
+    "5,000 digits in an error": response(b'{"message": ' + b"7" * 5000 + b"}", 400),
+    "nothing": response(b""),
+    "trailing words": response(FINE + b"x"),
+    "half": response(FINE[:20]),
+    "no object and no list": response(b'"words"'),
+}
+
+
+def endless(head: bytes, block: bytes, _: Request, wire: Wire) -> None:
+    """Send `block` over and over, 2 GB at most, until the reader has had enough."""
+    wire.write(head)
+    for _number in range((2 << 30) // len(block)):
+        wire.write(block)
+
+
+def lengthy(status: int, *headers: str) -> bytes:
+    return response(b"", status, *headers)
+
+
+CHUNK = b"100000\r\n" + b" " * (1 << 20) + b"\r\n"
+ENDLESS_HEAD = lengthy(500, "Transfer-Encoding: chunked").replace(b"Content-Length: 0\r\n", b"")
+HUGE: dict[str, Callable[[Request, Wire], None]] = {
+    "99 GB": partial(endless, lengthy(200, "Content-Length: 99000000000"), b" " * (1 << 20)),
+    "99 GB that do not come": lambda _, wire: wire.write(
+        lengthy(200, "Content-Length: 99000000000") + FINE
+    ),
+    "2 GB of an error": partial(endless, lengthy(500, "Content-Length: 2147483648"), CHUNK),
+    "2 GB of an error in chunks": partial(endless, ENDLESS_HEAD, CHUNK),
+}
+
+
+def give(data: bytes, _: Request, wire: Wire) -> None:
+    wire.write(data)
+
+
+# The launcher is small: what a process was before its exec counts as its own peak
+MEASURE = """\
+import json, resource, subprocess, sys, time
+began = time.monotonic()
+done = subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL, capture_output=True)
+took = time.monotonic() - began
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+peak = peak if sys.platform == "darwin" else peak * 1024
+texts = done.stdout.decode(), done.stderr.decode()
+print(json.dumps([done.returncode, *texts, peak, took]))
+"""
+SCHEDULE: dict[str, Callable[[Request, Wire], None]] = {
+    **{name: partial(give, data) for name, data in BODIES.items()},
+    **HUGE,
+}
+
+
+def measured(
+    thopters: Thopters, answers: dict[str, Callable[[Request, Wire], None]], words: list[str]
+) -> Iterator[tuple[str, int, str, str, int, float]]:
+    """Run the program against all of the answers at once; yield how each run ended."""
+    servers, running = {}, {}
+    argv = thopters.argv
+    try:
+        for name, answer in answers.items():
+            servers[name] = Canned(answer)
+            thopters.env |= {"SPRITES_API_URL": servers[name].url, "SPRITE_TOKEN": TOKEN}
+            thopters.argv = [sys.executable, "-S", "-c", MEASURE, *argv]
+            running[name] = thopters.start(*words)
+        for name, process in running.items():
+            out, err = process.communicate(timeout=100)
+            assert process.returncode == 0, err
+            code, *texts, peak, took = json.loads(out)
+            yield name, code, texts[0], texts[1], peak, took
+    finally:
+        thopters.argv = argv
+        for server in servers.values():
+            server.__exit__()
+
+
+def check_one_line(name: str, err: str) -> None:
+    """Assert one error and at most a hint, both short, and nothing that a terminal obeys."""
+    lines = err.splitlines()
+    assert len(errors_in(err)) == 1 and lines[0].startswith("thopters: error: "), (name, err)
+    assert len(lines) == 1 or (len(lines) == 2 and lines[1].startswith("hint: ")), (name, err)
+    assert max(map(len, lines)) <= 500, (name, err)
+    assert err.replace("\n", "").isprintable(), (name, err)
+    assert "internal error" not in err and "Traceback" not in err, (name, err)
+
+
+@pytest.mark.parametrize("thopters", ["pyz"], indirect=True)
+@pytest.mark.parametrize("again", [True, False], ids=["tried four times", "tried once"])
+def test_r29_no_body_takes_long_or_much_or_more_than_a_line(
+    thopters: Thopters, again: bool
+) -> None:
+    repeated = {"gzip", "gzip of an error", *HUGE}  # these are no whole answers
+    answers = {name: SCHEDULE[name] for name in SCHEDULE if (name in repeated) == again}
+    runs = 0
+    for name, code, out, err, peak, took in measured(thopters, answers, ["list"]):
+        assert (code, out) == (1, ""), (name, err)
+        check_one_line(name, err)
+        assert peak <= 64 << 20, (name, peak)
+        assert took <= 3 * 5.0, (name, took)
+        runs += 1
+    assert runs == (len(repeated) if again else len(BODIES) - 2)
+
+
+def test_r29_the_measure_sees_what_is_large(tmp_path: Path) -> None:
+    argv = [sys.executable, "-S", "-c", MEASURE, sys.executable, "-c", "x = b'1' * (100 << 20)"]
+    done = subprocess.run(argv, capture_output=True, check=True, timeout=60)
+    assert 100 << 20 <= json.loads(done.stdout)[3] <= 200 << 20
+
+
+ASKING = {
+    "list": ["list"],
+    "url": ["url", "dev"],
+    "change": ["url", "dev", "--public"],
+    "create": ["create", "dev", "--no-init"],
+    "init": ["init", "dev"],
+    "pause": ["pause", "dev"],
+    "resume": ["resume", "dev"],
+    "exec": ["exec", "dev", "--", "true"],
+    "checkpoint": ["checkpoint", "dev"],
+    "checkpoints": ["checkpoints", "dev"],
+    "restore": ["restore", "dev", "v1", "--yes"],
+    "destroy": ["destroy", "dev", "--yes"],
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_r29_every_command_meets_every_body(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    """In one process, with a clock that only sleeping moves."""
+    monkeypatch.setattr(program, "Clock", FakeClock)
+    for command, words in ASKING.items():
+        with Canned(partial(give, BODIES[name])) as server:
+            environ = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "NO_COLOR": "1"}
+            environ |= {"SPRITES_API_URL": server.url, "SPRITE_TOKEN": TOKEN}
+            done = run_here(words, environ)
+            assert done.code == (255 if command == "exec" else 1), (command, done)
+            errors = [line for line in done.err.splitlines() if "error: " in line]
+            assert len(errors) == 1 and "internal error" not in errors[0], (command, done)
+            assert done.out == "" and max(map(len, done.err.splitlines())) <= 500
+            assert done.err.replace("\n", "").isprintable(), done
+            assert 1 <= len(server.requests) < 70
+
+
+def test_r29_a_body_after_creation_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What says 201 in words that are none is looked for, and asked for once more at most."""
+    monkeypatch.setattr(program, "Clock", FakeClock)
+    for name, data in BODIES.items():
+        made = data.replace(b"HTTP/1.1 200 ", b"HTTP/1.1 201 ")
+
+        def answer(request: Request, wire: Wire, made: bytes = made) -> None:
+            gone = response(b'{"error": "not_found"}', 404)
+            wire.write(made if request.method == "POST" else gone)
+
+        with Canned(answer) as server:
+            environ = {"HOME": str(tmp_path), "SPRITES_API_URL": server.url, "SPRITE_TOKEN": TOKEN}
+            done = run_here(["create", "dev", "--no-init"], environ)
+        assert (done.code, done.out) == (1, ""), (name, done)
+        assert len(errors_in(done.err)) == 1, (name, done)
+        assert 1 <= server.methods().count("POST") <= 2, (name, server.methods())
+
+
+# beside curl
+
+LINE = re.compile(rb"(GET|POST|PUT|DELETE) (/[!-~]*) HTTP/1\.1")
+HEADER = re.compile(rb"[A-Z][A-Za-z0-9]*(?:-[A-Z][A-Za-z0-9]*)*: [!-~](?:[ -~]*[!-~])?")
+OWN = {"Accept-Encoding", "Connection"}  # what curl does without
+
+CALLS = {
+    "list": (["list"], "GET"),
+    "create": (["create", "new", "--no-init"], "POST"),
+    "change": (["url", "dev", "--public"], "PUT"),
+    "checkpoint": (["checkpoint", "dev", "--comment", "wörds"], "POST"),
+    "exec": (["exec", "dev", "--", "true"], "WS"),
+    "destroy": (["destroy", "dev", "--yes"], "DELETE"),
+}
+
+
+def names_of(request: Request) -> list[str]:
+    return list(request.headers.keys())
+
+
+def test_r28_our_requests_look_like_curls(thopters: Thopters, emulator: Emulator) -> None:
+    curl = shutil.which("curl", path="/usr/local/bin:/usr/bin:/bin")
+    if curl is None:
+        pytest.skip("curl is not installed")
+    emulator.personality.hold_after_exit_s = 0.0
+    emulator.add_sprite("dev", status="running")
+    for call in CALLS:
+        compare(thopters, emulator, curl, call)
+    assert not emulator.journal.oddities
+
+
+def compare(thopters: Thopters, emulator: Emulator, curl: str, call: str) -> None:
+    """Have curl send the same request, and look at what came of both."""
+    words, method = CALLS[call]
+    emulator.journal.clear()
+    done = thopters(*words)
+    assert done.code == 0, done
+    ours = emulator.journal.requests(method)[0]
+    options = ["-X", method if method != "WS" else "GET"]
+    given = {"Authorization", "User-Agent", "Accept", "Content-Type"}
+    upgrade = {"Upgrade", "Sec-WebSocket-Version", "Sec-WebSocket-Key", "Connection"}
+    if method == "WS":
+        given |= upgrade
+    for name in names_of(ours):
+        if name in given:
+            options += ["-H", f"{name}: {ours.headers[name]}"]
+    if ours.body:
+        options += ["--data-binary", "@-"]
+    if call in ("create", "destroy"):  # so that it can be done once more
+        emulator.account.remove("new") if call == "create" else emulator.add_sprite("dev")
+    emulator.journal.clear()
+    if method == "WS":  # curl has nothing to say there
+        emulator.fault(Fault("WS */exec", "status", status=404))
+    argv = [curl, "-sS", "--http1.1", "--verbose", "--max-time", "30", "--path-as-is", "-g"]
+    spoken = subprocess.run(
+        [*argv, *options, emulator.url + ours.target],
+        input=ours.body,
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        timeout=60,
+    )
+    theirs = emulator.journal.requests(method)[0]
+    said = [line[2:].rstrip(b"\r") for line in spoken.stderr.split(b"\n") if line[:2] == b"> "]
+    assert b"\r\n".join(said) == theirs.head.removesuffix(b"\r\n")  # the journal is true
+    lines = ours.head.split(b"\r\n")
+    assert lines[-2:] == [b"", b""] and ours.head.count(b"\n") == len(lines) - 1
+    found = LINE.fullmatch(lines[0])
+    assert found and found[2] == ours.target.encode()
+    assert lines[0] == theirs.head.split(b"\r\n")[0]
+    assert all(HEADER.fullmatch(line) for line in lines[1:-2]), ours.head
+    names = names_of(ours)
+    assert len(names) == len({name.lower() for name in names}), names
+    assert set(names) - set(names_of(theirs)) <= OWN, names
+    assert set(names_of(theirs)) - set(names) <= ({"Accept"} if method == "WS" else set())
+    for name in set(names) & set(names_of(theirs)):
+        assert ours.headers[name] == theirs.headers[name], name
+    assert ours.headers["Host"] == emulator.url.removeprefix("http://")
+    assert ours.headers["Accept-Encoding"] == "identity"
+    assert ours.headers["User-Agent"] == f"thopters/{program.__version__}"
+    assert ours.body == theirs.body
+
+
+def test_r28_no_request_says_more_than_it_has_to(thopters: Thopters, emulator: Emulator) -> None:
+    emulator.add_sprite("dev", status="running")
+    allowed = {
+        "Accept", "Accept-Encoding", "Authorization", "Connection", "Content-Length",
+        "Content-Type", "Host", "Sec-Websocket-Key", "Sec-Websocket-Version", "Upgrade",
+        "User-Agent",
+    }  # fmt: skip
+    for words, _ in CALLS.values():
+        assert thopters(*words).code == 0
+    for request in emulator.journal:
+        assert {name.title() for name in names_of(request)} <= allowed
+        body = ("Content-Length" in request.headers, "Content-Type" in request.headers)
+        assert body == ((True, True) if request.method in ("POST", "PUT") else (False, False))
+        if request.method != "WS":
+            assert request.headers["Connection"] == "close"

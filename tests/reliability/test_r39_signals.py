@@ -1,0 +1,325 @@
+"""R39: whenever a signal comes, the program dies of it, leaves nothing behind, and says the truth.
+
+A point in time is the n-th request that reaches the server, and a moment more. So the points lie
+all over a command, on a slow machine too. One that comes too late is a run like any other. Inside
+of the program it is the n-th call of a function, so that none is missed by chance.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import MODULE, Thopters
+from emulation import Emulator, write_launcher
+from emulation.exec import Session as RemoteSession
+from test_config import write
+from test_emulator import until
+from test_sprite_program import free_ports
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+POINTS = 20
+STEP_S = 0.02  # between the moments after a request
+
+
+class Scene:
+    """A sprite, a command on its way, and what its words have to agree with."""
+
+    def __init__(self, thopters: Thopters, emulator: Emulator, tmp_path: Path) -> None:
+        self.thopters = thopters
+        self.emulator = emulator
+        self.tmp_path = tmp_path
+        emulator.personality.attach_delay_s = 0.06  # so that there is something to interrupt
+        emulator.personality.restore_delay_s = 0.3
+        emulator.personality.wake_503 = 2
+        path = thopters.home / ".sprite-thopters" / "config.json"
+        write(path, {"secrets": {"MINE": "a value"}, "git": {"user": "A", "email": "a@b.c"}})
+
+    def sprite(self) -> None:
+        sprite = self.emulator.add_sprite("dev", status="running")
+        sprite.add_checkpoint("first")
+        (sprite.home / "since").touch()
+
+    def session(self) -> None:
+        """Have a command in the sprite that keeps it awake, and a sprite that tires soon."""
+        self.sprite()
+        sprite = self.emulator.sprite("dev")
+        while not sprite.enter():
+            pass
+        kept = RemoteSession(sprite, self.emulator.personality, ["sleep", "60"], env=[],
+                             directory="", tty=False, stdin=False)  # fmt: skip
+        sprite.sessions[str(kept.id)] = kept
+        self.emulator.idle_s = 1.0
+
+    def program(self) -> None:
+        self.sprite()
+        folder = self.tmp_path / "programs"
+        write_launcher(folder, "sprite", ["sh", "-c", "exec sleep 60"])
+        self.thopters.env["PATH"] = f"{folder}{os.pathsep}{self.thopters.env['PATH']}"
+
+    def nothing(self) -> None:
+        pass
+
+    def created(self, out: str, err: str, interrupted: bool) -> None:
+        exists = "dev" in self.emulator.sprites
+        assert ("dev was created" in err) <= exists
+        assert ("dev\t" in out) <= exists
+        if exists and interrupted:
+            assert "dev was created" in err or "may still be on its way" in err
+            assert "thopters destroy dev" in err or "thopters list" in err
+
+    def initialised(self, out: str, err: str, interrupted: bool) -> None:
+        env = self.emulator.sprite("dev").home / ".thopters" / "env"
+        content = env.read_bytes() if env.exists() else b""
+        assert content in (b"", b"export MINE='a value'\n")
+        assert ("dev: MINE" in out) <= bool(content)
+
+    def executed(self, out: str, err: str, interrupted: bool) -> None:
+        if "up" in out:  # else the platform ends it, ten seconds after its client has left
+            sessions = self.emulator.sprite("dev").sessions.values()
+            until(lambda: all(session.ended.is_set() for session in sessions), 15)
+
+    def checkpointed(self, out: str, err: str, interrupted: bool) -> None:
+        ids = [made.id for made in self.emulator.sprite("dev").checkpoints]
+        assert set(out.split()) <= set(ids)
+
+    def restored(self, out: str, err: str, interrupted: bool) -> None:
+        sprite = self.emulator.sprite("dev")
+        path = "/v1/sprites/dev/checkpoints/v1/restore"
+        if "restored" in out:
+            assert not (sprite.home / "since").exists()
+        elif self.emulator.journal.requests("POST", path):
+            assert "dev may or may not be at v1 now; the state before is checkpoint v2" in err
+        if "checkpoint v2" in err:
+            assert [made.id for made in sprite.checkpoints] == ["v1", "v2"]
+        if "may or may not" not in err and not out:
+            assert (sprite.home / "since").exists()
+
+    def paused(self, out: str, err: str, interrupted: bool) -> None:
+        if "fell asleep" in out:
+            assert self.emulator.sprite("dev").status in ("warm", "cold")
+
+    def proxied(self, out: str, err: str, interrupted: bool) -> None:
+        assert interrupted  # it would go on for a minute
+
+
+Prepare = Callable[[Scene], None]
+Check = Callable[[Scene, str, str, bool], None]
+# words, what is there before, how many requests come, and what the words agree with
+COMMANDS: dict[str, tuple[list[str], Prepare, int, Check]] = {
+    "create": (["create", "dev"], Scene.nothing, 6, Scene.created),
+    "init": (["init", "dev"], Scene.sprite, 1, Scene.initialised),
+    "exec": (
+        ["exec", "dev", "--", "sh", "-c", "echo up; exec sleep 60"],
+        Scene.sprite,
+        1,
+        Scene.executed,
+    ),
+    "checkpoint": (["checkpoint", "dev"], Scene.sprite, 1, Scene.checkpointed),
+    "restore": (["restore", "dev", "v1", "--yes"], Scene.sprite, 6, Scene.restored),
+    "pause": (
+        ["pause", "dev", "--force", "--timeout", "30"],
+        Scene.session,
+        6,
+        Scene.paused,
+    ),
+    "proxy": (["proxy", "dev", "PORT"], Scene.program, 1, Scene.proxied),
+    "proxy --native": (["proxy", "dev", "PORT", "--native"], Scene.sprite, 1, Scene.proxied),
+}
+
+
+def default_signals() -> None:
+    """Be in the child as if a shell had started it, whatever started the suite."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
+def processes_of(session: int) -> list[str]:
+    """Return the living processes of a session, by their /proc/PID/stat."""
+    found = []
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            text = Path(f"/proc/{entry}/stat").read_text()
+        except OSError:
+            continue
+        fields = text.rpartition(")")[2].split()
+        if int(fields[3]) == session and fields[0] not in "ZX":
+            found.append(text)
+    return found
+
+
+def interrupt(scene: Scene, command: str, number: signal.Signals, point: int) -> bool:
+    """Send a signal at one of the points of a command; return whether it came in time."""
+    words, prepare, requests, check = COMMANDS[command]
+    prepare(scene)
+    scene.emulator.journal.clear()
+    port = str(free_ports(1)[0])
+    process = scene.thopters.start(
+        *(port if word == "PORT" else word for word in words),
+        start_new_session=True,
+        preexec_fn=default_signals,
+    )
+    after = 1 + point * requests // POINTS
+    moment = point - -(-(after - 1) * POINTS // requests)
+    until(lambda: len(scene.emulator.journal) >= after or process.poll() is not None, 60)
+    try:
+        process.wait(moment * STEP_S)
+    except subprocess.TimeoutExpired:
+        process.send_signal(number)
+    out_bytes, err_bytes = process.communicate(timeout=60)
+    out, err = out_bytes.decode(), err_bytes.decode()
+    told = f"{command}, {number.name} after {after} requests: {process.returncode}\n{out}\n{err}"
+    interrupted = process.returncode != 0
+    assert process.returncode == (-number if interrupted else 0), told
+    assert "Traceback" not in err and "Exception" not in err and "internal error" not in err, told
+    replaced = command == "proxy" and not err  # by a program that says nothing of it
+    assert not interrupted or replaced or "thopters: interrupted" in err, told
+    try:
+        check(scene, out, err, interrupted)
+    except AssertionError as failure:
+        raise AssertionError(told) from failure
+    if os.path.isdir("/proc"):
+        until(lambda: not processes_of(process.pid), 15)
+    return interrupted
+
+
+@pytest.fixture
+def scene(thopters: Thopters, emulator: Emulator, tmp_path: Path) -> Iterator[Scene]:
+    yield Scene(thopters, emulator, tmp_path)
+    # what a client has left may just be starting: an emulator that is stopped then would lose it
+    until(lambda: not emulator._wires, 45)
+
+
+BAND = [
+    (command, SIGNALS[(place + number) % 3], point)
+    for place, command in enumerate(COMMANDS)
+    for number, point in enumerate([(3 + 5 * place) % POINTS])
+]
+
+
+@pytest.mark.parametrize(("command", "number", "point"), BAND)
+def test_r39_a_signal_ends_it_and_what_it_says_is_true(
+    scene: Scene, command: str, number: signal.Signals, point: int
+) -> None:
+    interrupt(scene, command, number, point)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", range(POINTS))
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_r39_a_signal_at_every_point(
+    scene: Scene, command: str, number: signal.Signals, point: int
+) -> None:
+    interrupt(scene, command, number, point)
+
+
+@pytest.mark.parametrize("command", ["create", "exec", "restore", "pause"])
+def test_r39_the_points_are_in_time(scene: Scene, command: str) -> None:
+    """So that the tests above can fail: at its first request a command is not over."""
+    assert interrupt(scene, command, signal.SIGINT, 0)
+
+
+# Runs `list` over and over, each time in a process of its own that signals itself at the n-th call
+# of a Python function, from the moment on at which the program has set its handlers
+AT_CALL = """\
+import json, os, sys, tempfile
+sys.path.insert(0, sys.argv[1])
+import argparse, email.parser, gc, http.client, random, signal, ssl, threading, urllib.request
+import thopters
+set_handler = signal.signal
+
+def play(number, at):
+    seen = 0
+    def count(frame, event, arg):
+        nonlocal seen
+        if event == "call":
+            if seen == at:
+                os.kill(os.getpid(), number)
+            seen += 1
+    def set_and_count(which, handler):
+        set_handler(which, handler)
+        if which == signal.SIGHUP and handler is not signal.SIG_DFL:  # the last of the three
+            sys.setprofile(count)
+    signal.signal = set_and_count
+    status = thopters.main(["list"])
+    if at < 0:
+        print("calls", seen, flush=True)
+    thopters.leave(status)
+
+for line in sys.stdin:
+    number, at = map(int, line.split())
+    with tempfile.TemporaryFile() as said:
+        child = os.fork()
+        if not child:
+            os.dup2(said.fileno(), 1)
+            os.dup2(said.fileno(), 2)
+            play(number, at)
+        _, status = os.waitpid(child, 0)
+        said.seek(0)
+        text = said.read().decode()
+    print(json.dumps([os.waitstatus_to_exitcode(status), text]), flush=True)
+"""
+
+
+class Player:
+    """A process in which `list` is played again and again."""
+
+    def __init__(self, thopters: Thopters) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", AT_CALL, str(MODULE.parent)],
+            env=thopters.env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            preexec_fn=default_signals,
+        )
+
+    def play(self, number: int, at: int) -> tuple[int, str]:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(f"{number} {at}\n".encode())
+        self.process.stdin.flush()
+        code, text = json.loads(self.process.stdout.readline())
+        return code, text
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
+def signal_at_calls(thopters: Thopters, step: int) -> None:
+    """Signal at the first thirty calls, the last thirty, and at every so-manieth between."""
+    player = Player(thopters)
+    failures = []
+    try:
+        code, text = player.play(0, -1)
+        assert code == 0, text
+        calls = int(text.split("calls ")[1])
+        assert calls > 500
+        places = [*range(30), *range(30, calls - 30, step), *range(calls - 30, calls + 2)]
+        for place in places:
+            number = SIGNALS[place % 3]
+            code, text = player.play(number, place)
+            # the last places are behind the last call
+            late = code == 0 and place >= calls and "dev\t" in text
+            noisy = "Traceback" in text or "Exception" in text or text.count("\n") > 3
+            if noisy or not (late or code == -number):
+                failures.append((place, calls, number.name, code, text))
+    finally:
+        player.close()
+    assert not failures, f"{len(failures)} of {len(places)}, such as {failures[:3]}"
+
+
+def test_r39_a_signal_at_some_calls_of_a_function(thopters: Thopters, emulator: Emulator) -> None:
+    emulator.add_sprite("dev", status="running")
+    signal_at_calls(thopters, 60)
+
+
+@pytest.mark.slow
+def test_r39_a_signal_at_every_call_of_a_function(thopters: Thopters, emulator: Emulator) -> None:
+    emulator.add_sprite("dev", status="running")
+    signal_at_calls(thopters, 1)
