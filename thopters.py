@@ -3384,7 +3384,7 @@ def is_port_free(port: int) -> bool:
 # API for them is inside the sprite alone, on a socket; on some images only behind a program.
 TASKS_SCRIPT = b"""\
 path=/v1/tasks$2
-curl -fsS --max-time 5 -X "$1" --unix-socket /.sprite/api.sock "http://sprite$path" ||
+curl -fsS --path-as-is --max-time 5 -X "$1" --unix-socket /.sprite/api.sock "http://sprite$path" ||
   sprite-env curl -X "$1" "$path"
 """
 
@@ -4781,7 +4781,7 @@ def see_asleep(app: App, pause: Pause, args: argparse.Namespace, started: float)
             sprite = app.api.require_sprite(name)
     seconds = round(app.clock.monotonic() - started, 1)
     if not console.json:
-        console.answer(f"{name} {describe_pause(pause, sprite, seconds)}")
+        console.answer(f"{name} {describe_pause(pause, sprite, seconds, args.no_wait)}")
     return {
         "name": name,
         "was": pause.was or None,
@@ -4791,9 +4791,13 @@ def see_asleep(app: App, pause: Pause, args: argparse.Namespace, started: float)
     }
 
 
-def describe_pause(pause: Pause, sprite: Sprite, seconds: float) -> str:
-    if not sprite.is_asleep():
-        return f"is {clean(sprite.state())}; it falls asleep by itself when all is quiet"
+def describe_pause(pause: Pause, sprite: Sprite, seconds: float, no_wait: bool) -> str:
+    """Say how a pause came out. After a look inside, a status of sleep that was not waited for
+    may be an old one."""
+    woken = pause.was == "running" and no_wait
+    if woken or not sprite.is_asleep():
+        state = pause.was if woken else clean(sprite.state())
+        return f"is {state}; it falls asleep by itself when all is quiet"
     if pause.was in ("warm", "cold"):
         return f"is asleep already ({sprite.status})"
     return f"fell asleep after {seconds:.1f} s ({sprite.status})"

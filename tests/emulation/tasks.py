@@ -13,6 +13,7 @@ import re
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from .wire import Gone, Reply, Wire, read_body, read_request
 
@@ -84,7 +85,7 @@ class TaskServer:
         found = re.fullmatch(r"/v1/tasks(?:/([^/]+))?", path)
         if not found:
             return Reply.text(404, "404 page not found")
-        return self._task(method, found[1], body)
+        return self._task(method, found[1] and unquote(found[1]), body)
 
     def _about(self, path: str) -> Reply:
         sprite = self.sprite
