@@ -90,6 +90,8 @@ WAKE_LIMIT_S = 120.0  # a cold sprite's first command
 PROBE_LIMIT_S = 3.0  # a fresh sprite's exec can hang instead of failing: ask again
 READY_LIMIT_S = 60.0
 INIT_LIMIT_S = 120.0
+SOON_S = 5.0  # after it was attached, a session that is lost again is a sign of something worse
+MOST_LOSSES = 5
 HOLD_FIRST_S = 1  # a command that ends sooner holds nothing
 HOLD_EVERY_S = 60
 HOLD_EXPIRY = "5m"
@@ -1985,6 +1987,17 @@ class WebSocket:
         """Return how many bytes the connection has not taken yet."""
         return len(self._outgoing)
 
+    def drain(self, timeout_s: float) -> bool:
+        """Wait until more can be sent, and send it; False once the connection is closed."""
+        import select
+
+        if self._closed.is_set():
+            return False
+        if select.select([], [self.sock], [], timeout_s)[1]:
+            with self._lock:
+                self._flush()
+        return True
+
     def _flush(self) -> None:
         import ssl
 
@@ -2558,11 +2571,16 @@ class SocketInput:
         return self._sock.fileno()
 
     def read(self) -> bytes:
-        """Return what there is, b"" at the end."""
-        try:
-            return self._sock.recv(1 << 16)
-        except ConnectionError:
-            return b""
+        """Return what there is, b"" at the end; OSError if the other side is gone."""
+        return self._sock.recv(1 << 16)
+
+    def stop(self) -> None:
+        """End a read that waits in another thread: to close the socket would not."""
+        import contextlib
+        import socket
+
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RD)
 
 
 class LocalInput(SocketInput):
@@ -2587,6 +2605,9 @@ class LocalInput(SocketInput):
 
     def read(self) -> bytes:
         return super().read() if os.name == "nt" else os.read(0, 1 << 16)
+
+    def stop(self) -> None:
+        """Leave it to the end of the program."""
 
 
 class ExecOutput:
@@ -3048,6 +3069,10 @@ class LocalTerminal:
             )
         self.is_terminal = sys.stdin is not None and sys.stdin.isatty()
         self.keyboard = LocalInput()
+        if self.is_terminal:
+            import termios
+
+            self._settings = termios.tcgetattr(0)
 
     def __enter__(self) -> LocalTerminal:
         import signal
@@ -3059,8 +3084,7 @@ class LocalTerminal:
             import termios
             import tty
 
-            self._settings = termios.tcgetattr(0)
-            tty.setraw(0)
+            tty.setraw(0, termios.TCSADRAIN)  # the default would drop what is typed already
         return self
 
     def _resized(self, signum: int, frame: FrameType | None) -> None:
@@ -3074,10 +3098,36 @@ class LocalTerminal:
         return self._changes
 
     def size(self) -> tuple[int, int]:
-        """Return columns and rows."""
-        import shutil
+        """Return columns and rows: the window's, whatever variables say."""
+        for fd in (1, 0, 2):
+            try:
+                return os.get_terminal_size(fd)
+            except OSError:
+                continue
+        return DEFAULT_SIZE
 
-        return shutil.get_terminal_size(DEFAULT_SIZE)
+    def read_keys(self) -> bytes:
+        """Return what was typed; a terminal that is taken away hangs us up."""
+        import signal
+
+        try:
+            return self.keyboard.read()
+        except OSError:
+            raise Interrupted(signal.SIGHUP) from None
+
+    def restore(self) -> None:
+        """Put the settings back, also where a signal came between two of our own lines."""
+        if self.is_terminal:
+            import contextlib
+            import signal
+            import termios
+
+            try:
+                signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
+                with contextlib.suppress(termios.error):  # taken away
+                    termios.tcsetattr(0, termios.TCSADRAIN, self._settings)
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals())
 
     def new_size(self) -> tuple[int, int]:
         os.read(self._changes, 1 << 12)
@@ -3085,22 +3135,20 @@ class LocalTerminal:
 
     def quietly(self, work: Callable[..., T], *args: object) -> T:
         """Call `work`; what is typed meanwhile is not shown and not lost, and ^C ends us."""
-        if not self.is_terminal:
-            return work(*args)
-        import termios
-        import tty
+        if self.is_terminal:
+            import termios
+            import tty
 
-        settings = termios.tcgetattr(0)
-        tty.setcbreak(0)
+            tty.setcbreak(0, termios.TCSADRAIN)
         try:
             return work(*args)
         finally:
-            termios.tcsetattr(0, termios.TCSADRAIN, settings)
+            self.restore()
 
     def wait_for_key(self) -> bytes:
         """Return what is typed next; Detached if the user wants to leave."""
         with self:
-            keys = self.keyboard.read() if self.is_terminal else b""
+            keys = self.read_keys()
         if not keys or DETACH_KEY in keys:
             raise Detached
         return keys
@@ -3108,10 +3156,7 @@ class LocalTerminal:
     def __exit__(self, *exc: object) -> None:
         import signal
 
-        if self.is_terminal:
-            import termios
-
-            termios.tcsetattr(0, termios.TCSADRAIN, self._settings)
+        self.restore()
         signal.signal(signal.SIGWINCH, self._handler)
         os.close(self._changes)
         os.close(self._wake)
@@ -3136,6 +3181,7 @@ class TerminalSession:
         self.runs = script is None
         self._script = script
         self._held = b""  # of what comes before the command's own output
+        self._at_line_start = True  # of what was typed
 
     def start(self) -> int | None:
         """Return once the command runs and its identity is known; its status if it has ended."""
@@ -3159,13 +3205,16 @@ class TerminalSession:
             if terminal in ready:
                 self.resize(*terminal.new_size())
             if terminal.keyboard in ready:
-                open_input = self._type(terminal.keyboard.read(), terminal)
+                open_input = self._type(terminal.read_keys(), terminal)
 
     def _type(self, keys: bytes, terminal: LocalTerminal) -> bool:
         """Send what was typed; False at the end of the input, which is typed as Ctrl-D."""
         before, leave, _ = keys.partition(DETACH_KEY) if terminal.is_terminal else (keys, b"", b"")
         if before or not keys:
-            self.websocket.send(OP_BINARY, before or b"\x04")
+            # in the middle of a line the first Ctrl-D only sends what there is of it
+            end = b"\x04" if self._at_line_start else b"\x04\x04"
+            self.websocket.send(OP_BINARY, before or end)
+            self._at_line_start = before.endswith((b"\n", b"\r"))
         if leave:
             raise Detached
         return bool(keys)
@@ -3252,7 +3301,7 @@ def attach_terminal(api: SpritesApi, name: str, out: Sink, identity: str) -> Ter
 
 # --- ports ------------------------------------------------------------------------------
 
-LINGER_S = 30.0  # of silence, for an answer after the local side has sent all
+LINGER_S = 10.0  # of silence, for an answer after the local side has sent all
 
 
 def open_port(api: SpritesApi, name: str, host: str, port: int) -> WebSocket:
@@ -3279,26 +3328,63 @@ def open_port(api: SpritesApi, name: str, host: str, port: int) -> WebSocket:
 def join(websocket: WebSocket, clock: Clock, source: SocketInput, sink: Sink) -> None:
     """Pass bytes both ways until the remote side has closed; WebSocketLost at its end.
 
-    A slow `sink` or a slow server holds the other one up, so little is kept. The wire has no half
-    of a close: when `source` ends we wait for what is still to come, but not for ever.
+    A thread sends, so that neither direction waits for the other; a slow reader on either side
+    holds up its own alone. The wire has no half of a close: when `source` has ended we wait for
+    what is still to come, but not for ever. OSError if the local side is gone.
     """
-    open_input, pinged_at = True, clock.monotonic()
+    import threading
+
+    sender = Sender(websocket, source)
+    threading.Thread(target=sender.run, daemon=True).start()
+    try:
+        pass_on(websocket, clock, sender, sink)
+    finally:
+        source.stop()
+
+
+def pass_on(websocket: WebSocket, clock: Clock, sender: Sender, sink: Sink) -> NoReturn:
+    """Pass what the server sends on to `sink`, and watch that all are still there."""
+    pinged_at = clock.monotonic()
     while True:
         for opcode, payload in websocket.messages():
             if opcode == OP_BINARY:
                 sink(payload)
-        room = open_input and websocket.unsent() < 1 << 18
-        if websocket.wait(PING_INTERVAL_S, [source] if room else []):
-            data = source.read()
-            if data:
-                websocket.send(OP_BINARY, data)
-            open_input = bool(data)
+                websocket.heard_at = clock.monotonic()  # our reader's time is no silence
+        websocket.wait(min(1.0, PING_INTERVAL_S))
+        if sender.error:
+            raise sender.error
         now = clock.monotonic()
-        if now - websocket.heard_at > (DEAD_AFTER_S if open_input else LINGER_S):
+        if websocket.unsent():
+            websocket.heard_at = now  # a server that can't get rid of our bytes answers no pings
+        if now - websocket.heard_at > (LINGER_S if sender.ended else DEAD_AFTER_S):
             raise WebSocketLost("nothing came any more")
-        if open_input and now - pinged_at > PING_INTERVAL_S:
+        if not sender.ended and now - pinged_at > PING_INTERVAL_S:
             pinged_at = now
             websocket.send(OP_PING, b"")
+
+
+class Sender:
+    """Sends what a local side has to its end; little is kept of what the server does not take."""
+
+    MOST_UNSENT = 1 << 18
+
+    def __init__(self, websocket: WebSocket, source: SocketInput) -> None:
+        self.websocket = websocket
+        self.source = source
+        self.ended = False
+        self.error: OSError | None = None
+
+    def run(self) -> None:
+        try:
+            while data := self.source.read():
+                self.websocket.send(OP_BINARY, data)
+                while self.websocket.unsent() > self.MOST_UNSENT and self.websocket.drain(1.0):
+                    pass
+        except OSError as error:
+            self.error = error
+        except ValueError:  # it was closed meanwhile
+            pass
+        self.ended = True
 
 
 class Forwarder:
@@ -3309,17 +3395,21 @@ class Forwarder:
         self.name = name
         self._listeners: dict[socket.socket, int] = {}  # and the remote port of each
 
-    def listen(self, local: int, remote: int) -> None:
-        """Listen on both loopback addresses; ThoptersError where the port is not free."""
+    def listen(self, local: int, remote: int, taken: Sequence[int]) -> None:
+        """Listen on both loopback addresses; ThoptersError where the port is not free.
+
+        `taken` are ports that are not to be offered in its place.
+        """
+        import errno
         import socket
 
         for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
             try:
                 listener = socket.create_server((address, local), family=family, backlog=128)
             except OSError as error:
-                if family == socket.AF_INET6 and self._listeners:
+                if family == socket.AF_INET6 and error.errno != errno.EADDRINUSE:
                     continue  # a machine without IPv6
-                raise port_in_use(local, remote, error) from None
+                raise port_in_use(local, remote, error, taken) from None
             self._listeners[listener] = remote
 
     def serve(self) -> NoReturn:
@@ -3329,7 +3419,12 @@ class Forwarder:
 
         while True:
             for listener in select.select(list(self._listeners), [], [])[0]:
-                client, _ = listener.accept()
+                try:
+                    client, _ = listener.accept()
+                except OSError as error:  # too many are open, or it was gone again
+                    self.api.console.detail(f"a connection could not be taken: {error.strerror}")
+                    self.api.clock.sleep(0.1)
+                    continue
                 arguments = (client, self._listeners[listener])
                 threading.Thread(target=self._forward, args=arguments, daemon=True).start()
 
@@ -3360,8 +3455,9 @@ class Forwarder:
             listener.close()
 
 
-def port_in_use(local: int, remote: int, error: OSError) -> ThoptersError:
-    free = next((other for other in range(local + 1, 65536) if is_port_free(other)), None)
+def port_in_use(local: int, remote: int, error: OSError, taken: Sequence[int]) -> ThoptersError:
+    others = (port for port in range(local + 1, 65536) if port not in taken)
+    free = next((port for port in others if is_port_free(port)), None)
     return ThoptersError(
         f"cannot listen on local port {local}: {error.strerror}",
         hint=f"port {free} is free: use {free}:{remote}" if free else "use LOCAL:REMOTE",
@@ -3658,7 +3754,7 @@ def upload(api: SpritesApi, name: str, sources: Sequence[str], target: bytes) ->
     with ours:
         try:
             run_copy(api, name, argv, SocketInput(ours), lambda data: None)
-        except ThoptersError as error:
+        except (OSError, ThoptersError) as error:
             ours.close()
             packer.join()
             raise local_error(copy, error) from None
@@ -5026,24 +5122,34 @@ def follow_session(
 
     `new_shell` is the script that starts another one where the session is gone.
     """
+    losses = 0  # in a row, each soon after it was attached
     try:
         while True:
+            began = app.clock.monotonic()
             try:
                 session.websocket.keep_alive()
                 with terminal:
                     return session.run(terminal)
             except ExecLost as lost:
                 session.websocket.close()
-                session = terminal.quietly(again, app, name, session, terminal, lost, new_shell)
-    except (Detached, Interrupted) as left:
+                losses = losses + 1 if app.clock.monotonic() - began < SOON_S else 0
+                if losses > MOST_LOSSES:
+                    raise lost_status(app, name, lost) from None
+                app.clock.sleep(losses and 0.1 * 2**losses)
+                found = terminal.quietly(again, app, name, session, terminal, lost, new_shell)
+                if found is None:
+                    return EXIT_OK
+                session = found
+    except (Detached, Interrupted, NotSentError, NoAnswerError) as left:
         if session.identity:
             back = f"thopters attach {name} {session.identity}"
             say_between(app.console, f"the session goes on; back to it: {back}")
-        if isinstance(left, Interrupted):
+        if not isinstance(left, Detached):
             raise
         return EXIT_OK
     finally:
         session.websocket.close()
+        terminal.restore()
 
 
 def again(
@@ -5053,17 +5159,20 @@ def again(
     terminal: LocalTerminal,
     lost: ExecLost,
     new_shell: bytes | None,
-) -> TerminalSession:
+) -> TerminalSession | None:
     """Attach to a session again after its connection was lost, or start another shell.
 
-    A sprite that sleeps is not woken before the user types: nobody pays for an idle prompt.
+    None where the user wants none. A sprite that sleeps is not woken before the user types:
+    nobody pays for an idle prompt.
     """
     keys = b""
-    if is_asleep(app, name):
+    if not is_asleep(app, name):
+        say_between(app.console, f"the connection was lost ({lost}); attaching again")
+    elif not terminal.is_terminal:
+        raise lost_status(app, name, lost)
+    else:
         say_between(app.console, f"{name} has paused; the next key wakes it, Ctrl-\\ leaves")
         keys = terminal.wait_for_key()
-    else:
-        say_between(app.console, f"the connection was lost ({lost}); attaching again")
     found = None
     if session.identity and session.runs:
         found = attach_terminal(app.api, name, write_stdout, session.identity)
@@ -5072,10 +5181,14 @@ def again(
         if keys:
             found.websocket.send(OP_BINARY, keys)
         return found
-    if new_shell is None:
+    if new_shell is None or not terminal.is_terminal:
         raise lost_status(app, name, lost)
-    say_between(app.console, "the session has ended; a key starts a new shell, Ctrl-\\ leaves")
-    terminal.wait_for_key()
+    gone = "has ended" if session.identity else "never told its id, so there is no way back"
+    say_between(app.console, f"the session {gone}; a key starts a new shell, Ctrl-\\ leaves")
+    try:
+        terminal.wait_for_key()
+    except Detached:
+        return None
     return open_terminal(app.api, name, write_stdout, new_shell, terminal.size())
 
 
@@ -5259,7 +5372,7 @@ def cmd_proxy(app: App, args: argparse.Namespace) -> int:
     forwarder = Forwarder(app.api, name)
     try:
         for pair in pairs:  # also where the program takes over: it only says that it can't
-            forwarder.listen(*pair)
+            forwarder.listen(*pair, local)
         sprite = app.api.require_sprite(name)
         command = None if args.native else sprite_command(app, sprite)
         if command is None:
@@ -6205,15 +6318,26 @@ def die_of(signum: int) -> int:
 
     if os.name == "posix":
         signal.signal(signum, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signum])
         os.kill(os.getpid(), signum)
     return 128 + signum
 
 
 def catch_signals() -> None:
-    """Turn INT, TERM and HUP into Interrupted; one that is ignored (nohup) stays so."""
-    import signal
+    """Turn INT, TERM and HUP into Interrupted; one that is ignored (nohup) stays so.
 
-    def interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    What comes within a second of the first is taken for the same wish, so that what has to be
+    cleaned up and said gets its time.
+    """
+    import signal
+    import time
+
+    last: list[float] = []
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        if last and time.monotonic() - last[0] < 1.0:
+            return
+        last[:] = [time.monotonic()]
         raise Interrupted(signum)
 
     for number in stop_signals():
@@ -6256,6 +6380,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         let_signals_end_us()
         return status
     except Interrupted as interrupted:
+        let_signals_end_us()
         console.note("thopters: interrupted")
         return die_of(interrupted.signum)
     except BrokenPipeError:
