@@ -2462,7 +2462,7 @@ unset _thopters
 printf 'thopters-exec %%s\\n%(wipe)s' "$$"
 [ -n "${HOME-}" ] || export HOME=~
 exec 3>&2 2>/dev/null
-%(keys)s%(exports)s%(chdir)s%(hold)strap : INT TERM HUP QUIT
+%(keys)s%(exports)s%(chdir)s%(hold)strap : INT TERM HUP QUIT USR1 USR2
 %(run)s"""
 RUN = b"""\
 (exec 2>&3 3>&- 9>&-; exec -- %(argv)s)
@@ -3548,18 +3548,24 @@ exit 4
 def end_session(api: SpritesApi, name: str, session: Session, signal_name: str = "") -> bool:
     """Signal a session, and return whether it is gone; without a name, see to that it is."""
     wanted = signal_name or ("HUP" if session.is_terminal else "TERM")  # a shell survives TERM
-    argv = [b"bash", b"-c", SIGNAL_SCRIPT, b"thopters", session.id.encode(), wanted.encode()]
+    status = signal_session(api, name, session.id, wanted)
+    if status == 4 and not signal_name:
+        status, wanted = signal_session(api, name, session.id, "KILL"), "KILL"
+    if status == 3 or (status == 4 and not signal_name):
+        api.kill_session(name, session.id, "SIG" + wanted)
+    return session.id not in [item.id for item in api.list_sessions(name)]
+
+
+def signal_session(api: SpritesApi, name: str, identity: str, signal_name: str) -> int:
+    """Run SIGNAL_SCRIPT, and return its status; 3 too where there is none."""
+    argv = [b"bash", b"-c", SIGNAL_SCRIPT, b"thopters", identity.encode(), signal_name.encode()]
     try:
         status, _, _ = run_quietly(
             api, name, argv, limit_s=SILENCE_TIMEOUT_S, open_limit_s=WAKE_LIMIT_S
         )
     except ExecLost:
-        status = 3
-    if status == 3:
-        api.kill_session(name, session.id, "SIG" + wanted)
-    elif status == 4 and not signal_name:
-        api.kill_session(name, session.id, "SIGKILL")
-    return session.id not in [item.id for item in api.list_sessions(name)]
+        return 3
+    return status
 
 
 # --- sprite program ---------------------------------------------------------------------

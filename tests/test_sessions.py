@@ -1,0 +1,295 @@
+"""Commands that outlive their client, and what keeps their sprite awake meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from conftest import Thopters
+from emulation import Emulator
+from emulation.exec import Session
+from emulation.state import Sprite
+from test_emulator import needs_curl, needs_namespace
+from test_native_terminal import LEAVE, Tty, until
+from test_units import make_console
+
+import thopters as program
+
+both = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
+
+
+@pytest.fixture
+def dev(emulator: Emulator) -> Sprite:
+    sprite = emulator.add_sprite("dev")
+    while not sprite.enter():
+        pass
+    return sprite
+
+
+def session_of(sprite: Sprite, identity: str) -> Session:
+    return sprite.sessions[identity]
+
+
+def detach(thopters: Thopters, *words: str, options: tuple[str, ...] = ()) -> str:
+    done = thopters("exec", "dev", "--detach", *options, "--", *words)
+    assert done.code == 0, done
+    identity = done.out.strip()
+    assert f"thopters attach dev {identity}" in done.err
+    return identity
+
+
+# sessions, attach
+
+
+@both
+def test_a_detached_command_outlives_us(thopters: Thopters, dev: Sprite) -> None:
+    identity = detach(thopters, "sh", "-c", "read line; echo got-$line > told; exec sleep 600")
+    session = session_of(dev, identity)
+    assert not session.ended.is_set()
+    session.write(b"it\n")
+    until(lambda: (dev.home / "told").exists(), "it goes on")
+    assert (dev.home / "told").read_text() == "got-it\n"
+
+
+def test_a_detached_command_that_is_over_at_once(thopters: Thopters, dev: Sprite) -> None:
+    done = thopters("exec", "dev", "--detach", "--", "sh", "-c", "echo x > told; exit 3")
+    assert done.code == 0
+    assert re.fullmatch(r"\d+\n", done.out)
+    until(lambda: (dev.home / "told").exists(), "it has run")
+
+
+@pytest.mark.parametrize("words", [["-i"], ["-T"]])
+def test_a_detached_command_has_a_terminal_and_no_input_of_ours(
+    thopters: Thopters, dev: Sprite, words: list[str]
+) -> None:
+    done = thopters("exec", "dev", "--detach", *words, "--", "true")
+    assert (done.code, done.out) == (2, "")
+    assert not dev.sessions
+
+
+@pytest.mark.parametrize("shape", ["object", "array"])
+@pytest.mark.parametrize("kind", ["int", "str"])
+def test_sessions_are_listed(
+    thopters: Thopters, emulator: Emulator, dev: Sprite, shape: str, kind: str
+) -> None:
+    emulator.personality.sessions_shape = shape
+    emulator.personality.session_id_type = kind
+    assert thopters("sessions", "dev").out == ""
+    identity = detach(thopters, "sleep", "600")
+    row = thopters("sessions", "dev").out.rstrip("\n").split("\t")
+    stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+    assert row[0] == identity
+    assert re.fullmatch(stamp, row[2]) and re.fullmatch(stamp, row[3])
+    told = json.loads(thopters("sessions", "dev", "--json").out)
+    [item] = told["sessions"]
+    assert (told["name"], item["id"], item["is_terminal"]) == ("dev", identity, True)
+    assert set(item) == {"id", "command", "created", "last_activity", "is_terminal"}
+
+
+def test_attach_comes_back_to_the_newest_with_what_was_shown(
+    thopters: Thopters, emulator: Emulator, dev: Sprite
+) -> None:
+    detach(thopters, "sleep", "600")
+    dev.sessions[next(iter(dev.sessions))].created -= 100
+    script = "echo shown-before; while read line; do echo got-$line; done"
+    identity = detach(thopters, "sh", "-c", script)
+    with Tty(thopters, "attach", "dev") as terminal:
+        terminal.expect("shown-before")
+        terminal.type("it\n")
+        terminal.expect("got-it")
+        terminal.type(LEAVE)
+        terminal.expect(f"back to it: thopters attach dev {identity}]")
+        assert terminal.end_restored() == 0
+    with Tty(thopters, "attach", "dev", identity) as terminal:
+        terminal.expect("got-it")
+        terminal.type("\x04")
+        assert terminal.end_restored() == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["attach", "dev"], 255, "no command runs on a terminal in dev"),
+        (["attach", "dev", "99999"], 255, "there is no session 99999 in dev"),
+        (["attach", "dev", "../x"], 2, "is not a session's id"),
+        (["attach", "dev", ""], 2, "is not a session's id"),
+        (["kill", "dev", "a b"], 2, "is not a session's id"),
+        (["kill", "dev", "1", "--signal", "STOP"], 2, "is no signal"),
+        (["sessions", "nope"], 3, "there is no sprite nope"),
+        (["hold", "dev", "--for", "soon"], 2, "is no time"),
+        (["hold", "dev", "--for", "0"], 2, "is no time"),
+        (["hold", "dev"], 2, "required"),
+    ],
+)
+def test_what_can_not_be_done_is_said(
+    thopters: Thopters, dev: Sprite, words: list[str], code: int, says: str
+) -> None:
+    done = thopters(*words)
+    assert (done.code, done.out) == (code, ""), done
+    assert says in done.err
+
+
+# kill
+
+
+IGNORING = "trap '' TERM HUP; echo up; while :; do sleep 0.05; done"
+
+
+@pytest.mark.parametrize("scope", ["group", "leader"])
+@pytest.mark.parametrize("words", [["sleep", "600"], ["sh", "-c", IGNORING], ["bash", "-l"]])
+def test_kill_ends_a_session_and_all_of_it(
+    thopters: Thopters, emulator: Emulator, dev: Sprite, scope: str, words: list[str]
+) -> None:
+    emulator.personality.kill_scope = scope
+    identity = detach(thopters, *words)
+    done = thopters("kill", "dev", identity)
+    assert (done.code, done.out) == (0, f"{identity} has ended\n"), done
+    assert session_of(dev, identity).ended.is_set()
+    again = thopters("kill", "dev", identity)
+    assert (again.code, again.out) == (0, f"{identity} has ended already\n")
+
+
+def test_kill_sends_what_is_asked_for_and_no_more(thopters: Thopters, dev: Sprite) -> None:
+    script = "trap 'echo usr1 > told' USR1; while :; do sleep 0.05; done"
+    identity = detach(thopters, "bash", "-c", script)
+    done = thopters("kill", "dev", identity, "--signal", "SIGUSR1")
+    assert done.code == 0
+    until(
+        lambda: (dev.home / "told").exists() or session_of(dev, identity).ended.is_set(), "it came"
+    )
+    if not session_of(dev, identity).ended.is_set():
+        assert done.out == f"{identity} got USR1 and runs on\n"
+
+
+# keeping awake
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let a hold begin at once and expire soon, so that its refreshing is needed."""
+    monkeypatch.setattr(program, "HOLD_FIRST_S", 0.2)
+    monkeypatch.setattr(program, "HOLD_EVERY_S", 0.5)
+    monkeypatch.setattr(program, "HOLD_EXPIRY", "2s")
+    yield
+
+
+def run_held(emulator: Emulator, script: str, *, hold_max_s: int = 100) -> int:
+    """Run a command as exec does, in this process."""
+    credential = program.Credential(program.Secret(emulator.token), "the test")
+    transport = program.Transport(
+        emulator.url, credential, console=make_console(), clock=program.Clock(), environ={}
+    )
+    api = program.SpritesApi(transport)
+    session = program.open_exec(api, "dev", program.ExecOutput(lambda _: None, lambda _: None))
+    try:
+        words = [b"sh", b"-c", script.encode()]
+        return session.run(program.exec_script(words, hold_max_s=hold_max_s), None)
+    finally:
+        session.close()
+
+
+@needs_curl
+@needs_namespace
+def test_a_quiet_command_that_is_held_outlives_many_idle_windows(
+    emulator: Emulator, dev: Sprite, quick: None
+) -> None:
+    emulator.idle_s = 0.7
+    assert run_held(emulator, "sleep 4; exit 42") == 42
+    assert dev.inner
+    assert dev.inner.requests.count(dev.inner.requests[0]) >= 3  # refreshed
+    until(lambda: not dev.tasks, "the hold is released")
+
+
+@needs_curl
+@needs_namespace
+@pytest.mark.parametrize("end", ["exit 0", "exit 7", "kill -TERM $$", "kill -KILL $$"])
+def test_a_hold_ends_with_its_command_however_it_ends(
+    emulator: Emulator, dev: Sprite, quick: None, end: str
+) -> None:
+    run_held(emulator, f"until grep -q . held 2> /dev/null; do sleep 0.1; ls > /dev/null; "
+                       f"[ $SECONDS -lt 1 ] || break; done; sleep 0.6; {end}")  # fmt: skip
+    assert dev.inner
+    assert any(request.startswith("PUT ") for request in dev.inner.requests)
+    until(lambda: not dev.live_tasks(), "the hold is released")
+
+
+@needs_curl
+@needs_namespace
+def test_a_hold_has_an_end(emulator: Emulator, dev: Sprite, quick: None) -> None:
+    run_held(emulator, "sleep 3", hold_max_s=1)
+    assert dev.inner
+    puts = [request for request in dev.inner.requests if request.startswith("PUT ")]
+    assert 1 <= len(puts) <= 3
+    assert dev.inner.requests[-1].startswith("DELETE ")
+
+
+def test_a_quiet_command_without_a_hold_is_paused_and_said(
+    thopters: Thopters, emulator: Emulator, dev: Sprite
+) -> None:
+    emulator.idle_s = 1.0
+    done = thopters("exec", "dev", "--no-hold", "--", "sleep", "600")
+    assert done.code == 255
+    assert "the sprite has paused" in done.err
+    assert not dev.tasks
+
+
+@needs_curl
+@needs_namespace
+def test_a_detached_command_is_held_until_it_ends(
+    thopters: Thopters, emulator: Emulator, dev: Sprite
+) -> None:
+    identity = detach(thopters, "sh", "-c", "read line; exit 0", options=("--hold",))
+    until(lambda: f"thopters-{identity}" in dev.tasks, "it is held")
+    emulator.idle_s = 0.5
+    until(lambda: dev.clock.now() - session_of(dev, identity).last_output > 2, "long enough")
+    assert dev.status == "running"
+    session_of(dev, identity).write(b"\n")
+    until(lambda: not dev.tasks, "the hold is released")
+    until(lambda: dev.status == "warm", "it sleeps")
+
+
+@needs_curl
+@needs_namespace
+def test_hold_and_release_by_hand(thopters: Thopters, emulator: Emulator, dev: Sprite) -> None:
+    done = thopters("hold", "dev", "--for", "1h30m")
+    assert (done.code, done.out) == (0, "dev stays awake for 5400 s\n"), done
+    [first] = dev.tasks
+    assert thopters("hold", "dev", "--for", "2h").code == 0
+    until(lambda: first not in dev.tasks, "the first one is replaced")
+    [second] = dev.tasks
+    paused = thopters("pause", "dev", "--timeout", "0")
+    assert paused.code == 7
+    assert f"hold {second} (until " in paused.err
+    done = thopters("hold", "dev", "--release")
+    assert (done.code, done.out) == (0, "dev may sleep again\n")
+    assert not dev.tasks
+    assert thopters("hold", "dev", "--release").out == "dev was not held by hand\n"
+
+
+def test_an_image_without_the_task_api(thopters: Thopters, dev: Sprite) -> None:
+    (dev.machine.run / "api.sock").unlink()
+    done = thopters("exec", "dev", "--", "sh", "-c", "sleep 1.5; echo done")
+    assert (done.code, done.out, done.err) == (0, "done\n", "")
+    for words in (["exec", "dev", "--hold", "--", "true"], ["hold", "dev", "--for", "1h"]):
+        refused = thopters(*words)
+        assert refused.code in (1, 255)
+        assert "cannot ask about holds in dev" in refused.err
+
+
+def test_a_client_that_is_killed_leaves_no_hold_for_long(
+    thopters: Thopters, emulator: Emulator, dev: Sprite
+) -> None:
+    """The platform ends an attached command that has lost its client, and the hold with it."""
+    process: subprocess.Popen[bytes] = thopters.start("exec", "dev", "--", "sleep", "600")
+    until(lambda: bool(dev.tasks) or not os.path.exists("/usr/bin/curl"), "it is held")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    sessions: list[Any] = list(dev.sessions.values())
+    until(lambda: all(session.ended.is_set() for session in sessions), "it is ended", 40)
+    until(lambda: not dev.tasks or bool(dev.live_tasks()), "the hold is released or expires")
