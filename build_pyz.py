@@ -206,6 +206,8 @@ def publish(files: list[tuple[Path, bytes, int]]) -> None:
     ready: list[tuple[str, Path]] = []
     try:
         for path, data, mode in files:
+            if path.exists() and not path.is_file():
+                raise BuildError(f"{path}: not a file")
             fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
             ready.append((temporary, path))
             with open(fd, "wb") as file:

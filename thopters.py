@@ -586,6 +586,17 @@ def home_directory(environ: Mapping[str, str]) -> str:
     return home
 
 
+def is_special(path: str) -> bool:
+    """Return whether there is something that is neither a file nor a folder nor a link."""
+    import stat
+
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
+
+
 def read_json_file(path: str, check: Callable[[os.stat_result], None]) -> dict[str, Any] | None:
     """Return the object in a JSON file, None where there is no file; ThoptersError if neither.
 
@@ -717,15 +728,18 @@ class Config:
 
     def _check(self, status: os.stat_result) -> None:
         """Refuse another user's file; take away what others may do with ours."""
-        if os.name != "posix":
-            return
+        import stat
+
+        if os.name != "posix" or not stat.S_ISREG(status.st_mode):
+            return  # a pipe of the shell's, say, is read as it is
         if status.st_uid != os.geteuid():
             raise ThoptersError(f"{self.path} belongs to another user, so it is not used")
         if status.st_mode & 0o077:
             self._mend(self.real_path, 0o600)
         folder = os.stat(self.folder)
         lax = 0o077 if os.path.basename(self.folder) == ".sprite-thopters" else 0o022
-        if folder.st_uid == os.geteuid() and folder.st_mode & lax:
+        is_shared = folder.st_mode & stat.S_ISVTX  # as /tmp, where each keeps to their own files
+        if folder.st_uid == os.geteuid() and folder.st_mode & lax and not is_shared:
             self._mend(self.folder, folder.st_mode & 0o7777 & ~lax)
 
     def _mend(self, path: str, mode: int) -> None:
@@ -765,6 +779,8 @@ class Config:
         Whoever is killed, whatever fails: the file holds the old or the new text, whole.
         """
         try:
+            if is_special(self.real_path):
+                raise ThoptersError(f"{self.path} is no file, so nothing can be saved in it")
             self._make_folder()
             lock = self._lock()
             try:
@@ -1969,6 +1985,7 @@ class WebSocket:
 
         self.sock: socket.socket = connection.sock
         self.heard_at = clock.monotonic()
+        self.pong = b""  # what the last one brought back
         self._clock = clock
         self._connection = connection
         self._parser = FrameParser(early)
@@ -2024,7 +2041,9 @@ class WebSocket:
                 self.send(OP_PONG, bytes(payload))
             elif opcode == OP_CLOSE:
                 raise WebSocketLost(close_reason(bytes(payload)))
-            elif opcode != OP_PONG:
+            elif opcode == OP_PONG:
+                self.pong = bytes(payload)
+            else:
                 yield opcode, payload
 
     def one_message(self) -> list[tuple[int, bytes]]:
@@ -2479,7 +2498,7 @@ HOLD = b"""\
 exec 9> >(
   trap '' INT TERM HUP QUIT
   exec > /dev/null 3>&-
-  task=/v1/tasks/thopters-$$ wait=%(first)s
+  task=/v1/tasks/thopters-$$ wait=%(first)s SECONDS=0
   while read -r -t "$wait"; [ $? -gt 128 ] && [ "$SECONDS" -lt %(max)s ]; do
     curl -fsS -m 10 -X PUT --unix-socket /.sprite/api.sock -d '{"expire":"%(expiry)s"}' \\
       -H 'Content-Type: application/json' "http://sprite$task" ||
@@ -3181,7 +3200,6 @@ class TerminalSession:
         self.runs = script is None
         self._script = script
         self._held = b""  # of what comes before the command's own output
-        self._at_line_start = True  # of what was typed
 
     def start(self) -> int | None:
         """Return once the command runs and its identity is known; its status if it has ended."""
@@ -3193,11 +3211,15 @@ class TerminalSession:
 
     def run(self, terminal: LocalTerminal) -> int:
         """Pass bytes both ways until the exit status comes; Detached, ExecLost."""
-        open_input = True
+        open_input, ends, ended_at = True, 0, 0.0
         while True:
             status = self._receive()
             if status is not None:
                 return status
+            # a shell that has just begun makes nothing of a Ctrl-D from before its prompt
+            if not open_input and ends < 10 and self.clock.monotonic() - ended_at >= ends:
+                ends += 1
+                self.websocket.send(OP_BINARY, b"\x04")
             sources: list[Any] = [terminal]
             if self.runs and open_input and self.websocket.unsent() < 1 << 18:
                 sources.append(terminal.keyboard)
@@ -3206,15 +3228,13 @@ class TerminalSession:
                 self.resize(*terminal.new_size())
             if terminal.keyboard in ready:
                 open_input = self._type(terminal.read_keys(), terminal)
+                ended_at = self.clock.monotonic()
 
     def _type(self, keys: bytes, terminal: LocalTerminal) -> bool:
-        """Send what was typed; False at the end of the input, which is typed as Ctrl-D."""
+        """Send what was typed; False at the end of the input."""
         before, leave, _ = keys.partition(DETACH_KEY) if terminal.is_terminal else (keys, b"", b"")
-        if before or not keys:
-            # in the middle of a line the first Ctrl-D only sends what there is of it
-            end = b"\x04" if self._at_line_start else b"\x04\x04"
-            self.websocket.send(OP_BINARY, before or end)
-            self._at_line_start = before.endswith((b"\n", b"\r"))
+        if before:
+            self.websocket.send(OP_BINARY, before)
         if leave:
             raise Detached
         return bool(keys)
@@ -3302,6 +3322,7 @@ def attach_terminal(api: SpritesApi, name: str, out: Sink, identity: str) -> Ter
 # --- ports ------------------------------------------------------------------------------
 
 LINGER_S = 10.0  # of silence, for an answer after the local side has sent all
+STUCK_AFTER_S = 900.0  # of silence, where a slow reader may be what keeps the server from answering
 
 
 def open_port(api: SpritesApi, name: str, host: str, port: int) -> WebSocket:
@@ -3343,7 +3364,11 @@ def join(websocket: WebSocket, clock: Clock, source: SocketInput, sink: Sink) ->
 
 
 def pass_on(websocket: WebSocket, clock: Clock, sender: Sender, sink: Sink) -> NoReturn:
-    """Pass what the server sends on to `sink`, and watch that all are still there."""
+    """Pass what the server sends on to `sink`, and watch that all are still there.
+
+    A server that can't get rid of our bytes answers no pings. So each ping says how many bytes
+    were sent before it, and when it comes back the server has got rid of these.
+    """
     pinged_at = clock.monotonic()
     while True:
         for opcode, payload in websocket.messages():
@@ -3353,14 +3378,14 @@ def pass_on(websocket: WebSocket, clock: Clock, sender: Sender, sink: Sink) -> N
         websocket.wait(min(1.0, PING_INTERVAL_S))
         if sender.error:
             raise sender.error
-        now = clock.monotonic()
-        if websocket.unsent():
-            websocket.heard_at = now  # a server that can't get rid of our bytes answers no pings
-        if now - websocket.heard_at > (LINGER_S if sender.ended else DEAD_AFTER_S):
+        now, ended = clock.monotonic(), sender.ended
+        is_behind = sender.sent > int.from_bytes(websocket.pong, "big")
+        limit = STUCK_AFTER_S if is_behind else LINGER_S if ended else DEAD_AFTER_S
+        if now - websocket.heard_at > limit:
             raise WebSocketLost("nothing came any more")
-        if not sender.ended and now - pinged_at > PING_INTERVAL_S:
+        if (is_behind or not ended) and now - pinged_at > PING_INTERVAL_S:
             pinged_at = now
-            websocket.send(OP_PING, b"")
+            sender.ping()
 
 
 class Sender:
@@ -3371,19 +3396,25 @@ class Sender:
     def __init__(self, websocket: WebSocket, source: SocketInput) -> None:
         self.websocket = websocket
         self.source = source
+        self.sent = 0  # bytes
         self.ended = False
         self.error: OSError | None = None
+
+    def ping(self) -> None:
+        self.websocket.send(OP_PING, self.sent.to_bytes(8, "big"))
 
     def run(self) -> None:
         try:
             while data := self.source.read():
                 self.websocket.send(OP_BINARY, data)
+                self.sent += len(data)
                 while self.websocket.unsent() > self.MOST_UNSENT and self.websocket.drain(1.0):
                     pass
         except OSError as error:
             self.error = error
         except ValueError:  # it was closed meanwhile
             pass
+        self.ping()
         self.ended = True
 
 
@@ -3631,8 +3662,13 @@ def become_sprite_program(argv: list[str], environ: Mapping[str, str]) -> int:
 
 # Both ways a tar stream goes over one exec. What arrives is unpacked into a folder beside its
 # place, and put there file by file once all of it has come. `cp -l` links instead of copying.
-UPLOAD_SCRIPT = rb"""
-dst=$1 many=$2 place=$1 name=
+# A link that DST itself is stays one, as with cp.
+RESOLVE = rb"""
+dst=$1
+[ ! -L "$dst" ] || { dst=$(readlink -vm -- "$dst" && echo .) && dst=${dst%??}; } || exit 1
+"""
+UPLOAD_SCRIPT = RESOLVE + rb"""
+many=$2 place=$dst name=
 if [ ! -d "$dst" ]; then
   case $many$dst in 1*|*/) echo "$dst is not a directory" >&2; exit 1;; esac
   case $dst in */*) place=${dst%/*}/ name=${dst##*/};; *) place=. name=$dst;; esac
@@ -3643,7 +3679,9 @@ tar -x -p --no-same-owner -f - -C "$new" || exit 1
 rmdir -- "$new/.thopters-end" || { echo 'not all has arrived' >&2; exit 1; }
 shopt -s dotglob nullglob
 for top in "$new"/*; do
-  cp -a -l -T --remove-destination -- "$top" "${place%/}/${name:-${top##*/}}" || exit 1
+  to=${place%/}/${name:-${top##*/}}
+  [ ! -e "$to" ] || [ -f "$to" ] || [ -d "$to" ] || { echo "$to is no file" >&2; exit 1; }
+  cp -a -l -T --remove-destination -- "$top" "$to" || exit 1
 done
 """
 UPLOAD_END = ".thopters-end"
@@ -3807,8 +3845,8 @@ def put_in_place(source: str, target: str) -> None:
             put_in_place(os.path.join(source, entry), os.path.join(target, entry))
     elif os.path.isdir(target) and not os.path.islink(target):
         raise ThoptersError(f"cannot replace the folder {target} by a file")
-    elif is_folder and os.path.lexists(target):
-        raise ThoptersError(f"cannot replace {target} by a folder")
+    elif is_special(target) or (is_folder and os.path.lexists(target)):
+        raise ThoptersError(f"cannot replace {target} by a {'folder' if is_folder else 'file'}")
     else:
         replace(source, target, is_folder=is_folder)
 
@@ -5488,12 +5526,13 @@ def copy_in(app: App, sources: list[str], name: str, target: bytes) -> int:
 
 def copy_stdin(app: App, name: str, target: bytes) -> int:
     """Copy our stdin to a file: all of it to another name first, for no end may be seen of it."""
-    part = target + b".thopters-" + os.urandom(4).hex().encode()
-    keep = b'[ ! -d "$1" ] || { echo "$1 is a directory" >&2; exit 1; }; exec cat > "$2"'
-    words = [b"bash", b"-c", keep, b"thopters-cp", target, part]
+    part = b".thopters-" + os.urandom(4).hex().encode()
+    keep = b'[ ! -e "$dst" ] || [ -f "$dst" ] || { echo "$dst is no file" >&2; exit 1; }\n'
+    keep, put = keep + b'exec cat > "$dst$2"', b'exec mv -fT -- "$dst$2" "$dst"'
     with app.console.working(f"copying to {name}"):
-        run_copy(app.api, name, words, LocalInput(), lambda data: None)
-        run_copy(app.api, name, [b"mv", b"-fT", b"--", part, target], None, lambda data: None)
+        for script, source in ((keep, LocalInput()), (put, None)):
+            words = [b"bash", b"-c", RESOLVE + script, b"thopters-cp", target, part]
+            run_copy(app.api, name, words, source, lambda data: None)
     return EXIT_OK
 
 
@@ -5512,6 +5551,8 @@ def copy_out(app: App, name: str, sources: list[str], target: str) -> int:
     into = os.path.isdir(target)
     if not into and (len(sources) > 1 or target.endswith("/")):
         raise ThoptersError(f"{target} is not a directory")
+    if os.path.islink(target):
+        target = os.path.realpath(target)  # as cp does; the link stays
     place = target if into else os.path.dirname(target) or "."
     try:
         folder = tempfile.mkdtemp(prefix=".thopters-cp.", dir=place)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,11 @@ MODULE = ROOT / "thopters.py"
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--part", metavar="K/N", help="run every N-th test, from the K-th on")
     parser.addoption("--shuffle", metavar="SEED", help="run the tests in a random order")
+
+
+def pytest_configure() -> None:
+    # a shell's `&` has it ignored, and so it would be in all that the tests start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -322,6 +322,8 @@ def test_a_session_that_may_live_on_is_a_failure(
 ) -> None:
     awake(emulator)
     _, session = chatter(thopters, emulator, words=("sh", "-c", "trap '' TERM; " + CHATTER[2]))
+    # the look at holds is let through; that a signal is sent from inside is not
+    emulator.fault(Fault("WS */exec", "ws", actions=[("drop", None)], after=1))
     emulator.fault(Fault("POST */kill", fault))
     done = thopters("pause", "dev", "--force")
     assert (done.code, done.out) == (1, "")

@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -156,15 +158,14 @@ def test_kill_ends_a_session_and_all_of_it(
 
 
 def test_kill_sends_what_is_asked_for_and_no_more(thopters: Thopters, dev: Sprite) -> None:
-    script = "trap 'echo usr1 > told' USR1; while :; do sleep 0.05; done"
+    script = "trap 'echo usr1 > told' USR1; touch up; while :; do sleep 0.05; done"
     identity = detach(thopters, "bash", "-c", script)
+    session = session_of(dev, identity)
+    until(lambda: (dev.home / "up").exists(), "its trap is set")
     done = thopters("kill", "dev", identity, "--signal", "SIGUSR1")
-    assert done.code == 0
-    until(
-        lambda: (dev.home / "told").exists() or session_of(dev, identity).ended.is_set(), "it came"
-    )
-    if not session_of(dev, identity).ended.is_set():
-        assert done.out == f"{identity} got USR1 and runs on\n"
+    assert (done.code, done.out) == (0, f"{identity} got USR1 and runs on\n"), done
+    until(lambda: (dev.home / "told").exists(), "it came")
+    assert not session.ended.is_set()
 
 
 # keeping awake
@@ -222,11 +223,22 @@ def test_a_hold_ends_with_its_command_however_it_ends(
 @needs_curl
 @needs_namespace
 def test_a_hold_has_an_end(emulator: Emulator, dev: Sprite, quick: None) -> None:
-    run_held(emulator, "sleep 3", hold_max_s=1)
+    began = time.monotonic()
+    statuses: list[int] = []
+    script = "until [ -e released ]; do sleep 0.1; done"
+    command = threading.Thread(
+        target=lambda: statuses.append(run_held(emulator, script, hold_max_s=3))
+    )
+    command.start()
     assert dev.inner
+    until(lambda: "DELETE" in str(dev.inner.requests), "it is released")
+    assert time.monotonic() - began > 2
     puts = [request for request in dev.inner.requests if request.startswith("PUT ")]
-    assert 1 <= len(puts) <= 3
-    assert dev.inner.requests[-1].startswith("DELETE ")
+    assert puts, dev.inner.requests
+    (dev.home / "released").touch()
+    command.join(60)
+    assert statuses == [0]
+    assert len([request for request in dev.inner.requests if request.startswith("PUT ")]) == len(puts)
 
 
 def test_a_quiet_command_without_a_hold_is_paused_and_said(
