@@ -7,6 +7,7 @@ nothing of the user's, and no token, proxy or colour setting comes through.
 from __future__ import annotations
 
 import os
+import py_compile
 import random
 import signal
 import subprocess
@@ -29,7 +30,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure() -> None:
     # a shell's `&` has it ignored, and so it would be in all that the tests start
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -140,13 +142,20 @@ def pyz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def compiled() -> Path:
+    """Return the module as Python keeps it: to compile it anew costs as much as all else."""
+    return Path(py_compile.compile(str(MODULE), doraise=True) or MODULE)
+
+
 @pytest.fixture
 def thopters(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Thopters]:
     """Return the program: the module, or with the parameter "pyz" the built archive."""
     kind = getattr(request, "param", "module")
     home = tmp_path / "home"
     home.mkdir()
-    thopters = Thopters(request.getfixturevalue("pyz") if kind == "pyz" else MODULE, home)
+    program = request.getfixturevalue("pyz" if kind == "pyz" else "compiled")
+    thopters = Thopters(program, home)
     yield thopters
     thopters.end()
 

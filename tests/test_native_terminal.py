@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Thopters
+from conftest import MODULE, Thopters
 from emulation import SPRITE_PROGRAM, Emulator, Fault, write_launcher
 from emulation.exec import Session as RemoteSession
 from test_terminal import CTRL_C, CTRL_D, LIMIT_S, TAKE_TERMINAL, Session
@@ -610,7 +610,7 @@ def test_the_terminal_is_put_back_when_nobody_reads_our_output(
 
 def test_the_terminal_is_put_back_after_a_bug_of_ours(thopters: Thopters, dev: Emulator) -> None:
     broken = (
-        f"import sys; sys.path.insert(0, {str(Path(thopters.argv[-1]).parent)!r}); import thopters"
+        f"import sys; sys.path.insert(0, {str(MODULE.parent)!r}); import thopters"
         "\ndef fail(*args): raise RuntimeError('oops')"
         "\nthopters.TerminalSession.resize = fail; thopters.leave(thopters.main())"
     )
