@@ -3667,7 +3667,9 @@ RESOLVE = rb"""
 dst=$1
 [ ! -L "$dst" ] || { dst=$(readlink -vm -- "$dst" && echo .) && dst=${dst%??}; } || exit 1
 """
-UPLOAD_SCRIPT = RESOLVE + rb"""
+UPLOAD_SCRIPT = (
+    RESOLVE
+    + rb"""
 many=$2 place=$dst name=
 if [ ! -d "$dst" ]; then
   case $many$dst in 1*|*/) echo "$dst is not a directory" >&2; exit 1;; esac
@@ -3684,6 +3686,7 @@ for top in "$new"/*; do
   cp -a -l -T --remove-destination -- "$top" "$to" || exit 1
 done
 """
+)
 UPLOAD_END = ".thopters-end"
 DOWNLOAD_SCRIPT = rb"""
 words=()

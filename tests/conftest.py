@@ -156,6 +156,8 @@ def thopters(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Thopter
     home.mkdir()
     program = request.getfixturevalue("pyz" if kind == "pyz" else "compiled")
     thopters = Thopters(program, home)
+    if kind == "pyz":  # where it keeps its bytecode: one place, for the same reason
+        thopters.env["XDG_CACHE_HOME"] = str(program.parent / "cache")
     yield thopters
     thopters.end()
 

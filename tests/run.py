@@ -2,8 +2,8 @@
 
   python tests/run.py [options of pytest]
 
-Most tests wait most of the time, for a sprite or for a limit, so there are two parts for each
-core. What a part says is shown when it is done; the exit status is the worst.
+Most tests wait most of the time, for a sprite or for a limit, so there are three parts for
+each core. What a part says is shown when it is done; the exit status is the worst.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> int:
-    count = 2 * (os.cpu_count() or 1)
+    count = 3 * (os.cpu_count() or 1)
     began = time.monotonic()
     parts = []
     for number in range(count):

@@ -453,7 +453,10 @@ def plant(folder: Path, names: set[str], mark: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("flags", [[], ["-S"]], ids=["site", "no-site"])
+@pytest.mark.parametrize(
+    "flags",
+    [pytest.param([], id="site"), pytest.param(["-S"], id="no-site", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("version", SUPPORTED)
 def test_no_module_is_shadowed(tmp_path: Path, probe: Path, version: str, flags: list[str]) -> None:
     """Every module of the library that the interpreter has not imported itself is planted."""

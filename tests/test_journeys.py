@@ -668,20 +668,7 @@ def test_destroy_done_though_the_answer_is_lost(thopters: Thopters, emulator: Em
 # bad input, bad answers
 
 
-HOSTILE = [
-    "../x",
-    "..",
-    ".",
-    "-rf",
-    "a/b",
-    "a b",
-    "a\nb",
-    "a\x1b[31m",
-    "",
-    "x" * 200,
-    "a%2fb",
-    "a?b",
-]
+HOSTILE = ["../x", "-rf", "a\x1b[31m", "", "x" * 200, "a%2fb"]  # R30 has all kinds
 COMMANDS = [
     ["create"], ["resume"], ["exec", "NAME", "--", "true"], ["checkpoint"], ["checkpoints"],
     ["restore", "NAME", "v1", "--yes"], ["url"], ["rename", "NAME", "x"], ["destroy", "--yes"],

@@ -74,8 +74,8 @@ class Connection:
                     continue
                 room = cut.size - len(record) if cut else len(data)
                 if data[:room]:
+                    record += data[:room]  # first, for whoever sees it arrive may look here
                     target.sendall(data[:room])
-                    record += data[:room]
                 if cut and len(data) > room:
                     self._apply(cut)
         with contextlib.suppress(OSError):

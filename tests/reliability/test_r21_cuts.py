@@ -119,7 +119,7 @@ class Case:
     """A command, what it starts from, and `true`: whether all that it said is so."""
 
     argv: tuple[str, ...]
-    step = 13  # a sample takes every so many bytes; more where a run takes longer
+    step = 29  # a sample takes every so many bytes; more where a run takes longer
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -203,7 +203,7 @@ class Checkpoint(Case):
 
 class Resume(Case):
     argv = ("resume", "dev")
-    step = 43
+    step = 97
 
     def arrange(self) -> None:
         self.emulator.sprite("dev").pause()
@@ -299,7 +299,7 @@ class ExecByPost(Exec):
 
 class Init(Case):
     argv = ("init", "dev")
-    step = 31
+    step = 37
 
     def begin(self) -> None:
         super().begin()
@@ -347,7 +347,7 @@ class Create(Case):
 
 class Restore(Case):
     argv = ("restore", "dev", "v1", "--yes")
-    step = 131
+    step = 257
 
     def begin(self) -> None:
         write(self.world.config, {"secrets": KEYS, "git": {"user": "A", "email": "a@b.c"}})
@@ -476,7 +476,7 @@ def test_r21_github_that_is_cut_is_no_rejection(world: World, github_relay: Rela
     assert sweep(world, Setup(world), upward=False, step=5, relay=github_relay) >= 25
 
 
-UPWARD = {"exec": 17, "exec by POST": 37, "init": 251, "restore": 389}
+UPWARD = {"exec": 31, "exec by POST": 67, "init": 331, "restore": 499}
 
 
 @pytest.mark.parametrize("name", UPWARD)

@@ -140,7 +140,7 @@ def create_past_a_hang(thopters: Thopters, emulator: Emulator, limit_s: float) -
 
 
 def test_r27_a_fresh_sprite_may_hang_at_first(thopters: Thopters, emulator: Emulator) -> None:
-    shorten(thopters, PROBE_LIMIT_S=0.4)
+    shorten(thopters, PROBE_LIMIT_S=1.5)
     emulator.personality.wake_503 = 0
     emulator.fault(Fault("WS *", "hang", times=2))
     create_past_a_hang(thopters, emulator, 10.0)

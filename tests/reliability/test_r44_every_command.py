@@ -11,11 +11,10 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
 
 import pytest
 import test_terminal
-from conftest import MODULE, Result, Thopters
+from conftest import Result, Thopters
 from emulation import Emulator, Fault
 from emulation.routes import ROUTES
 from runs import COMMANDS, play
@@ -84,20 +83,18 @@ class Journey:
         emulator.journal.clear()
 
 
-@pytest.fixture(scope="module")
-def journey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Journey]:
-    thopters = Thopters(MODULE, tmp_path_factory.mktemp("journey"))
-    with Emulator() as emulator:
-        yield Journey(thopters, emulator)
-
-
 # R44
 
 
-def test_r44_every_command_in_one_of_nine_locales(journey: Journey) -> None:
+def test_r44_r48_every_command_in_one_of_nine_locales_asks_what_the_contract_has(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    journey = Journey(thopters, emulator)
     assert {command.name for command in program.COMMANDS} == COMMANDS
     for words, done in journey.steps:
         check(words, done)
+    assert journey.asked == CONTRACT
+    assert not journey.oddities  # no parameter and no key that the platform lacks
 
 
 @pytest.mark.slow
@@ -191,11 +188,6 @@ def template(path: str) -> str:
     path = re.sub(r"^(/v1/sprites)/[^/]+", r"\1/{name}", path)
     path = re.sub(r"/exec/[^/]+", "/exec/{session}", path)
     return re.sub(r"/checkpoints/[^/]+", "/checkpoints/{id}", path)
-
-
-def test_r48_the_endpoints_are_those_of_the_contract(journey: Journey) -> None:
-    assert journey.asked == CONTRACT
-    assert not journey.oddities  # no parameter and no key that the platform lacks
 
 
 def test_r48_the_emulator_serves_each_of_them() -> None:
