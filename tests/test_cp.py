@@ -179,6 +179,41 @@ def test_one_file_by_stdin_and_stdout(thopters: Thopters, dev: Sprite) -> None:
     assert not leftovers(dev.home)
 
 
+@pytest.mark.parametrize("words", [["f", "dev:link"], ["-", "dev:link"], ["dev:f", "link"]])
+def test_a_link_at_the_destination_stays_one(
+    thopters: Thopters, dev: Sprite, words: list[str]
+) -> None:
+    for home in (thopters.home, dev.home):
+        (home / "f").write_text("new")
+        (home / "dotfiles").mkdir()
+        (home / "dotfiles" / "real").write_text("old")
+        (home / "link").symlink_to("dotfiles/real")
+    dev.machine.own(dev.home)
+    target = dev.home if words[1].startswith("dev:") else thopters.home
+    done = thopters("cp", *words, stdin=b"new")
+    assert (done.code, done.err) == (0, ""), done
+    assert os.readlink(target / "link") == "dotfiles/real"
+    assert (target / "dotfiles" / "real").read_text() == "new"
+    assert not leftovers(target, target / "dotfiles")
+
+
+@pytest.mark.parametrize("words", [["f", "dev:pipe"], ["-", "dev:pipe"], ["dev:f", "pipe"]])
+def test_no_file_takes_the_place_of_a_device_or_pipe(
+    thopters: Thopters, dev: Sprite, words: list[str]
+) -> None:
+    """As root that could be /dev/null itself."""
+    for home in (thopters.home, dev.home):
+        (home / "f").write_text("new")
+        os.mkfifo(home / "pipe")
+    dev.machine.own(dev.home)
+    done = thopters("cp", *words, stdin=b"new")
+    assert (done.code, done.out) == (1, ""), done
+    assert "pipe is no file" in done.err or "cannot replace pipe by a file" in done.err
+    for home in (thopters.home, dev.home):
+        assert (home / "pipe").is_fifo()
+        assert not leftovers(home)
+
+
 def test_over_post_too(thopters: Thopters, emulator: Emulator, dev: Sprite) -> None:
     emulator.fault(Fault("WS *", "status", status=403, body=b"<html>", times=None))
     furnish(thopters.home / "project")

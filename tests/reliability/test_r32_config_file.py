@@ -680,3 +680,37 @@ sys.setprofile(look)
         env=thopters.env | SECRETS | ME, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert "config.json.new', '0o100644'" in done.stdout, done
+
+
+def test_r36_what_is_no_file_is_left_as_it_is(thopters: Thopters, tmp_path: Path) -> None:
+    """As root it could be /dev/null itself that a file took the place of, or lost its mode."""
+    place = tmp_path / "place"
+    os.mkfifo(place, 0o666)
+    place.chmod(0o666)
+    (real := tmp_path / "real.json").write_text('{"secrets": {"MINE": "mine"}}')
+    feed = f"cat {real} > {place} & exec {' '.join(thopters.argv)} config"
+    thopters.env["THOPTERS_CONFIG"] = str(place)
+    shown = subprocess.run(
+        ["sh", "-c", feed], env=thopters.env, capture_output=True, text=True, timeout=60
+    )
+    assert shown.returncode == 0 and "others could" not in shown.stderr, shown
+    assert "MINE" in shown.stdout
+    (home := tmp_path / "no config").mkdir()
+    console = program.Console(io.StringIO(), io.StringIO(), {})
+    config = program.Config({"HOME": str(home)}, console)
+    config.path = config.real_path = str(place)
+    with pytest.raises(program.ThoptersError, match="is no file, so nothing can be saved in it"):
+        config.update(lambda document: None)
+    assert place.is_fifo() and mode(place) == 0o666
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("place")) == [
+        "place"
+    ]
+
+
+def test_r36_a_folder_that_many_share_keeps_its_mode(thopters: Thopters, tmp_path: Path) -> None:
+    (shared := tmp_path / "shared").mkdir()
+    shared.chmod(0o1777)
+    write(shared / "config.json", {})
+    done = thopters("config", env={"THOPTERS_CONFIG": str(shared / "config.json")})
+    assert done.code == 0 and "others could" not in done.err, done
+    assert shared.stat().st_mode & 0o7777 == 0o1777
