@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -78,6 +79,7 @@ class Machine:
         self.saved: list[str] = []  # checkpoints, oldest first
         self.frozen = False
         self._holder: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
         self.recent = base / "recent"
         self.older = base / "older"
         mount_points = (base / "root", self.run / "checkpoints")
@@ -104,17 +106,21 @@ class Machine:
         return path
 
     def _start_holder(self) -> int:
-        if self._holder is None:
-            options = ["-m"] if namespace_kind() == "root" else ["-U", "-r", "-m"]
-            words = ["unshare", *options, "/bin/sh", "-c", BUILD_ROOT, "sh"]
-            paths = [str(self.base / "root"), str(self.home), str(self.run), str(self.recent)]
-            self._holder = subprocess.Popen(
-                [*words, *paths], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
-            )
-            assert self._holder.stdout
-            if self._holder.stdout.readline() != b"ready\n":
-                raise RuntimeError("no mount namespace could be made for a sprite")
-        return self._holder.pid
+        with self._lock:
+            return self._holder.pid if self._holder else self._make_holder()
+
+    def _make_holder(self) -> int:
+        options = ["-m"] if namespace_kind() == "root" else ["-U", "-r", "-m"]
+        words = ["unshare", *options, "/bin/sh", "-c", BUILD_ROOT, "sh"]
+        paths = [str(self.base / "root"), str(self.home), str(self.run), str(self.recent)]
+        holder = subprocess.Popen(
+            [*words, *paths], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        )
+        assert holder.stdout
+        if holder.stdout.readline() != b"ready\n":
+            raise RuntimeError("no mount namespace could be made for a sprite")
+        self._holder = holder
+        return holder.pid
 
     def command(self, argv: list[str], directory: str) -> list[str]:
         """Return the host's words that run `argv` inside."""

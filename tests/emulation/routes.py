@@ -287,11 +287,12 @@ def exec_post(call: Call, name: str) -> Reply:
     sprite = enter(call, name)
     with_input = call.first("stdin") == "true"
     session = start(call, sprite, tty=False, stdin=True)
+    frames = post_frames(session)  # output is wired before the process starts
     if with_input:
         threading.Thread(target=feed, args=(session, call.request.body), daemon=True).start()
     else:
         session.end_input()
-    pieces = rechunk(post_frames(session), call.personality.post_chunks)
+    pieces = rechunk(frames, call.personality.post_chunks)
     return Reply(200, content_type="application/octet-stream", pieces=pieces,
                  headers={"X-Content-Type-Options": "nosniff"})  # fmt: skip
 
@@ -309,10 +310,13 @@ def post_frames(session: Session) -> Iterator[bytes]:
         session.ended.wait()
         frames.put(None)
 
+    def all_frames() -> Iterator[bytes]:
+        while (frame := frames.get()) is not None:
+            yield frame
+        yield bytes((3, (session.exit_code or 0) & 0xFF))
+
     threading.Thread(target=finish, daemon=True).start()
-    while (frame := frames.get()) is not None:
-        yield frame
-    yield bytes((3, (session.exit_code or 0) & 0xFF))
+    return all_frames()
 
 
 def rechunk(frames: Iterator[bytes], how: str) -> Iterator[bytes]:
