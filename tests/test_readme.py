@@ -123,7 +123,7 @@ WORKFLOWS = {
         r"\1[\d.]+\n"
         rf"issue-42\trunning\t{TIME}\n"
         rf"issue-55\trunning\t{TIME}\n"
-        r"issue-55 fell asleep after [\d.]+ s \(warm\)\n",
+        r"issue-55 (fell asleep after [\d.]+ s|is asleep already) \(warm\)\n",
         "",
     ),
     "list --json | python3": (
