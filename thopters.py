@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from email.message import Message
     from types import FrameType
-    from typing import Any, NoReturn, TextIO, TypeGuard, TypeVar
+    from typing import Any, BinaryIO, NoReturn, TextIO, TypeGuard, TypeVar
 
     S = TypeVar("S")
     T = TypeVar("T")
@@ -3660,45 +3660,87 @@ def become_sprite_program(argv: list[str], environ: Mapping[str, str]) -> int:
 
 # --- copying ----------------------------------------------------------------------------
 
-# Both ways a tar stream goes over one exec. What arrives is unpacked into a folder beside its
-# place, and put there file by file once all of it has come. `cp -l` links instead of copying.
-# A link that DST itself is stays one, as with cp.
+# Both ways a tar stream goes over one exec, and all of it below a folder `t`. What arrives is
+# unpacked beside its place. Once all of it has come and every entry fits what is there, the files
+# are put in place one by one; `cp -l` links instead of copying. A link that DST itself is stays
+# one, as with cp; no other is followed.
 RESOLVE = rb"""
 dst=$1
 [ ! -L "$dst" ] || { dst=$(readlink -vm -- "$dst" && echo .) && dst=${dst%??}; } || exit 1
+place=$dst name=
+if [ ! -d "$dst" ]; then
+  case $dst in */*) place=${dst%/*}/ name=${dst##*/};; *) place=. name=$dst;; esac
+fi
 """
 UPLOAD_SCRIPT = (
     RESOLVE
     + rb"""
-many=$2 place=$dst name=
-if [ ! -d "$dst" ]; then
-  case $many$dst in 1*|*/) echo "$dst is not a directory" >&2; exit 1;; esac
-  case $dst in */*) place=${dst%/*}/ name=${dst##*/};; *) place=. name=$dst;; esac
-fi
+kind=$2
+case $kind$name in many?*) echo "$dst is not a directory" >&2; exit 1;; esac
+[ -n "$name" ] || [ -d "$dst" ] || { echo "$dst is not a directory" >&2; exit 1; }
 new=$(mktemp -d -- "${place%/}/.thopters-cp.XXXXXX") || exit 1
 trap 'find "$new" -type d -exec chmod u+rwx {} +; rm -rf -- "$new"' EXIT
 tar -x -p --no-same-owner -f - -C "$new" || exit 1
 rmdir -- "$new/.thopters-end" || { echo 'not all has arrived' >&2; exit 1; }
+fits() {
+  if [ -d "$1" ] && [ ! -L "$1" ]; then
+    [ ! -L "$2" ] || { echo "cannot replace $2 by a directory" >&2; exit 1; }
+    [ -d "$2" ] || [ ! -e "$2" ] || { echo "cannot replace $2 by a directory" >&2; exit 1; }
+    [ ! -d "$2" ] || [ -w "$2" ] || locked+=("$2")
+  elif [ ! -L "$2" ] && [ -e "$2" ]; then
+    [ -f "$2" ] || { echo "cannot replace $2 by a file" >&2; exit 1; }
+  fi
+}
 shopt -s dotglob nullglob
-for top in "$new"/*; do
-  to=${place%/}/${name:-${top##*/}}
-  [ ! -e "$to" ] || [ -f "$to" ] || [ -d "$to" ] || { echo "$to is no file" >&2; exit 1; }
-  cp -a -l -T --remove-destination -- "$top" "$to" || exit 1
+if [ "$kind" = contents ]; then tops=("$new/t"); else tops=("$new/t"/*); fi
+targets=() locked=()
+for top in "${tops[@]}"; do
+  if [ "$kind" = contents ]; then to=$dst; else to=${place%/}/${name:-${top##*/}}; fi
+  targets+=("$to")
+  while IFS= read -r -d '' path; do
+    fits "$top$path" "$to$path"
+  done < <(printf '\0'; [ ! -e "$to" ] || find "$top/" -mindepth 1 -printf '/%P\0')
+done
+[ "${#locked[@]}" = 0 ] || chmod u+w -- "${locked[@]}" || exit 1
+for number in "${!tops[@]}"; do
+  cp -a -l -T --remove-destination -- "${tops[number]}" "${targets[number]}" || exit 4
 done
 """
 )
 UPLOAD_END = ".thopters-end"
+# The end of the input is ours to say: what a lost connection leaves is no file
+FILE_SCRIPT = (
+    RESOLVE
+    + rb"""
+[ ! -e "$dst" ] || [ -f "$dst" ] || { echo "cannot replace $dst by a file" >&2; exit 1; }
+new=$(mktemp -- "${place%/}/.thopters-cp.XXXXXX") || exit 1
+trap 'rm -f -- "$new"' EXIT
+cat > "$new" || exit 1
+[ "$(tail -c 32 -- "$new" | tr -d '\0')" = "$2" ] || { echo 'not all has arrived' >&2; exit 1; }
+truncate -s -32 -- "$new" || exit 1
+if [ -e "$dst" ]; then chmod --reference="$dst" -- "$new"; else chmod =rw -- "$new"; fi
+mv -fT -- "$new" "$dst"
+"""
+)
 DOWNLOAD_SCRIPT = rb"""
 words=()
 for path; do
-  while [ "${path%/}" != "$path" ] && [ "$path" != / ]; do path=${path%/}; done
-  case $path in .|..|*/.|*/..) path=$(cd -- "$path" && pwd -P && echo .) path=${path%??};; esac
   case $path in /*) ;; *) path=$PWD/$path;; esac
-  [ -e "$path" ] || [ -L "$path" ] || { echo "there is no $path" >&2; exit 1; }
-  words+=(-C "${path%/*}/" "./${path##*/}")
+  end=
+  while [ "${path%/}" != "$path" ]; do path=${path%/} end=/; done
+  [ -e "${path:-/}" ] || [ -L "$path" ] || { echo "there is no $path" >&2; exit 1; }
+  case $path in
+    ''|*/.|*/..) words+=(-C "$path/" .);;
+    *) words+=(-C "${path%/*}/" "./${path##*/}$end");;
+  esac
 done
-exec tar -c --format=posix -f - "${words[@]}"
+tar -c --format=posix -f - "${words[@]}"
+status=$?
+[ "$status" != 1 ] || exit 5
+exit "$status"
 """
+ALL_IN_IT = ("", ".", "..")  # the last part of a path that stands for what is in a directory
+NOT_PUT = "nothing was put in place"
 
 
 class Copy:
@@ -3708,6 +3750,7 @@ class Copy:
         self.console = console
         self.bytes = 0
         self.left_out: list[str] = []
+        self.is_whole = False
         self.error: Exception | None = None
 
     def count(self, size: int) -> None:
@@ -3715,8 +3758,8 @@ class Copy:
         if self.console.activity:
             self.console.activity.text = f"copied {self.bytes / 1e6:.1f} MB"
 
-    def pack(self, sources: Sequence[str], feed: socket.socket) -> None:
-        """Write the files as a tar stream, the end mark last: without it nothing is put."""
+    def pack(self, sources: Sequence[tuple[str, str]], feed: socket.socket) -> None:
+        """Write files, each with its name, as a tar stream; without the end mark none is put."""
         import tarfile
 
         try:
@@ -3724,53 +3767,136 @@ class Copy:
                 mode="w|", fileobj=stream, format=tarfile.PAX_FORMAT, bufsize=1 << 18,
                 errors="surrogateescape",
             ) as archive:  # fmt: skip
-                for path in sources:
-                    archive.add(path, os.path.basename(path), filter=self._pack_member)
+                for path, name in sources:
+                    archive.add(path, f"t/{name}".rstrip("/"), filter=self._pack_member)
                 end = tarfile.TarInfo(UPLOAD_END)
                 end.type, end.mode = tarfile.DIRTYPE, 0o700
                 archive.addfile(end)
-        except (OSError, tarfile.TarError) as error:
+        except Exception as error:  # it is raised again by who waits for us
             self.error = error
 
     def _pack_member(self, member: tarfile.TarInfo) -> tarfile.TarInfo | None:
         if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
-            self.left_out.append(member.name)
+            self.left_out.append(member.name.removeprefix("t/"))
             return None
         member.uid = member.gid = 0
         member.uname = member.gname = ""
         self.count(member.size)
         return member
 
-    def unpack(self, folder: str, feed: socket.socket) -> None:
-        """Unpack a tar stream into a folder; nothing gets out of it."""
-        import tarfile
-
+    def unpack(self, folder: str, names: Sequence[str] | None, feed: socket.socket) -> None:
+        """Unpack a tar stream into a folder; `names` may be at its top, None for any."""
         try:
-            with feed, feed.makefile("rb") as stream, tarfile.open(
-                mode="r|", fileobj=stream, bufsize=1 << 18, errors="surrogateescape"
-            ) as archive:  # fmt: skip
-                archive.extractall(folder, filter=self._unpack_member)  # noqa: S202 (filtered)
+            with feed, feed.makefile("rb") as stream:
+                Unpacker(self, folder, names).run(stream)
                 while stream.read(1 << 18):
                     pass  # what tar sends behind the end
-        except (OSError, tarfile.TarError) as error:
+            self.is_whole = True
+        except Exception as error:  # likewise
             self.error = error
 
-    def _unpack_member(self, member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+
+class Unpacker:
+    """Unpacks a tar stream of anybody's into a folder of ours, and nothing outside of it.
+
+    tarfile's own filter is not in every Python 3.11, and in some it can be got round. So links
+    are made last, when nothing is left that could go through one; and those that lead outside
+    are taken away again.
+    """
+
+    def __init__(self, copy: Copy, folder: str, names: Sequence[str] | None) -> None:
+        self._copy = copy
+        self._folder = folder
+        self._top = os.path.join(folder, "t")
+        self._names = names
+        self._owner = getattr(os, "getuid", int)(), getattr(os, "getgid", int)(), "", ""
+        self._files: set[str] = set()
+        self._links: dict[str, str] = {}  # and where each leads
+        self._folders: dict[str, tarfile.TarInfo] = {}
+
+    def run(self, stream: BinaryIO) -> None:
         import tarfile
 
+        os.mkdir(self._top)
+        trusted: dict[str, Any] = {}  # every member is made safe here, whatever the default is
+        if hasattr(tarfile, "fully_trusted_filter"):
+            trusted["filter"] = "fully_trusted"
+        with tarfile.open(
+            mode="r|", fileobj=stream, bufsize=1 << 18, errors="surrogateescape"
+        ) as archive:
+            archive.extractall(self._folder, self._members(archive), **trusted)  # noqa: S202
+        for path, target in self._links.items():
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.symlink(target, path)
+        for path, target in self._links.items():
+            if os.path.isabs(target) or not self._is_inside(path):
+                os.unlink(path)
+                self._copy.left_out.append(self._name(path))
+        for path, member in sorted(self._folders.items(), reverse=True):
+            os.chmod(path, member.mode & 0o777)
+            os.utime(path, (member.mtime, member.mtime))
+
+    def _is_inside(self, link: str) -> bool:
+        """Return whether a link leads to nowhere else, as far as that can be followed."""
         try:
-            safe = tarfile.data_filter(member, folder)
-        except tarfile.FilterError:  # it, or what it links to, lies outside; or it is a device
-            self.left_out.append(member.name)
-            return None
-        self.count(member.size)
-        return safe.replace(mode=(member.mode or 0) & 0o777, deep=False)
+            real = os.path.realpath(link, strict=True)
+        except FileNotFoundError:
+            real = os.path.realpath(link)
+        except OSError:  # too long, or in a circle
+            return False
+        return f"{real}/".startswith(f"{self._top}/")
+
+    def _name(self, path: str) -> str:
+        return os.path.relpath(path, self._top)
+
+    def _path(self, name: str) -> str:
+        """Return where a member's name lies; Garbled where that is nowhere we asked for."""
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        asked_for = self._names is None or (bool(parts) and parts[0] in self._names)
+        if ".." in parts or not asked_for:
+            raise Garbled(f"the sprite sent what was not asked for: {name}")
+        return os.path.join(self._top, *parts)
+
+    def _members(self, archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+        """Yield the members that can be unpacked as they come, harmless and named below `t`."""
+        import copy
+
+        for member in archive:
+            path = self._path(member.name)
+            if member.issym():
+                self._links[path] = member.linkname
+                continue
+            made = copy.copy(member)
+            made.name = os.path.relpath(path, self._folder)
+            made.uid, made.gid, made.uname, made.gname = self._owner
+            made.mode = member.mode & 0o777
+            if member.islnk():
+                target = self._path(member.linkname)
+                if target in self._links:
+                    self._links[path] = self._links[target]
+                    continue
+                made.linkname = os.path.relpath(target, self._folder)
+            if member.isdir():
+                made.mode = 0o700
+                self._folders[path] = member
+            elif member.isreg() or (member.islnk() and target in self._files):
+                self._files.add(path)
+            else:
+                self._copy.left_out.append(self._name(path))
+                continue
+            self._copy.count(member.size)
+            yield made
 
 
 def run_copy(
     api: SpritesApi, name: str, argv: list[bytes], source: SocketInput | None, sink: Sink
-) -> None:
-    """Run one side of a copy in a sprite; ThoptersError unless it ends well."""
+) -> int:
+    """Run one side of a copy in a sprite; ThoptersError unless it ends well.
+
+    The status is 0, or 5 from DOWNLOAD_SCRIPT where files changed while they were read.
+    """
+    import signal
+
     errors = bytearray()
     session = open_exec(api, name, ExecOutput(sink, errors.extend))
     session.keep_alive()
@@ -3779,89 +3905,141 @@ def run_copy(
         status = session.run(script, source)
     except ExecLost as lost:
         raise NoAnswerError(f"cannot tell whether all was copied: {lost}") from None
+    except BaseException:
+        if session.output.group:  # it has files of its own to take away
+            signal_group(api, name, session.output.group, signal.SIGTERM)
+        raise
     finally:
         session.close()
-    if status:
+    if status not in (0, 5):
         words = errors.decode("utf-8", "replace").strip().splitlines()
-        why = words[-1] if words else f"the command in {name} ended with {status}"
-        raise ThoptersError(f"cannot copy: {why}", hint="nothing was put in place")
+        why = words[0] if words else f"the command in {name} ended with {status}"
+        hint = "some of it may be in place" if status == 4 else NOT_PUT
+        raise ThoptersError(f"cannot copy: {why}", hint=hint)
+    return status
 
 
-def upload(api: SpritesApi, name: str, sources: Sequence[str], target: bytes) -> Copy:
-    """Copy local files and folders into a sprite."""
+def upload(api: SpritesApi, name: str, sources: Sequence[tuple[str, str]], target: bytes) -> Copy:
+    """Copy local files and folders, each with its name there, into a sprite.
+
+    One without a name is a folder whose content is copied.
+    """
     import socket
     import threading
 
     copy = Copy(api.console)
     ours, theirs = socket.socketpair()
     packer = threading.Thread(target=copy.pack, args=(sources, theirs), daemon=True)
+    kind = b"many" if len(sources) > 1 else b"one" if sources[0][1] else b"contents"
+    argv = [b"bash", b"-c", UPLOAD_SCRIPT, b"thopters-cp", target, kind]
     packer.start()
-    many = b"1" if len(sources) > 1 else b"0"
-    argv = [b"bash", b"-c", UPLOAD_SCRIPT, b"thopters-cp", target, many]
-    with ours:
-        try:
+    try:
+        with ours:
             run_copy(api, name, argv, SocketInput(ours), lambda data: None)
-        except (OSError, ThoptersError) as error:
-            ours.close()
-            packer.join()
-            raise local_error(copy, error) from None
-    packer.join()
+    except (OSError, ThoptersError) as error:
+        packer.join()
+        raise local_error(copy, error) from None
+    finally:
+        packer.join()
     return copy
 
 
 def download(api: SpritesApi, name: str, sources: Sequence[bytes], folder: str) -> Copy:
-    """Copy files and folders of a sprite into a local folder, which is ours alone."""
+    """Copy files and folders of a sprite into `t` in a local folder, which is ours alone."""
     import socket
     import threading
 
     copy = Copy(api.console)
     ours, theirs = socket.socketpair()
-    unpacker = threading.Thread(target=copy.unpack, args=(folder, theirs), daemon=True)
-    unpacker.start()
+    names = [os.fsdecode(os.path.basename(path.rstrip(b"/"))) for path in sources]
+    expected = None if names[0] in ALL_IN_IT else names
+    arguments = (folder, expected, theirs)
+    unpacker = threading.Thread(target=copy.unpack, args=arguments, daemon=True)
     argv = [b"bash", b"-c", DOWNLOAD_SCRIPT, b"thopters-cp", *sources]
+    unpacker.start()
     try:
         with ours:
-            run_copy(api, name, argv, None, ours.sendall)
+            if run_copy(api, name, argv, None, ours.sendall):
+                api.console.warn("some files changed while they were read")
     except (OSError, ThoptersError) as error:
         unpacker.join()
         raise local_error(copy, error) from None
-    unpacker.join()
-    if copy.error:
-        raise local_error(copy, copy.error)
+    finally:
+        unpacker.join()
+    if not copy.is_whole:
+        raise local_error(copy, copy.error or Garbled("the stream ended too early"))
     return copy
 
 
 def local_error(copy: Copy, error: Exception) -> ThoptersError:
     """Return the error that a copy ends with: ours, if that is what ended the other side."""
-    ours = isinstance(copy.error, OSError) and not isinstance(copy.error, ConnectionError)
+    ours = isinstance(copy.error, (OSError, Garbled)) and not isinstance(
+        copy.error, ConnectionError
+    )
     cause = copy.error if ours else error
     if isinstance(cause, ThoptersError):
         return cause
-    return ThoptersError(f"cannot copy: {cause}", hint="nothing was put in place")
+    return ThoptersError(f"cannot copy: {cause}", hint=NOT_PUT)
 
 
-def put_in_place(source: str, target: str) -> None:
-    """Move a file or folder as cp copies one: folders are merged, a file replaces a file."""
-    is_folder = os.path.isdir(source) and not os.path.islink(source)
-    if is_folder and os.path.isdir(target):
-        for entry in os.listdir(source):
-            put_in_place(os.path.join(source, entry), os.path.join(target, entry))
-    elif os.path.isdir(target) and not os.path.islink(target):
-        raise ThoptersError(f"cannot replace the folder {target} by a file")
-    elif is_special(target) or (is_folder and os.path.lexists(target)):
-        raise ThoptersError(f"cannot replace {target} by a {'folder' if is_folder else 'file'}")
-    else:
-        replace(source, target, is_folder=is_folder)
+def moves(source: str, target: str) -> list[tuple[str, str]]:
+    """Return what is to be moved, and where to, for `source` to be merged as cp does it.
+
+    Folders that are there are gone into. ThoptersError where something does not fit.
+    """
+    found, pairs = [], [(source, target)]
+    while pairs:
+        source, target = pairs.pop()
+        is_folder = os.path.isdir(source) and not os.path.islink(source)
+        is_there = os.path.isdir(target) and not os.path.islink(target)
+        if is_folder and is_there:
+            names = os.listdir(source)
+            pairs += [(os.path.join(source, name), os.path.join(target, name)) for name in names]
+        elif is_there:
+            raise ThoptersError(f"cannot replace the folder {target} by a file", hint=NOT_PUT)
+        elif is_special(target) or (is_folder and os.path.lexists(target)):
+            kind = "folder" if is_folder else "file"
+            raise ThoptersError(f"cannot replace {target} by a {kind}", hint=NOT_PUT)
+        else:
+            found.append((source, target))
+    return found
 
 
-def replace(source: str, target: str, *, is_folder: bool) -> None:
-    """Rename, also a folder that its owner may not write in."""
-    mode = os.stat(source).st_mode if is_folder else 0
-    if is_folder:
-        os.chmod(source, mode | 0o200)
+def put_in_place(found: Sequence[tuple[str, str]]) -> None:
+    for count, (source, target) in enumerate(found):
+        try:
+            move(source, target)
+        except OSError as error:
+            raise ThoptersError(
+                f"cannot put {target} in place: {error.strerror}",
+                hint="some of it is in place" if count else NOT_PUT,
+            ) from None
+
+
+def move(source: str, target: str) -> None:
+    """Rename, also where the owner may not write in one of the folders."""
+    folders = {os.path.dirname(source), os.path.dirname(target) or "."}
+    if os.path.isdir(source) and not os.path.islink(source):
+        folders.add(source)
+    modes = {folder: os.stat(folder).st_mode & 0o7777 for folder in folders}
+    locked = {folder: mode for folder, mode in modes.items() if not mode & 0o200}
+    for folder, mode in locked.items():
+        os.chmod(folder, mode | 0o200)
     os.replace(source, target)
-    if is_folder:
-        os.chmod(target, mode & 0o7777)
+    for folder, mode in locked.items():
+        os.chmod(target if folder == source else folder, mode)
+
+
+def remove_tree(folder: str) -> None:
+    """Remove a folder of ours with all in it, also where its owner may not write."""
+    import shutil
+
+    for parent, folders, _ in os.walk(folder):
+        for name in folders:
+            path = os.path.join(parent, name)
+            if not os.path.islink(path):
+                os.chmod(path, 0o700)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 # --- init -------------------------------------------------------------------------------
@@ -5493,7 +5671,8 @@ def cmd_cp(app: App, args: argparse.Namespace) -> int:
     name, target = split_path(args.target)
     if name:
         if any(sprite for sprite, _ in sources):
-            raise UsageError("both sides are in sprites", hint="copy to a local file in between")
+            hint = "copy to a local file in between; a local name with a colon is ./a:b"
+            raise UsageError("both sides are in sprites", hint=hint)
         return copy_in(app, [path for _, path in sources], name, os.fsencode(target or "."))
     names = {sprite for sprite, _ in sources}
     if len(names) != 1 or None in names:
@@ -5517,30 +5696,38 @@ def copy_in(app: App, sources: list[str], name: str, target: bytes) -> int:
         if len(sources) > 1:
             raise UsageError("- stands for one file, and can't be copied with others")
         return copy_stdin(app, name, target)
-    sources = [os.path.abspath(path) for path in sources]
     for path in sources:
         if not os.path.lexists(path):
             raise ThoptersError(f"there is no {path}")
-    check_basenames([os.path.basename(path) for path in sources])
+    named = [(path, last_part(path)) for path in sources]
+    check_names([last for _, last in named])
+    if named[0][1] in ALL_IN_IT:
+        named = [(named[0][0], "")]
     with app.console.working(f"copying to {name}"):
-        copy = upload(app.api, name, sources, target)
+        copy = upload(app.api, name, named, target)
     return finish_copy(app, copy)
 
 
+class EndedInput(LocalInput):
+    """Our stdin, and behind its end a word: to be cut off does not look like that."""
+
+    def __init__(self, word: bytes) -> None:
+        super().__init__()
+        self._words = [word]
+
+    def read(self) -> bytes:
+        return super().read() or (self._words.pop() if self._words else b"")
+
+
 def copy_stdin(app: App, name: str, target: bytes) -> int:
-    """Copy our stdin to a file: all of it to another name first, for no end may be seen of it."""
-    part = b".thopters-" + os.urandom(4).hex().encode()
-    keep = b'[ ! -e "$dst" ] || [ -f "$dst" ] || { echo "$dst is no file" >&2; exit 1; }\n'
-    keep, put = keep + b'exec cat > "$dst$2"', b'exec mv -fT -- "$dst$2" "$dst"'
+    word = os.urandom(16).hex().encode()
+    argv = [b"bash", b"-c", FILE_SCRIPT, b"thopters-cp", target, word]
     with app.console.working(f"copying to {name}"):
-        for script, source in ((keep, LocalInput()), (put, None)):
-            words = [b"bash", b"-c", RESOLVE + script, b"thopters-cp", target, part]
-            run_copy(app.api, name, words, source, lambda data: None)
+        run_copy(app.api, name, argv, EndedInput(word), lambda data: None)
     return EXIT_OK
 
 
 def copy_out(app: App, name: str, sources: list[str], target: str) -> int:
-    import shutil
     import tempfile
 
     if target == "-":
@@ -5551,9 +5738,11 @@ def copy_out(app: App, name: str, sources: list[str], target: str) -> int:
         argv = [b"cat", b"--", os.fsencode(sources[0])]
         run_copy(app.api, name, argv, None, write_stdout)
         return EXIT_OK
+    names = [last_part(path) for path in sources]
+    check_names(names)
     into = os.path.isdir(target)
-    if not into and (len(sources) > 1 or target.endswith("/")):
-        raise ThoptersError(f"{target} is not a directory")
+    if not into and (len(sources) > 1 or not target or target.endswith("/")):
+        raise ThoptersError(f"{target or repr(target)} is not a directory")
     if os.path.islink(target):
         target = os.path.realpath(target)  # as cp does; the link stays
     place = target if into else os.path.dirname(target) or "."
@@ -5563,20 +5752,35 @@ def copy_out(app: App, name: str, sources: list[str], target: str) -> int:
         raise ThoptersError(f"cannot write to {place}: {error.strerror}") from None
     try:
         with app.console.working(f"copying from {name}"):
-            copy = download(app.api, name, list(map(os.fsencode, sources)), folder)
-        for entry in os.listdir(folder):
-            put_in_place(
-                os.path.join(folder, entry), os.path.join(target, entry) if into else target
-            )
+            copy = download(app.api, name, list(map(os.fsencode, sources)), os.path.abspath(folder))
+        top = os.path.join(folder, "t")
+        if names[0] in ALL_IN_IT:
+            found = moves(top, target)
+        else:
+            found = [
+                pair
+                for entry in os.listdir(top)
+                for pair in moves(
+                    os.path.join(top, entry), os.path.join(target, entry) if into else target
+                )
+            ]
+        put_in_place(found)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(folder)
     return finish_copy(app, copy)
 
 
-def check_basenames(names: list[str]) -> None:
-    twice = next((name for name in names if names.count(name) > 1 or not name), None)
+def last_part(path: str) -> str:
+    return os.path.basename(path.rstrip("/"))
+
+
+def check_names(names: list[str]) -> None:
+    """Raise UsageError where two sources would be one file."""
+    twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UsageError(f"two of the files would be {twice!r}, or one has no name")
+        raise UsageError(f"two of the files would be {twice!r}")
+    if len(names) > 1 and set(names) & set(ALL_IN_IT):
+        raise UsageError("what is in a directory can't be copied with others")
 
 
 def finish_copy(app: App, copy: Copy) -> int:
