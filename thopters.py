@@ -3726,12 +3726,11 @@ DOWNLOAD_SCRIPT = rb"""
 words=()
 for path; do
   case $path in /*) ;; *) path=$PWD/$path;; esac
-  end=
-  while [ "${path%/}" != "$path" ]; do path=${path%/} end=/; done
+  while [ "${path%/}" != "$path" ]; do path=${path%/}; done
   [ -e "${path:-/}" ] || [ -L "$path" ] || { echo "there is no $path" >&2; exit 1; }
   case $path in
     ''|*/.|*/..) words+=(-C "$path/" .);;
-    *) words+=(-C "${path%/*}/" "./${path##*/}$end");;
+    *) words+=(-C "${path%/*}/" "./${path##*/}");;
   esac
 done
 tar -c --format=posix -f - "${words[@]}"

@@ -84,6 +84,20 @@ def test_a_round_trip_changes_nothing(thopters: Thopters, emulator: Emulator, de
     assert len(emulator.journal.requests("WS")) == 2
 
 
+@pytest.mark.skipif(not shutil.which("rsync"), reason="rsync is not installed")
+def test_rsync_finds_nothing_to_do_after_a_round_trip(thopters: Thopters, dev: Sprite) -> None:
+    furnish(source := thopters.home / "project")
+    (source / "hard").hardlink_to(source / "run.sh")
+    for words in (["project", "dev:"], ["dev:project", "back"]):
+        assert thopters("cp", *words).code == 0
+    for copy in (dev.home / "project", thopters.home / "back"):
+        options = ["-n", "-rlptHi", "--checksum", "--delete", "--omit-dir-times"]
+        told = subprocess.run(
+            ["rsync", *options, f"{source}/", f"{copy}/"], capture_output=True, check=True
+        )
+        assert told.stdout == b""
+
+
 @pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_thousands_of_files_go_over_one_connection(
     thopters: Thopters, emulator: Emulator, dev: Sprite, count: int
@@ -119,6 +133,124 @@ def test_into_a_directory_as_it_and_over_what_is_there(thopters: Thopters, dev: 
 
 
 @pytest.mark.parametrize("out", [False, True])
+@pytest.mark.parametrize("source", ["d/.", "d/./", "d/e/.."])
+@pytest.mark.parametrize("there", [False, True])
+def test_what_is_in_a_directory_is_copied_without_it(
+    thopters: Thopters, dev: Sprite, out: bool, source: str, there: bool
+) -> None:
+    here, target = (dev.home, thopters.home) if out else (thopters.home, dev.home)
+    (here / "d" / "e").mkdir(parents=True)
+    (here / "d" / ".f").write_text("f")
+    (here / "d").chmod(0o750)
+    if there:
+        (target / "to" / "e").mkdir(parents=True)
+        (target / "to" / "e" / "kept").write_text("kept")
+    dev.machine.own(dev.home)
+    done = thopters("cp", f"dev:{source}", "to") if out else thopters("cp", source, "dev:to")
+    assert (done.code, done.err) == (0, ""), done
+    assert sorted(os.listdir(target / "to")) == [".f", "e"]
+    assert os.listdir(target / "to" / "e") == (["kept"] if there else [])
+    assert there or (target / "to").stat().st_mode & 0o777 == 0o750
+    assert not leftovers(target, target / "to")
+
+
+def test_all_of_a_sprites_directory_is_copied_when_it_has_no_name(
+    thopters: Thopters, dev: Sprite
+) -> None:
+    (dev.home / "f").write_text("f")
+    assert thopters("cp", "dev:", "to").code == 0
+    same(dev.home, thopters.home / "to")
+
+
+def test_a_link_to_a_directory_is_followed_with_a_slash_behind_it(
+    thopters: Thopters, dev: Sprite
+) -> None:
+    (thopters.home / "d").mkdir()
+    (thopters.home / "d" / "f").write_text("f")
+    (thopters.home / "l").symlink_to("d")
+    assert thopters("cp", "l/", "dev:").code == 0
+    assert not (dev.home / "l").is_symlink()
+    assert (dev.home / "l" / "f").read_text() == "f"
+
+
+@pytest.mark.parametrize("out", [False, True])
+def test_where_one_thing_does_not_fit_nothing_is_put(
+    thopters: Thopters, dev: Sprite, out: bool
+) -> None:
+    source, target = (dev.home, thopters.home) if out else (thopters.home, dev.home)
+    for name in ("a", "b", "z"):
+        (source / "d" / name).mkdir(parents=True)
+        (source / "d" / name / "f").write_text("new")
+        (target / "d" / name).mkdir(parents=True)
+        (target / "d" / name / "f").write_text("old")
+    (target / "d" / "b" / "f").unlink()
+    (target / "d" / "b" / "f").mkdir()
+    dev.machine.own(dev.home)
+    done = thopters("cp", "dev:d", ".") if out else thopters("cp", "d", "dev:")
+    assert (done.code, done.out) == (1, "")
+    assert re.search(r"cannot replace .*d/b/f by a file\nhint: nothing was put in place", done.err)
+    assert [(target / "d" / name / "f").read_text() for name in "az"] == ["old", "old"]
+    assert not leftovers(target)
+
+
+@pytest.mark.parametrize("out", [False, True])
+def test_a_directory_that_nobody_may_write_in_is_merged(
+    thopters: Thopters, dev: Sprite, out: bool
+) -> None:
+    source, target = (dev.home, thopters.home) if out else (thopters.home, dev.home)
+    if os.geteuid() == 0:  # which may write everywhere
+        words = ("--bounding-set", "-dac_override,-dac_read_search")
+        thopters.argv = [shutil.which("setpriv") or "setpriv", *words, *thopters.argv]
+    for text in ("one", "two"):
+        shutil.rmtree(source / "d", ignore_errors=True)
+        (source / "d" / "sub").mkdir(parents=True)
+        (source / "d" / "sub" / "f").write_text(text)
+        (source / "d" / "sub").chmod(0o555)
+        dev.machine.own(dev.home)
+        words = ("dev:d", ".") if out else ("d", "dev:")
+        done = thopters("cp", *words)
+        assert (done.code, done.err) == (0, ""), done
+        assert (target / "d" / "sub" / "f").read_text() == text
+        assert (target / "d" / "sub").stat().st_mode & 0o777 == 0o555
+        assert not leftovers(target)
+
+
+def test_a_file_that_is_replaced_from_stdin_keeps_its_mode(thopters: Thopters, dev: Sprite) -> None:
+    for name, mode in (("key", 0o600), ("run.sh", 0o755)):
+        (dev.home / name).write_text("old")
+        (dev.home / name).chmod(mode)
+        dev.machine.own(dev.home)
+        assert thopters("cp", "-", f"dev:{name}", stdin=b"new").code == 0
+        assert (dev.home / name).read_text() == "new"
+        assert (dev.home / name).stat().st_mode & 0o7777 == mode
+    assert thopters("cp", "-", "dev:new", stdin=b"new").code == 0
+    assert (dev.home / "new").stat().st_mode & 0o7777 == 0o644
+
+
+def test_a_file_that_grows_meanwhile_is_copied_with_a_warning(
+    thopters: Thopters, dev: Sprite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tar says so by status 1; it has sent as much as the file held at first."""
+    real = shutil.which("tar", path="/usr/bin:/bin")
+    put_tar(dev, monkeypatch, f'{real} "$@"; echo "tar: ./f: file changed as we read it"; exit 1')
+    (dev.home / "f").write_text("f")
+    dev.machine.own(dev.home)
+    done = thopters("cp", "dev:f", "g")
+    assert (done.code, done.out) == (0, ""), done
+    assert done.err == "thopters: warning: some files changed while they were read\n"
+    assert (thopters.home / "g").read_text() == "f"
+
+
+def test_why_tar_fails_is_said(
+    thopters: Thopters, dev: Sprite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_tar(dev, monkeypatch, "echo 'tar: the true reason' >&2; echo 'tar: Exiting' >&2; exit 2")
+    done = thopters("cp", "dev:.profile", "g")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("thopters: error: cannot copy: tar: the true reason\n")
+
+
+@pytest.mark.parametrize("out", [False, True])
 def test_a_file_takes_no_directorys_place_nor_the_other_way(
     thopters: Thopters, dev: Sprite, out: bool
 ) -> None:
@@ -151,6 +283,13 @@ def test_a_file_takes_no_directorys_place_nor_the_other_way(
         (["dev:.profile", "no/such/place"], 1, "cannot write to no/such"),
         (["dev:.profile", "dev:.bashrc", "new"], 1, "new is not a directory"),
         (["f", "nope:"], 3, "there is no sprite nope"),
+        (["dev:wrong/.", "."], 1, "there is no "),
+        (["dev:.profile/..", "."], 1, "there is no "),
+        (["dev:a/same", "dev:b/same", "sub"], 2, "two of the files would be 'same'"),
+        (["dev:.", "dev:.profile", "sub"], 2, "what is in a directory can't be copied with others"),
+        (["sub/.", "f", "dev:"], 2, "what is in a directory can't be copied with others"),
+        (["f", "2026:x", "dev:"], 2, "a local name with a colon is ./a:b"),
+        (["dev:.profile", ""], 1, "'' is not a directory"),
     ],
 )
 def test_what_can_not_be_copied(
@@ -300,6 +439,16 @@ def test_nothing_gets_out_of_the_destination(tmp_path: Path, case: str) -> None:
         assert not path.is_symlink()
 
 
+def put_tar(dev: Sprite, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Put a tar of our own into the sprite."""
+    (folder := dev.home / ".programs").mkdir()
+    (folder / "tar").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "tar").chmod(0o755)
+    path = f"{dev.machine.home_inside}/.programs:/usr/bin:/bin"
+    monkeypatch.setattr(exec, "DEFAULT_PATH", path)
+    dev.machine.own(dev.home)
+
+
 def evil(dev: Sprite, monkeypatch: pytest.MonkeyPatch, *members: tarfile.TarInfo) -> None:
     """Have the sprite's tar send these instead of what was asked for."""
     stream = io.BytesIO()
@@ -307,12 +456,8 @@ def evil(dev: Sprite, monkeypatch: pytest.MonkeyPatch, *members: tarfile.TarInfo
         for made in members:
             archive.addfile(made, io.BytesIO(b"evil") if made.isreg() else None)
     (dev.home / "x").mkdir()
-    (folder := dev.home / "evil").mkdir()
-    (folder / "stream").write_bytes(stream.getvalue())
-    (folder / "tar").write_text(f"#!/bin/sh\ncat {dev.machine.home_inside}/evil/stream\n")
-    (folder / "tar").chmod(0o755)
-    monkeypatch.setattr(exec, "DEFAULT_PATH", f"{dev.machine.home_inside}/evil:/usr/bin:/bin")
-    dev.machine.own(dev.home)
+    (dev.home / "stream").write_bytes(stream.getvalue())
+    put_tar(dev, monkeypatch, f"cat {dev.machine.home_inside}/stream")
 
 
 FOLDER = member("x", tarfile.DIRTYPE, mode=0o755)
@@ -516,6 +661,33 @@ def test_a_signal_leaves_the_old(
     assert b"Traceback" not in err
     assert (thopters.home / "f").read_text() == "old"
     assert not leftovers(thopters.home)
+
+
+@pytest.mark.parametrize("words", [["many", "dev:"], ["-", "dev:f"], ["dev:many", "."]])
+def test_what_is_interrupted_in_its_middle_leaves_nothing(
+    thopters: Thopters, dev: Sprite, words: list[str]
+) -> None:
+    source, target = dev.home, thopters.home
+    if words[1].startswith("dev:"):
+        source, target = target, source
+    (source / "many").mkdir()
+    for number in range(400):
+        (source / "many" / str(number)).write_bytes(os.urandom(200_000))
+    dev.machine.own(dev.home)
+    process = thopters.start("cp", *words, stdin=subprocess.PIPE)
+    if words[0] == "-":
+        assert process.stdin
+        process.stdin.write(b"x" * 100_000)
+        process.stdin.flush()
+    while not leftovers(target):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT
+    sessions = list(dev.sessions.values())
+    assert all(session.ended.wait(30) for session in sessions)
+    assert not leftovers(target)
+    assert not (target / "f").exists() and not (target / "many").exists()
 
 
 def limit(size: int) -> Callable[[], None]:
