@@ -1872,7 +1872,12 @@ OP_CONTINUATION, OP_TEXT, OP_BINARY, OP_CLOSE, OP_PING, OP_PONG = 0, 1, 2, 8, 9,
 
 
 class WebSocketLost(Exception):
-    """The connection ended, or the peer broke the protocol."""
+    """The connection ended, or the peer broke the protocol.
+
+    `is_end`: whether the peer meant it, by a close frame or by a plain end of the stream.
+    """
+
+    is_end = False
 
 
 def mask(payload: bytes, key: bytes) -> bytes:
@@ -1974,6 +1979,30 @@ class FrameParser:
         return first & 0x0F, bool(first & 0x80), view[head : head + size]
 
 
+def wait_for(
+    readers: Sequence[Any], writers: Sequence[Any], timeout_s: float | None
+) -> tuple[list[Any], list[Any]]:
+    """Return which can be read and which written, at most after a time; ValueError if closed."""
+    import select
+
+    try:
+        return select.select(readers, writers, [], timeout_s)[:2]
+    except ValueError:  # a descriptor above 1023, or a closed one
+        if not hasattr(select, "poll"):
+            raise
+    poll = select.poll()
+    wanted = {reader.fileno(): select.POLLIN for reader in readers}
+    for writer in writers:
+        wanted[writer.fileno()] = wanted.get(writer.fileno(), 0) | select.POLLOUT
+    for fd, events in wanted.items():
+        poll.register(fd, events)
+    found = dict(poll.poll(None if timeout_s is None else timeout_s * 1000))
+    # an error or a hang-up is for both to find out
+    readable = [reader for reader in readers if found.get(reader.fileno(), 0) & ~select.POLLOUT]
+    writable = [writer for writer in writers if found.get(writer.fileno(), 0) & ~select.POLLIN]
+    return readable, writable
+
+
 class WebSocket:
     """A client's side of an open WebSocket; never blocks but in `wait`.
 
@@ -2006,11 +2035,9 @@ class WebSocket:
 
     def drain(self, timeout_s: float) -> bool:
         """Wait until more can be sent, and send it; False once the connection is closed."""
-        import select
-
         if self._closed.is_set():
             return False
-        if select.select([], [self.sock], [], timeout_s)[1]:
+        if wait_for([], [self.sock], timeout_s)[1]:
             with self._lock:
                 self._flush()
         return True
@@ -2040,7 +2067,7 @@ class WebSocket:
             if opcode == OP_PING:
                 self.send(OP_PONG, bytes(payload))
             elif opcode == OP_CLOSE:
-                raise WebSocketLost(close_reason(bytes(payload)))
+                raise end_of(bytes(payload))
             elif opcode == OP_PONG:
                 self.pong = bytes(payload)
             else:
@@ -2064,21 +2091,19 @@ class WebSocket:
             except OSError as error:
                 raise WebSocketLost(error.strerror or "the connection broke") from None
         if not count:
-            raise WebSocketLost("the connection was closed")
+            raise end_of(b"")
         self._parser.received(count)
         self.heard_at = self._clock.monotonic()
         return True
 
     def wait(self, timeout_s: float, others: Sequence[Any] = ()) -> list[Any]:
         """Wait for the connection or one of `others`; return which of these can be read."""
-        import select
-
         with self._lock:
             pending = getattr(self.sock, "pending", int)()  # decrypted already: unseen by select
         if self._unparsed or pending:
             timeout_s = 0
         writers = [self.sock] if self._outgoing else []
-        readable, writable, _ = select.select([self.sock, *others], writers, [], timeout_s)
+        readable, writable = wait_for([self.sock, *others], writers, timeout_s)
         if writable:
             with self._lock:
                 self._flush()
@@ -2101,11 +2126,15 @@ class WebSocket:
         self._connection.close()
 
 
-def close_reason(payload: bytes) -> str:
+def end_of(payload: bytes) -> WebSocketLost:
+    """Return what a close frame means; one without a code is as good as the stream's end."""
     if len(payload) < 2:
-        return "the connection was closed"
-    text = payload[2:].decode("utf-8", "replace")
-    return f"closed with code {int.from_bytes(payload[:2], 'big')}" + (f": {text}" if text else "")
+        lost = WebSocketLost("the connection was closed")
+    else:
+        code, text = int.from_bytes(payload[:2], "big"), payload[2:].decode("utf-8", "replace")
+        lost = WebSocketLost(f"closed with code {code}" + (f": {text}" if text else ""))
+    lost.is_end = len(payload) < 2 or payload[:2] in (b"\x03\xe8", b"\x03\xe9")  # 1000, 1001
+    return lost
 
 
 def open_websocket(transport: Transport, target: str, limit_s: float) -> WebSocket | Answer:
@@ -3050,10 +3079,15 @@ def signal_group(api: SpritesApi, name: str, group: int, signum: int) -> None:
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
+    import select
+
     view = memoryview(data)
     with WritingOutput():
         while view:
-            view = view[os.write(fd, view) :]
+            try:
+                view = view[os.write(fd, view) :]
+            except BlockingIOError:  # whoever shares it with us wants it so
+                select.select([], [fd], [])
 
 
 # --- terminal sessions ------------------------------------------------------------------
@@ -3431,25 +3465,18 @@ class Forwarder:
 
         `taken` are ports that are not to be offered in its place.
         """
-        import errno
-        import socket
-
-        for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
-            try:
-                listener = socket.create_server((address, local), family=family, backlog=128)
-            except OSError as error:
-                if family == socket.AF_INET6 and error.errno != errno.EADDRINUSE:
-                    continue  # a machine without IPv6
-                raise port_in_use(local, remote, error, taken) from None
-            self._listeners[listener] = remote
+        try:
+            for listener in loopback_listeners(local):
+                self._listeners[listener] = remote
+        except OSError as error:
+            raise port_in_use(local, remote, error, taken) from None
 
     def serve(self) -> NoReturn:
         """Accept connections until a signal ends the program."""
-        import select
         import threading
 
         while True:
-            for listener in select.select(list(self._listeners), [], [])[0]:
+            for listener in wait_for(list(self._listeners), [], None)[0]:
                 try:
                     client, _ = listener.accept()
                 except OSError as error:  # too many are open, or it was gone again
@@ -3473,7 +3500,11 @@ class Forwarder:
             try:
                 join(websocket, self.api.clock, SocketInput(client), client.sendall)
             except WebSocketLost as lost:
-                self.api.console.detail(f"a connection to port {remote} has ended: {lost}")
+                if lost.is_end:
+                    self.api.console.detail(f"a connection to port {remote} has ended: {lost}")
+                else:
+                    self.api.console.warn(f"a connection to port {remote} was lost: {lost}")
+                    reset(client)
             except OSError:  # the local side is gone
                 pass
             finally:
@@ -3486,6 +3517,30 @@ class Forwarder:
             listener.close()
 
 
+def reset(sock: socket.socket) -> None:
+    """Have the close of a socket be a reset: what has come is not all."""
+    import contextlib
+    import socket
+    import struct
+
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+
+
+def loopback_listeners(port: int) -> Iterator[socket.socket]:
+    """Yield listeners on both loopback addresses; OSError where the port is not free."""
+    import errno
+    import socket
+
+    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        try:
+            yield socket.create_server((address, port), family=family, backlog=128)
+        except OSError as error:
+            if family == socket.AF_INET or error.errno == errno.EADDRINUSE:
+                raise  # else it is a machine without IPv6
+
+
 def port_in_use(local: int, remote: int, error: OSError, taken: Sequence[int]) -> ThoptersError:
     others = (port for port in range(local + 1, 65536) if port not in taken)
     free = next((port for port in others if is_port_free(port)), None)
@@ -3496,10 +3551,9 @@ def port_in_use(local: int, remote: int, error: OSError, taken: Sequence[int]) -
 
 
 def is_port_free(port: int) -> bool:
-    import socket
-
     try:
-        socket.create_server(("127.0.0.1", port)).close()
+        for listener in loopback_listeners(port):
+            listener.close()
     except OSError:
         return False
     return True
@@ -5611,13 +5665,21 @@ def cmd_proxy(app: App, args: argparse.Namespace) -> int:
 
 def join_stdio(app: App, name: str, host: str, port: int) -> int:
     """Be the connection itself, for a program such as ssh that starts us for that."""
+    import signal
+
     sys.stdout.flush()
     binary_streams()
     websocket = open_port(app.api, name, host, port)
     try:
         join(websocket, app.clock, LocalInput(), write_stdout)
     except WebSocketLost as lost:
+        # a pause may look like an end, and it is cheap to know
+        if not lost.is_end or is_asleep(app, name):
+            raise NoAnswerError(f"the connection to {name} was lost: {lost}") from None
         app.console.detail(f"the connection has ended: {lost}")
+    except Interrupted as interrupted:
+        if interrupted.signum != getattr(signal, "SIGHUP", 0):
+            raise  # a HUP is how ssh says that it is done with us
     finally:
         websocket.close()
     return EXIT_OK
@@ -6580,12 +6642,23 @@ def catch_signals() -> None:
     """Turn INT, TERM and HUP into Interrupted; one that is ignored (nohup) stays so.
 
     What comes within a second of the first is taken for the same wish, so that what has to be
-    cleaned up and said gets its time.
+    cleaned up and said gets its time. Python drops an exception where it has nowhere to go, as in
+    a finaliser; then the signal is sent once more.
     """
     import signal
     import time
 
     last: list[float] = []
+
+    def send_again(dropped: sys.UnraisableHookArgs) -> None:
+        if not isinstance(dropped.exc_value, Interrupted):
+            sys.__unraisablehook__(dropped)
+            return
+        import threading
+
+        last.clear()
+        arguments = (os.getpid(), dropped.exc_value.signum)
+        threading.Timer(0.05, os.kill, arguments).start()
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
         if last and time.monotonic() - last[0] < 1.0:
@@ -6593,6 +6666,7 @@ def catch_signals() -> None:
         last[:] = [time.monotonic()]
         raise Interrupted(signum)
 
+    sys.unraisablehook = send_again
     for number in stop_signals():
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, interrupt)

@@ -49,7 +49,7 @@ def until(condition: Callable[[], object], what: str, limit_s: float = LIMIT_S) 
 # --- servers and clients ----------------------------------------------------------------
 
 
-Handler = Callable[[socket.socket], None]
+Handler = Callable[[socket.socket], object]
 
 
 class Server:
@@ -307,6 +307,19 @@ def test_a_port_in_use_is_named_with_the_next_free_one(
     assert not len(dev.journal)
 
 
+def test_a_port_that_is_taken_on_one_address_is_not_offered(
+    thopters: Thopters, dev: Emulator
+) -> None:
+    [local] = free_ports(1)
+    with (
+        socket.create_server(("127.0.0.1", local)),
+        socket.create_server(("::1", local + 1), family=socket.AF_INET6),
+    ):
+        done = thopters("proxy", "dev", f"{local}:3000", "--native")
+    assert done.code == 1
+    assert f"{local + 1}:3000" not in done.err
+
+
 def test_the_port_that_is_offered_is_not_one_that_was_asked_for(
     thopters: Thopters, dev: Emulator
 ) -> None:
@@ -478,9 +491,14 @@ def test_more_connections_than_descriptors_do_not_end_it(
         for _ in range(60):
             stack.enter_context(connect(local))
         until(lambda: server.open >= 10, "some connections are open")
-    with connect(local) as client:
-        client.sendall(b"a")
-        assert client.recv(1) == b"a"
+
+    def is_answered() -> bool:
+        with contextlib.suppress(ConnectionError), connect(local) as client:
+            client.sendall(b"a")
+            return client.recv(1) == b"a"
+        return False
+
+    until(is_answered, "it goes on when the others have ended")
     code, said = forwarding.end()
     assert code == -signal.SIGTERM, said
     assert "Traceback" not in said
@@ -926,6 +944,65 @@ def test_a_signal_ends_the_joined_stdin(
     started.send_signal(signum)
     assert started.wait(LIMIT_S) == -signum
     until(lambda: not dev.sprite("dev").open_proxies, "the platform learns of it")
+
+
+def test_ssh_ends_us_by_a_hangup_and_nothing_is_said(
+    thopters: Thopters, dev: Emulator, serve: Serve
+) -> None:
+    server = serve(echo)
+    started = thopters.start(
+        "proxy", "dev", "-W", f"localhost:{server.port}", stdin=subprocess.PIPE
+    )
+    assert started.stdin and started.stdout and started.stderr
+    started.stdin.write(b"a")
+    started.stdin.flush()
+    assert started.stdout.read(1) == b"a"
+    started.send_signal(signal.SIGHUP)
+    assert started.wait(LIMIT_S) == 0
+    assert started.stderr.read() == b""
+
+
+# --- what is lost, and no end -----------------------------------------------------------
+
+
+def break_off(dev: Emulator) -> None:
+    """Reset the platform's connections."""
+    for wire in list(dev.sprite("dev").wires):
+        wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        wire._closed = True
+        wire.sock.shutdown(socket.SHUT_RD)
+        wire.sock.close()
+
+
+@pytest.mark.parametrize("how", ["reset", "pause"])
+def test_what_was_cut_off_is_no_success_of_stdin_and_stdout(
+    thopters: Thopters, dev: Emulator, serve: Serve, how: str
+) -> None:
+    server = serve(lambda sock: (sock.sendall(b"half"), sock.recv(1)))
+    started = thopters.start(
+        "proxy", "dev", "-W", f"localhost:{server.port}", stdin=subprocess.PIPE
+    )
+    assert started.stdout and started.stderr
+    assert started.stdout.read(4) == b"half"
+    if how == "reset":
+        break_off(dev)
+    else:
+        dev.sprite("dev").pause()
+    assert started.wait(LIMIT_S) == 1
+    assert started.stderr.read().startswith(b"thopters: error: the connection to dev was lost: ")
+
+
+def test_what_was_cut_off_is_reset_for_the_client(
+    thopters: Thopters, dev: Emulator, serve: Serve
+) -> None:
+    forwarding, local = forward(thopters, serve(lambda sock: (sock.sendall(b"half"), sock.recv(1))))
+    with connect(local) as client:
+        assert b"".join(receive(client, 4)) == b"half"
+        break_off(dev)
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    _, said = forwarding.end()
+    assert "thopters: warning: a connection to port " in said
 
 
 # --- the sprite program -----------------------------------------------------------------

@@ -10,15 +10,19 @@ import ast
 import base64
 import copy
 import datetime
+import fcntl
 import io
 import itertools
 import json
+import os
 import pickle
 import pprint
 import random
 import re
+import resource
 import shlex
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -31,6 +35,7 @@ from email.message import Message
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 import thopters
 from thopters import AMBIGUOUS, BUSY, NOT_SENT, STARTING
@@ -384,17 +389,62 @@ def test_a_sent_frame_is_final_masked_and_minimal(opcode: int, size: int) -> Non
 
 
 @pytest.mark.parametrize(
-    ("payload", "words"),
+    ("payload", "words", "is_end"),
     [
-        (b"", "the connection was closed"),
-        (b"\x03", "the connection was closed"),
-        (b"\x03\xe8", "closed with code 1000"),
-        (b"\x0f\xa0bye", "closed with code 4000: bye"),
-        (b"\x03\xf3\xff", "closed with code 1011: \ufffd"),
+        (b"", "the connection was closed", True),
+        (b"\x03", "the connection was closed", True),
+        (b"\x03\xe8", "closed with code 1000", True),
+        (b"\x03\xe9going", "closed with code 1001: going", True),
+        (b"\x0f\xa0bye", "closed with code 4000: bye", False),
+        (b"\x03\xf3\xff", "closed with code 1011: \ufffd", False),
     ],
 )
-def test_the_reason_of_a_close(payload: bytes, words: str) -> None:
-    assert thopters.close_reason(payload) == words
+def test_the_reason_of_a_close(payload: bytes, words: str, is_end: bool) -> None:
+    lost = thopters.end_of(payload)
+    assert (str(lost), lost.is_end) == (words, is_end)
+
+
+def test_descriptors_above_what_select_can_hold_are_waited_for() -> None:
+    ours, theirs = socket.socketpair()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2000:
+        pytest.skip("so many descriptors can't be had here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+    high = socket.socket(fileno=fcntl.fcntl(ours.fileno(), fcntl.F_DUPFD, 1500))
+    try:
+        with ours, theirs, high:
+            assert thopters.wait_for([high], [], 0) == ([], [])
+            assert thopters.wait_for([high], [high], None) == ([], [high])
+            theirs.send(b"x")
+            assert thopters.wait_for([high, theirs], [high], 10) == ([high], [high])
+            theirs.shutdown(socket.SHUT_RDWR)
+            assert thopters.wait_for([high], [], 10) == ([high], [])
+        with pytest.raises(ValueError):
+            thopters.wait_for([high], [], 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_signal_is_not_lost_where_python_drops_exceptions() -> None:
+    script = (
+        "import os, signal, time, thopters\n"
+        "class Dropped:\n"
+        "    def __del__(self):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        time.sleep(0)\n"
+        "thopters.catch_signals()\n"
+        "try:\n"
+        "    Dropped()\n"
+        "    print('dropped', flush=True)\n"
+        "    time.sleep(60)\n"
+        "except thopters.Interrupted as interrupted:\n"
+        "    print(interrupted.signum)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=50
+    )
+    assert (done.stdout, done.stderr) == (f"dropped\n{signal.SIGTERM:d}\n", "")
 
 
 # retries

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -193,3 +194,19 @@ def test_r41_what_lies_about_is_not_run_and_a_proxy_is_ours(thopters: Thopters, 
     process.communicate(timeout=30)
     assert process.returncode == -signal.SIGTERM
     assert not here.exists()
+
+
+def test_r40_a_pipe_that_does_not_block_is_waited_for(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    """Node and others make the pipes so that they share with their children."""
+    emulator.add_sprite("dev", status="running")
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    words = ("exec", "dev", "--", "head", "-c", "1000000", "/dev/zero")
+    process = thopters.start(*words, stdout=write_end)
+    os.close(write_end)
+    select.select([read_end], [], [])
+    with open(read_end, "rb") as pipe:
+        assert len(pipe.read()) == 1_000_000
+    assert process.wait(30) == 0
