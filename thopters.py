@@ -3020,7 +3020,7 @@ def wait_until_ready(api: SpritesApi, name: str, limit_s: float, argv: Sequence[
 
 
 class SignalRelay:
-    """While a command runs, passes our first INT, TERM or HUP on to it; a second one ends us.
+    """While a command runs, passes our first signal to stop on to it; a second one ends us.
 
     `target` returns the remote process group, None as long as there is nothing to signal.
     """
@@ -3059,7 +3059,7 @@ def stop_signals() -> list[int]:
     """Return the signals that ask a program to stop, where the system has them."""
     import signal
 
-    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
     return [getattr(signal, name) for name in names if hasattr(signal, name)]
 
 
@@ -3109,9 +3109,10 @@ class Detached(Exception):
 
 
 class LocalTerminal:
-    """Our own terminal: in raw mode while it is entered, put back whatever happens.
+    """Our own terminal: while it is entered nothing that is typed is shown, and nothing lost.
 
-    Without a terminal on stdin it is a source of input like any other.
+    It is put back whatever happens. Without a terminal on stdin it is a source of input like any
+    other.
     """
 
     def __init__(self) -> None:
@@ -3122,6 +3123,7 @@ class LocalTerminal:
             )
         self.is_terminal = sys.stdin is not None and sys.stdin.isatty()
         self.keyboard = LocalInput()
+        self._mode: tuple[bool, bool] | None = None
         if self.is_terminal:
             import termios
 
@@ -3133,12 +3135,35 @@ class LocalTerminal:
         self._changes, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
         self._handler = signal.signal(signal.SIGWINCH, self._resized)
-        if self.is_terminal:
-            import termios
-            import tty
-
-            tty.setraw(0, termios.TCSADRAIN)  # the default would drop what is typed already
+        self.quiet()
         return self
+
+    def quiet(self) -> None:
+        """Leave lines of ours as they are; ^C ends us, and Ctrl-\\ is a signal too."""
+        self._change(signals=True, lines=True)
+
+    def raw(self, *, signals: bool = False) -> None:
+        """Show a remote program's bytes as they are; every key is for it, unless for `signals`."""
+        self._change(signals=signals, lines=False)
+
+    def _change(self, *, signals: bool, lines: bool) -> None:
+        if not self.is_terminal or self._mode == (signals, lines):
+            return
+        import contextlib
+        import termios
+
+        mode = [*self._settings]
+        mode[0] &= ~(termios.BRKINT | termios.ICRNL | termios.IGNCR | termios.INLCR)
+        mode[0] &= ~(termios.ISTRIP | termios.IXON)
+        mode[1] &= -1 if lines else ~termios.OPOST
+        mode[3] &= ~(termios.ECHO | termios.ICANON | termios.IEXTEN)
+        mode[3] &= -1 if signals else ~termios.ISIG
+        mode[6] = [*mode[6]]
+        mode[6][termios.VMIN], mode[6][termios.VTIME] = 1, 0
+        with contextlib.suppress(termios.error):  # taken away
+            # the other ways would drop what is typed already
+            termios.tcsetattr(0, termios.TCSADRAIN, mode)
+        self._mode = signals, lines
 
     def _resized(self, signum: int, frame: FrameType | None) -> None:
         import contextlib
@@ -3159,6 +3184,10 @@ class LocalTerminal:
                 continue
         return DEFAULT_SIZE
 
+    def new_size(self) -> tuple[int, int]:
+        os.read(self._changes, 1 << 12)
+        return self.size()
+
     def read_keys(self) -> bytes:
         """Return what was typed; a terminal that is taken away hangs us up."""
         import signal
@@ -3167,6 +3196,24 @@ class LocalTerminal:
             return self.keyboard.read()
         except OSError:
             raise Interrupted(signal.SIGHUP) from None
+
+    def wait_for_key(self) -> bytes:
+        """Return what is typed next; Detached if the user wants to leave."""
+        self.raw()
+        keys = self.read_keys()
+        if not keys or DETACH_KEY in keys:
+            raise Detached
+        self.quiet()
+        return keys
+
+    def is_leave(self, error: BaseException) -> bool:
+        """Return whether the user wants to leave: Ctrl-\\, also where it is a signal."""
+        import signal
+
+        typed = self._mode is not None and self._mode[0]
+        if isinstance(error, Interrupted):
+            return typed and error.signum == signal.SIGQUIT
+        return isinstance(error, Detached)
 
     def restore(self) -> None:
         """Put the settings back, also where a signal came between two of our own lines."""
@@ -3179,32 +3226,9 @@ class LocalTerminal:
                 signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
                 with contextlib.suppress(termios.error):  # taken away
                     termios.tcsetattr(0, termios.TCSADRAIN, self._settings)
+                self._mode = None
             finally:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals())
-
-    def new_size(self) -> tuple[int, int]:
-        os.read(self._changes, 1 << 12)
-        return self.size()
-
-    def quietly(self, work: Callable[..., T], *args: object) -> T:
-        """Call `work`; what is typed meanwhile is not shown and not lost, and ^C ends us."""
-        if self.is_terminal:
-            import termios
-            import tty
-
-            tty.setcbreak(0, termios.TCSADRAIN)
-        try:
-            return work(*args)
-        finally:
-            self.restore()
-
-    def wait_for_key(self) -> bytes:
-        """Return what is typed next; Detached if the user wants to leave."""
-        with self:
-            keys = self.read_keys()
-        if not keys or DETACH_KEY in keys:
-            raise Detached
-        return keys
 
     def __exit__(self, *exc: object) -> None:
         import signal
@@ -3232,7 +3256,7 @@ class TerminalSession:
         self.identity = ""  # the platform's, as soon as it tells
         self.group: int | None = None  # the remote process group of a command of ours
         self.runs = script is None
-        self._script = script
+        self.script = script  # until it is sent
         self._held = b""  # of what comes before the command's own output
 
     def start(self) -> int | None:
@@ -3246,10 +3270,13 @@ class TerminalSession:
     def run(self, terminal: LocalTerminal) -> int:
         """Pass bytes both ways until the exit status comes; Detached, ExecLost."""
         open_input, ends, ended_at = True, 0, 0.0
+        terminal.raw(signals=not self.runs)
         while True:
             status = self._receive()
             if status is not None:
                 return status
+            if self.runs:
+                terminal.raw()
             # a shell that has just begun makes nothing of a Ctrl-D from before its prompt
             if not open_input and ends < 10 and self.clock.monotonic() - ended_at >= ends:
                 ends += 1
@@ -3317,11 +3344,11 @@ class TerminalSession:
         import re
 
         self._held += data
-        if self._script and TTY_READY in self._held:
-            self.websocket.send(OP_BINARY, base64.b64encode(self._script) + b"\0")
-            self._script = None
+        if self.script and TTY_READY in self._held:
+            self.websocket.send(OP_BINARY, base64.b64encode(self.script) + b"\0")
+            self.script = None
         begun = re.search(re.escape(PREAMBLE) + rb"([0-9]+)\r?\n" + re.escape(WIPE), self._held)
-        if begun and not self._script:
+        if begun and not self.script:
             self.group = int(begun[1])
             self.runs, rest, self._held = True, self._held[begun.end() :], b""
             self.out(rest)
@@ -5374,9 +5401,27 @@ def start_detached(app: App, name: str, script: bytes) -> int:
 def run_on_terminal(app: App, name: str, script: bytes, *, is_shell: bool) -> int:
     """Run a command or a shell on a terminal to its end, over pauses of the sprite."""
     terminal = LocalTerminal()
-    with app.console.working(f"waiting for {name}"):
-        session = open_terminal(app.api, name, write_stdout, script, terminal.size())
-    return follow_session(app, name, session, terminal, script if is_shell else None)
+
+    def start() -> TerminalSession:
+        with app.console.working(f"waiting for {name}"):
+            return open_terminal(app.api, name, write_stdout, script, terminal.size())
+
+    return stay_on_terminal(app, name, terminal, start, script if is_shell else None)
+
+
+def stay_on_terminal(
+    app: App,
+    name: str,
+    terminal: LocalTerminal,
+    start: Callable[[], TerminalSession],
+    new_shell: bytes | None,
+) -> int:
+    """Open a session by `start`, and stay with it; the terminal is put back whatever happens."""
+    try:
+        with terminal:
+            return follow_session(app, name, start(), terminal, new_shell)
+    finally:
+        terminal.restore()
 
 
 def write_stdout(data: bytes | memoryview) -> None:
@@ -5406,28 +5451,26 @@ def follow_session(
             began = app.clock.monotonic()
             try:
                 session.websocket.keep_alive()
-                with terminal:
-                    return session.run(terminal)
+                return session.run(terminal)
             except ExecLost as lost:
+                terminal.quiet()
                 session.websocket.close()
                 losses = losses + 1 if app.clock.monotonic() - began < SOON_S else 0
                 if losses > MOST_LOSSES:
                     raise lost_status(app, name, lost) from None
                 app.clock.sleep(losses and 0.1 * 2**losses)
-                found = terminal.quietly(again, app, name, session, terminal, lost, new_shell)
-                if found is None:
-                    return EXIT_OK
-                session = found
-    except (Detached, Interrupted, NotSentError, NoAnswerError) as left:
-        if session.identity:
+                session = again(app, name, session, terminal, lost, new_shell)
+    except BaseException as left:
+        wanted = terminal.is_leave(left)
+        terminal.restore()
+        if session.identity and not session.script:
             back = f"thopters attach {name} {session.identity}"
             say_between(app.console, f"the session goes on; back to it: {back}")
-        if not isinstance(left, Detached):
+        if not wanted:
             raise
         return EXIT_OK
     finally:
         session.websocket.close()
-        terminal.restore()
 
 
 def again(
@@ -5437,10 +5480,10 @@ def again(
     terminal: LocalTerminal,
     lost: ExecLost,
     new_shell: bytes | None,
-) -> TerminalSession | None:
+) -> TerminalSession:
     """Attach to a session again after its connection was lost, or start another shell.
 
-    None where the user wants none. A sprite that sleeps is not woken before the user types:
+    Detached where the user wants none. A sprite that sleeps is not woken before the user types:
     nobody pays for an idle prompt.
     """
     keys = b""
@@ -5459,14 +5502,12 @@ def again(
         if keys:
             found.websocket.send(OP_BINARY, keys)
         return found
+    gone = "has ended" if session.identity else "never told its id, so there is no way back"
+    session.identity = ""
     if new_shell is None or not terminal.is_terminal:
         raise lost_status(app, name, lost)
-    gone = "has ended" if session.identity else "never told its id, so there is no way back"
     say_between(app.console, f"the session {gone}; a key starts a new shell, Ctrl-\\ leaves")
-    try:
-        terminal.wait_for_key()
-    except Detached:
-        return None
+    terminal.wait_for_key()
     return open_terminal(app.api, name, write_stdout, new_shell, terminal.size())
 
 
@@ -5911,12 +5952,16 @@ def cmd_attach(app: App, args: argparse.Namespace) -> int:
     given = args.session is not None
     identity = valid_session(args.session) if given else newest_session(app, name)
     terminal = LocalTerminal()
-    with app.console.working(f"attaching to session {identity} of {name}"):
-        session = attach_terminal(app.api, name, write_stdout, identity)
-    if session is None:
-        raise unknown_session(name, identity)
-    session.resize(*terminal.size())
-    return follow_session(app, name, session, terminal, None)
+
+    def attach() -> TerminalSession:
+        with app.console.working(f"attaching to session {identity} of {name}"):
+            session = attach_terminal(app.api, name, write_stdout, identity)
+        if session is None:
+            raise unknown_session(name, identity)
+        session.resize(*terminal.size())
+        return session
+
+    return stay_on_terminal(app, name, terminal, attach, None)
 
 
 def valid_session(text: str) -> str:
@@ -6639,7 +6684,7 @@ def die_of(signum: int) -> int:
 
 
 def catch_signals() -> None:
-    """Turn INT, TERM and HUP into Interrupted; one that is ignored (nohup) stays so.
+    """Turn what asks us to stop into Interrupted; a signal that is ignored (nohup) stays so.
 
     What comes within a second of the first is taken for the same wish, so that what has to be
     cleaned up and said gets its time. Python drops an exception where it has nowhere to go, as in

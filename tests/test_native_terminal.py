@@ -72,6 +72,11 @@ class Tty(Session):
     def is_raw(self) -> bool:
         return not self.settings()[3] & (termios.ECHO | termios.ICANON | termios.ISIG)
 
+    def is_quiet(self) -> bool:
+        """Tell whether keys are not shown and kept, while ^C and Ctrl-\\ are signals."""
+        shown = self.settings()[3] & (termios.ECHO | termios.ICANON | termios.ISIG)
+        return bool(shown == termios.ISIG)
+
     def ask(self, command: str, answer: str) -> None:
         """Type a command at the shell's prompt and see its answer and the next prompt."""
         self.type(command + "\r")
@@ -213,6 +218,50 @@ def test_what_is_typed_before_the_shell_is_there_is_not_lost(
         until(lambda: upgrades(emulator) >= 2, "the sprite is being woken")
         shell.type("exit 9\r")
         assert shell.end_restored() == 9
+
+
+def test_a_window_that_is_resized_while_the_sprite_wakes(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    emulator.personality.wake_503 = 5
+    emulator.add_sprite("dev")
+    with Tty(thopters, "shell", "dev", "--native") as shell:
+        until(lambda: upgrades(emulator) >= 2, "the sprite is being woken")
+        shell.resize(133, 40)
+        until(lambda: window_of_newest(emulator) == (133, 40), "the size arrives")
+        shell.expect(PROMPT)
+        shell.ask("echo size-$(stty size)", "size-40 133\r\n")
+
+
+def window_of_newest(dev: Emulator) -> tuple[int, int] | None:
+    sessions = remote_sessions(dev)
+    return window(sessions[-1]) if sessions else None
+
+
+@pytest.mark.parametrize("key", [CTRL_C, LEAVE])
+@pytest.mark.parametrize("wait", ["for the sprite", "for the answer"])
+def test_a_start_that_takes_long_can_be_given_up(
+    thopters: Thopters, emulator: Emulator, key: str, wait: str
+) -> None:
+    """Nothing has been sent yet that would run, so there is no session to come back to."""
+    if wait == "for the sprite":
+        emulator.personality.wake_503 = 10**6
+    else:
+        emulator.personality.attach_delay_s = 60.0
+        emulator.personality.wake_503 = 0
+    emulator.add_sprite("dev")
+    with Tty(thopters, "shell", "dev", "--native", columns=400) as shell:
+        until(lambda: upgrades(emulator) >= 1, "it has been asked for")
+        until(shell.is_quiet, "it waits")
+        if wait == "for the answer":
+            until(lambda: remote_sessions(emulator), "it has been started")
+            until(lambda: not shell.settings()[1] & termios.OPOST, "it is connected")
+        shell.type("typed" + key)
+        status = shell.end_restored()
+        left = key == LEAVE and wait == "for the answer"
+        assert -status == (0 if left else signal.SIGINT if key == CTRL_C else signal.SIGQUIT)
+        assert "typed" not in shell.text
+        assert not BACK.search(shell.text)
 
 
 # --- a command --------------------------------------------------------------------------
@@ -516,28 +565,40 @@ def spoil(dev: Emulator) -> None:
     dev.sprite("dev").drop_connections()
 
 
-ACTIONS: list[tuple[str, Callable[[Emulator], None], set[int]]] = [
-    ("dropped for good", drop, {255}),
-    ("destroyed", destroy, {255}),
-    ("killed", kill_remote, {137}),
+def refuse(dev: Emulator) -> None:
+    """Cut the connection and fail every attempt to come back, though the session goes on."""
+    dev.fault(Fault("WS *", "status", status=500, body=b"no", times=None))
+    dev.sprite("dev").drop_connections()
+
+
+ACTIONS: list[tuple[str, Callable[[Emulator], None], int, bool]] = [
+    ("dropped for good", drop, 255, False),
+    ("destroyed", destroy, 255, False),
+    ("spoilt", spoil, 255, True),
+    ("refused", refuse, 255, True),
+    ("killed", kill_remote, 137, False),
 ]
 
 
-@pytest.mark.parametrize(("what", "act", "status"), ACTIONS, ids=[item[0] for item in ACTIONS])
+@pytest.mark.parametrize(
+    ("what", "act", "status", "goes_on"), ACTIONS, ids=[item[0] for item in ACTIONS]
+)
 def test_the_terminal_is_put_back_whatever_the_server_does(
     thopters: Thopters,
     dev: Emulator,
     what: str,
     act: Callable[[Emulator], None],
-    status: set[int],
+    status: int,
+    goes_on: bool,
 ) -> None:
     words = ("sh", "-c", "echo begun; sleep 600")
     with Tty(thopters, "exec", "dev", "--", *words, columns=400) as command:
         command.expect("begun")
         assert command.is_raw()
         act(dev)
-        assert command.end_restored() in status
+        assert command.end_restored() == status
         assert ("thopters: error: " in command.text) == (what != "killed")
+        assert bool(BACK.search(command.text)) == goes_on
 
 
 SIGNALS = [
@@ -546,6 +607,7 @@ SIGNALS = [
     [signal.SIGINT],
     [signal.SIGTERM, signal.SIGHUP],
     [signal.SIGHUP, signal.SIGTERM, signal.SIGINT],
+    [signal.SIGQUIT],
 ]
 
 
@@ -749,7 +811,7 @@ def leave_asleep(shell: Tty) -> str:
 def test_a_signal_while_the_sprite_sleeps_restores_the_terminal(
     thopters: Thopters, dev: Emulator
 ) -> None:
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         with open_shell(thopters) as shell:
             dev.sprite("dev").pause()
             shell.expect(ASLEEP)
@@ -773,6 +835,75 @@ def test_ctrl_c_while_the_sprite_wakes_ends_us(thopters: Thopters, dev: Emulator
         shell.type(CTRL_C)
         assert shell.end_restored() == -signal.SIGINT
         assert BACK.search(shell.text)
+
+
+@pytest.mark.parametrize("asleep", [False, True])
+def test_what_is_typed_while_it_is_attached_again_is_not_shown_and_not_lost(
+    thopters: Thopters, dev: Emulator, asleep: bool
+) -> None:
+    keys = "echo typed-$((6 * 7))\r"
+    with open_shell(thopters) as shell:
+        starting = Fault("WS */exec/*", "starting", times=None)
+        dev.fault(starting)
+        asked = upgrades(dev)
+        if asleep:
+            dev.sprite("dev").pause()
+            shell.expect(ASLEEP)
+            until(shell.is_raw, "it waits for a key")
+            shell.type(keys[0])
+            keys = keys[1:]
+        else:
+            dev.sprite("dev").drop_connections()
+            shell.expect(LOST)
+        until(lambda: upgrades(dev) > asked, "it is being attached")
+        until(shell.is_quiet, "it is quiet")
+        shell.type(keys)
+        until(lambda: upgrades(dev) > asked + 2, "it is being attached")
+        assert "typed" not in shell.text and "cho" not in shell.text
+        starting.times = 0
+        shell.expect("typed-42\r\n")
+        shell.expect(PROMPT)
+        shell.type("exit 3\r")
+        assert shell.end_restored() == 3
+
+
+@pytest.mark.parametrize("asleep", [False, True])
+def test_ctrl_backslash_leaves_while_it_is_attached_again(
+    thopters: Thopters, dev: Emulator, asleep: bool
+) -> None:
+    with Tty(thopters, "exec", "dev", "--", "sh", "-c", "echo begun; sleep 300") as command:
+        command.expect("begun")
+        dev.fault(Fault("WS */exec/*", "starting", times=None))
+        asked = upgrades(dev)
+        if asleep:
+            dev.sprite("dev").pause()
+            command.expect(ASLEEP)
+            until(command.is_raw, "it waits for a key")
+            command.type("x")
+        else:
+            dev.sprite("dev").drop_connections()
+        until(lambda: upgrades(dev) > asked, "it is being attached")
+        until(command.is_quiet, "it is quiet")
+        command.type("y" + LEAVE)
+        assert command.end_restored() == 0
+        assert BACK.search(command.text)
+        assert "xy" not in command.text
+    assert not remote_sessions(dev)[0].ended.is_set()
+
+
+def test_a_window_that_is_resized_while_a_key_is_waited_for(
+    thopters: Thopters, dev: Emulator
+) -> None:
+    with open_shell(thopters) as shell:
+        dev.sprite("dev").pause()
+        shell.expect(ASLEEP)
+        until(shell.is_raw, "it waits for a key")
+        shell.resize(120, 35)
+        shell.resize(121, 36)
+        shell.type("\r")
+        until(lambda: window_of_newest(dev) == (121, 36), "the size arrives")
+        shell.expect(PROMPT)
+        shell.ask("echo size-$(stty size)", "size-36 121\r\n")
 
 
 def test_a_cold_wake_that_ended_the_shell_is_said_and_a_new_one_is_a_key_away(
@@ -816,7 +947,7 @@ def test_a_cold_wake_and_no_new_shell(thopters: Thopters, dev: Emulator) -> None
 def test_a_destroyed_sprite_ends_a_shell(thopters: Thopters, dev: Emulator) -> None:
     with open_shell(thopters, columns=200) as shell:
         destroy(dev)
-        shell.expect("]")
+        shell.expect(ENDED)
         until(shell.is_raw, "it waits for a key")
         shell.type("x")
         assert shell.end_restored() == 255
@@ -883,7 +1014,7 @@ def test_an_id_that_was_never_told_does_not_end_a_shell(thopters: Thopters, dev:
     with open_shell(thopters) as shell:
         shell.ask("kept=$((6 * 7))", "")
         dev.sprite("dev").drop_connections()
-        shell.expect("]")
+        shell.expect("never told its id, so there is no way back; a key starts a new shell")
         assert not remote_sessions(dev)[0].ended.is_set()
         assert ENDED not in shell.text
 
