@@ -92,6 +92,8 @@ READY_LIMIT_S = 60.0
 INIT_LIMIT_S = 120.0
 SOON_S = 5.0  # after it was attached, a session that is lost again is a sign of something worse
 MOST_LOSSES = 5
+QUIET_S = 1.0  # a session that was quiet for so long may have been lost because its sprite sleeps
+STATUS_LAG_S = 5.0  # of a sprite's status behind its falling asleep
 HOLD_FIRST_S = 1  # a command that ends sooner holds nothing
 HOLD_EVERY_S = 60
 HOLD_EXPIRY = "5m"
@@ -2598,11 +2600,15 @@ def hold_loop(max_s: int) -> bytes:
 
 
 class ExecLost(Exception):
-    """No exit status will come; unless `started`, it is not known whether the command has run."""
+    """No exit status will come; unless `started`, it is not known whether the command has run.
 
-    def __init__(self, why: str, *, started: bool) -> None:
+    `quiet` tells of a session on a terminal that nothing had happened in it for a while.
+    """
+
+    def __init__(self, why: str, *, started: bool, quiet: bool = False) -> None:
         super().__init__(why)
         self.started = started
+        self.quiet = quiet
 
 
 class Garbled(Exception):
@@ -3188,6 +3194,12 @@ class LocalTerminal:
         os.read(self._changes, 1 << 12)
         return self.size()
 
+    def has_keys(self, timeout_s: float) -> bool:
+        """Return whether something is typed in that time; it is left to be read."""
+        import select
+
+        return bool(select.select([self.keyboard], [], [], timeout_s)[0])
+
     def read_keys(self) -> bytes:
         """Return what was typed; a terminal that is taken away hangs us up."""
         import signal
@@ -3258,6 +3270,7 @@ class TerminalSession:
         self.runs = script is None
         self.script = script  # until it is sent
         self._held = b""  # of what comes before the command's own output
+        self._active_at = clock.monotonic()
 
     def start(self) -> int | None:
         """Return once the command runs and its identity is known; its status if it has ended."""
@@ -3295,6 +3308,7 @@ class TerminalSession:
         """Send what was typed; False at the end of the input."""
         before, leave, _ = keys.partition(DETACH_KEY) if terminal.is_terminal else (keys, b"", b"")
         if before:
+            self._active_at = self.clock.monotonic()
             self.websocket.send(OP_BINARY, before)
         if leave:
             raise Detached
@@ -3320,10 +3334,14 @@ class TerminalSession:
                     self._take_output(payload)
                 self.websocket.heard_at = self.clock.monotonic()
         except (WebSocketLost, Garbled) as lost:
-            raise ExecLost(str(lost), started=self.runs) from None
+            raise self._lost(str(lost)) from None
         if self.clock.monotonic() - self.websocket.heard_at > DEAD_AFTER_S:
-            raise ExecLost(f"nothing was heard for {DEAD_AFTER_S:.0f} s", started=self.runs)
+            raise self._lost(f"nothing was heard for {DEAD_AFTER_S:.0f} s")
         return None
+
+    def _lost(self, why: str) -> ExecLost:
+        quiet = self.clock.monotonic() - self._active_at > QUIET_S
+        return ExecLost(why, started=self.runs, quiet=quiet)
 
     def _take_text(self, payload: bytes) -> int | None:
         import json
@@ -3337,6 +3355,7 @@ class TerminalSession:
         return exit_status_of_text(payload)
 
     def _take_output(self, data: bytes | memoryview) -> None:
+        self._active_at = self.clock.monotonic()
         if self.runs:
             self.out(data)
             return
@@ -5487,7 +5506,7 @@ def again(
     nobody pays for an idle prompt.
     """
     keys = b""
-    if not is_asleep(app, name):
+    if not fell_asleep(app, name, terminal, lost):
         say_between(app.console, f"the connection was lost ({lost}); attaching again")
     elif not terminal.is_terminal:
         raise lost_status(app, name, lost)
@@ -5509,6 +5528,18 @@ def again(
     say_between(app.console, f"the session {gone}; a key starts a new shell, Ctrl-\\ leaves")
     terminal.wait_for_key()
     return open_terminal(app.api, name, write_stdout, new_shell, terminal.size())
+
+
+def fell_asleep(app: App, name: str, terminal: LocalTerminal, lost: ExecLost) -> bool:
+    """Return whether the sprite sleeps; after a quiet time its status gets time to say so.
+
+    To attach would wake it, only to be lost again. A key means that the user wants it awake.
+    """
+    end = app.clock.monotonic() + (STATUS_LAG_S if lost.quiet else 0)
+    while not is_asleep(app, name):
+        if app.clock.monotonic() >= end or terminal.has_keys(0.5):
+            return False
+    return True
 
 
 def is_asleep(app: App, name: str) -> bool:

@@ -31,6 +31,8 @@ from emulation import SPRITE_PROGRAM, Emulator, Fault, write_launcher
 from emulation.exec import Session as RemoteSession
 from test_terminal import CTRL_C, CTRL_D, LIMIT_S, TAKE_TERMINAL, Session
 
+import thopters as program
+
 both = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
 
 LEAVE = "\x1c"  # Ctrl-\
@@ -798,6 +800,40 @@ def test_an_idle_shell_lets_the_sprite_pause_and_can_be_left_then(
         back.expect(PROMPT)
         back.type("exit 4\r")
         assert back.end_restored() == 4
+
+
+def test_an_idle_shell_falls_asleep_once_though_the_status_lags_behind(
+    thopters: Thopters, dev: Emulator
+) -> None:
+    dev.personality.status_lag_s = 1.5
+    with open_shell(thopters) as shell:
+        asked = upgrades(dev)
+        dev.idle_s = 1.5
+        shell.expect(ASLEEP)
+        assert LOST not in shell.text
+        assert (dev.sprite("dev").status, upgrades(dev)) == ("warm", asked)
+        dev.idle_s = 30.0
+        until(shell.is_raw, "it waits for a key")
+        shell.type("echo back-$((6 * 7))\r")
+        shell.expect("back-42\r\n")
+    assert len(remote_sessions(dev)) == 1
+
+
+def test_a_key_attaches_at_once_where_a_quiet_connection_was_lost(
+    thopters: Thopters, dev: Emulator
+) -> None:
+    with open_shell(thopters) as shell:
+        [remote] = remote_sessions(dev)
+        until(lambda: time.time() - remote.last_output > program.QUIET_S + 0.3, "it is quiet")
+        dev.journal.clear()
+        dev.sprite("dev").drop_connections()
+        until(lambda: len(dev.journal.requests("GET")) >= 3, "the status is looked at")
+        assert not upgrades(dev)
+        pressed = time.monotonic()
+        shell.type("echo back-$((6 * 7))\r")
+        shell.expect("back-42\r\n")
+        assert time.monotonic() - pressed < program.STATUS_LAG_S / 2
+        assert ASLEEP not in shell.text
 
 
 def leave_asleep(shell: Tty) -> str:
