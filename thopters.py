@@ -3114,6 +3114,39 @@ class Detached(Exception):
     """The user has left a session, which goes on."""
 
 
+class ShownModes:
+    """The modes that remote programs have changed on a terminal of ours, such as its other screen.
+
+    These are what `ESC [ ? NUMBER h` and `l` switch on and off.
+    """
+
+    ON_AT_FIRST = (b"7", b"25")  # wrapping, the cursor
+
+    def __init__(self) -> None:
+        self._undo: dict[bytes, bytes] = {}  # what switches a mode back, oldest first
+        self._cut = b""  # an escape that has not come whole yet
+
+    def take(self, data: bytes | memoryview) -> None:
+        import re
+
+        text = self._cut + data
+        for numbers, switch in re.findall(rb"\x1b\[\?([0-9;]+)([hl])", text):
+            for number in numbers.split(b";"):
+                self._undo.pop(number, None)
+                if (switch == b"h") != (number in self.ON_AT_FIRST):
+                    self._undo[number] = b"l" if switch == b"h" else b"h"
+        begun = re.search(rb"\x1b(\[(\?[0-9;]*)?)?\Z", text[-40:])
+        self._cut = begun[0] if begun else b""
+
+    def undo(self) -> bytes:
+        """Return what switches all of them back, the keypad and colours too; b"" if none is on."""
+        if not self._undo:
+            return b""
+        modes = [b"\x1b[?%s%s" % pair for pair in reversed(self._undo.items())]
+        self._undo.clear()
+        return b"".join(modes) + b"\x1b>\x1b[m"
+
+
 class LocalTerminal:
     """Our own terminal: while it is entered nothing that is typed is shown, and nothing lost.
 
@@ -3129,6 +3162,8 @@ class LocalTerminal:
             )
         self.is_terminal = sys.stdin is not None and sys.stdin.isatty()
         self.keyboard = LocalInput()
+        self._shows = os.isatty(1)
+        self._modes = ShownModes()
         self._mode: tuple[bool, bool] | None = None
         if self.is_terminal:
             import termios
@@ -3170,6 +3205,19 @@ class LocalTerminal:
             # the other ways would drop what is typed already
             termios.tcsetattr(0, termios.TCSADRAIN, mode)
         self._mode = signals, lines
+
+    def show(self, data: bytes | memoryview) -> None:
+        """Pass on what a remote program has written."""
+        if self._shows:
+            self._modes.take(data)
+        write_all(1, data)
+
+    def undo_modes(self) -> None:
+        """Have our screen as it was, though the remote program could not see to that."""
+        import contextlib
+
+        with contextlib.suppress(OutputError):  # taken away
+            write_all(1, self._modes.undo())
 
     def _resized(self, signum: int, frame: FrameType | None) -> None:
         import contextlib
@@ -5423,7 +5471,7 @@ def run_on_terminal(app: App, name: str, script: bytes, *, is_shell: bool) -> in
 
     def start() -> TerminalSession:
         with app.console.working(f"waiting for {name}"):
-            return open_terminal(app.api, name, write_stdout, script, terminal.size())
+            return open_terminal(app.api, name, terminal.show, script, terminal.size())
 
     return stay_on_terminal(app, name, terminal, start, script if is_shell else None)
 
@@ -5482,6 +5530,7 @@ def follow_session(
     except BaseException as left:
         wanted = terminal.is_leave(left)
         terminal.restore()
+        terminal.undo_modes()
         if session.identity and not session.script:
             back = f"thopters attach {name} {session.identity}"
             say_between(app.console, f"the session goes on; back to it: {back}")
@@ -5515,7 +5564,7 @@ def again(
         keys = terminal.wait_for_key()
     found = None
     if session.identity and session.runs:
-        found = attach_terminal(app.api, name, write_stdout, session.identity)
+        found = attach_terminal(app.api, name, terminal.show, session.identity)
     if found:
         found.resize(*terminal.size())
         if keys:
@@ -5525,9 +5574,10 @@ def again(
     session.identity = ""
     if new_shell is None or not terminal.is_terminal:
         raise lost_status(app, name, lost)
+    terminal.undo_modes()
     say_between(app.console, f"the session {gone}; a key starts a new shell, Ctrl-\\ leaves")
     terminal.wait_for_key()
-    return open_terminal(app.api, name, write_stdout, new_shell, terminal.size())
+    return open_terminal(app.api, name, terminal.show, new_shell, terminal.size())
 
 
 def fell_asleep(app: App, name: str, terminal: LocalTerminal, lost: ExecLost) -> bool:
@@ -5986,7 +6036,7 @@ def cmd_attach(app: App, args: argparse.Namespace) -> int:
 
     def attach() -> TerminalSession:
         with app.console.working(f"attaching to session {identity} of {name}"):
-            session = attach_terminal(app.api, name, write_stdout, identity)
+            session = attach_terminal(app.api, name, terminal.show, identity)
         if session is None:
             raise unknown_session(name, identity)
         session.resize(*terminal.size())

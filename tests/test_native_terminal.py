@@ -523,6 +523,81 @@ def test_what_was_typed_before_ctrl_backslash_still_arrives(
     until(marker.exists, "the command runs")
 
 
+CHANGED = "\\033[?1049h\\033[?25l\\033[?1000;1006h\\033[?2004h\\033[?7l\\033[?12h\\033[?12l"
+UNDONE = "\x1b[?7h\x1b[?2004l\x1b[?1006l\x1b[?1000l\x1b[?25h\x1b[?1049l\x1b>\x1b[m"
+
+
+@pytest.mark.parametrize("end", ["left", "lost", "signal"])
+def test_the_screen_is_put_back_where_the_program_could_not(
+    thopters: Thopters, dev: Emulator, end: str
+) -> None:
+    script = f"printf '{CHANGED}'; echo begun; sleep 300"
+    with Tty(thopters, "exec", "dev", "--", "sh", "-c", script, columns=400) as command:
+        command.expect("begun\r\n")
+        if end == "left":
+            command.type(LEAVE)
+        elif end == "lost":
+            drop(dev)
+        else:
+            command.process.send_signal(signal.SIGTERM)
+        assert command.end_restored() == {"left": 0, "lost": 255, "signal": -signal.SIGTERM}[end]
+        said = command.text.index("the session goes on" if end != "lost" else "thopters: error")
+        assert 0 < command.text.find(UNDONE) < said
+        assert command.text.count("\x1b[?1049l") == 1
+
+
+def test_a_screen_that_ended_well_or_is_none_is_left_alone(
+    thopters: Thopters, dev: Emulator
+) -> None:
+    with Tty(thopters, "exec", "dev", "--", "printf", CHANGED) as command:
+        assert command.end_restored() == 0
+        assert command.text.endswith("\x1b[?12l")
+    words = ("sh", "-c", f"printf '{CHANGED}'; echo begun; sleep 300")
+    with Tty(thopters, "exec", "dev", "-t", "--", *words, stdout=subprocess.PIPE) as command:
+        assert command.process.stdout
+        assert command.process.stdout.readline().endswith(b"begun\r\n")
+        command.type(LEAVE)
+        assert command.end_restored() == 0
+        assert command.process.stdout.read() == b""
+        assert "\x1b" not in command.text
+    reset = "printf '\\033[?25l\\033[?25h'; echo begun; sleep 300"
+    with Tty(thopters, "exec", "dev", "--", "sh", "-c", reset) as command:
+        command.expect("begun\r\n")
+        leave(command)
+        assert command.text.count("\x1b") == 2
+
+
+def test_modes_that_arrive_in_pieces_are_seen() -> None:
+    changed = CHANGED.replace("\\033", "\x1b").encode()
+    for size in range(1, 12):
+        modes = program.ShownModes()
+        for at in range(0, len(changed), size):
+            modes.take(memoryview(changed)[at : at + size])
+        assert modes.undo() == UNDONE.encode()
+        assert modes.undo() == b""
+
+
+@pytest.mark.parametrize("end", ["left", "lost"])
+@pytest.mark.parametrize(("program", "words"), [("vim", ["-u", "NONE", "-n"]), ("less", [])])
+def test_a_program_that_takes_the_whole_screen_is_left_or_lost(
+    thopters: Thopters, dev: Emulator, program: str, words: list[str], end: str
+) -> None:
+    if not shutil.which(program):
+        pytest.skip(f"{program} is not there")
+    thopters.env["TERM"] = "xterm"
+    (dev.sprite("dev").home / "file").write_text("needle-in-the-file\n" * 100)
+    with Tty(thopters, "exec", "dev", "--", program, *words, "file", columns=400) as screen:
+        screen.expect("\x1b[?1049h")
+        screen.expect("needle-in-the-file")
+        drop(dev) if end == "lost" else screen.type(LEAVE)
+        screen.expect("\x1b[?1049l")
+        assert screen.end_restored() == (255 if end == "lost" else 0)
+        switched = re.findall(r"\x1b\[\?([\d;]+)([hl])", screen.text)
+        last = {mode: switch for modes, switch in switched for mode in modes.split(";")}
+        assert last == {mode: "h" if mode in ("7", "25") else "l" for mode in last}
+        assert "1049" in last
+
+
 def test_a_command_can_be_left_too_and_goes_on(thopters: Thopters, dev: Emulator) -> None:
     script = "echo begun; read -r line; echo got-$line; exit 8"
     with Tty(thopters, "exec", "dev", "--", "sh", "-c", script) as command:
