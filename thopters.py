@@ -2737,22 +2737,43 @@ class ExecSession:
 
         The command's input is `data`, then what `stdin` has to its end; None ends it at once.
         """
+        self._send_script(script, stdin, data)
+        end = None if limit_s is None else self.clock.monotonic() + limit_s
+        while True:
+            status = self._receive()
+            if status is not None:
+                return status
+            self._check_time(end, limit_s)
+            stdin = self._wait(stdin, 1.0)
+
+    def start(self, script: bytes, limit_s: float) -> int | None:
+        """Return once the script runs; its status if it has ended by then."""
+        self._send_script(script, None, b"")
+        end = self.clock.monotonic() + limit_s
+        while True:
+            status = self._receive()
+            if status is not None or self.output.group is not None:
+                return status
+            self._check_time(end, limit_s)
+            self.websocket.wait(1.0)
+
+    def _send_script(self, script: bytes, stdin: SocketInput | None, data: bytes) -> None:
         self.websocket.send(OP_BINARY, bytes((STREAM_STDIN,)) + script + b"\0" + data)
         if stdin is None:
             self.websocket.send(OP_BINARY, bytes((STREAM_EOF,)))
-        end = None if limit_s is None else self.clock.monotonic() + limit_s
-        while True:
-            try:
-                for opcode, payload in self.websocket.messages():
-                    status = self._take(opcode, payload)
-                    if status is not None:
-                        return status
-                    # the time that a slow reader of ours takes is no silence of the server's
-                    self.websocket.heard_at = self.clock.monotonic()
-            except (WebSocketLost, Garbled) as lost:
-                raise self._lost(str(lost)) from None
-            self._check_time(end, limit_s)
-            stdin = self._wait(stdin, 1.0)
+
+    def _receive(self) -> int | None:
+        """Take what has come, and return the exit status when it is there."""
+        try:
+            for opcode, payload in self.websocket.messages():
+                status = self._take(opcode, payload)
+                if status is not None:
+                    return status
+                # the time that a slow reader of ours takes is no silence of the server's
+                self.websocket.heard_at = self.clock.monotonic()
+        except (WebSocketLost, Garbled) as lost:
+            raise self._lost(str(lost)) from None
+        return None
 
     def keep_alive(self) -> None:
         self.websocket.keep_alive()
@@ -2924,9 +2945,11 @@ def exit_status_of_text(payload: bytes) -> int | None:
     return code if 0 <= code <= 255 else 255
 
 
-def exec_target(api: SpritesApi, name: str) -> str:
+def exec_target(api: SpritesApi, name: str, *, outlives_us: bool = False) -> str:
     words = ("bash", "-c", BOOTSTRAP)
     query = [*(("cmd", word) for word in words), ("path", "bash"), ("stdin", "true")]
+    if outlives_us:
+        query.append(("max_run_after_disconnect", "0"))  # no limit; else it is ten seconds
     return api.transport.target(api.path(name, "exec"), query)
 
 
@@ -2945,6 +2968,16 @@ def open_exec(
             api.console.detail(f"{error.message}; commands are sent by POST instead")
             api.websockets_refused = True
     return PostExec(api, name, output, limit_s)
+
+
+def open_outliving(api: SpritesApi, name: str) -> ExecSession:
+    """Open the way for a command of ours that goes on without us, and shows nothing.
+
+    It has no terminal, so that `attach` does not take it for one of the user's.
+    """
+    target = exec_target(api, name, outlives_us=True)
+    websocket = open_sprite_socket(api, name, target, WAKE_LIMIT_S)
+    return ExecSession(websocket, api.clock, ExecOutput(lambda _: None, lambda _: None))
 
 
 def open_sprite_socket(api: SpritesApi, name: str, target: str, limit_s: float) -> WebSocket:
@@ -3151,10 +3184,10 @@ class LocalTerminal:
     """Our own terminal: while it is entered nothing that is typed is shown, and nothing lost.
 
     It is put back whatever happens. Without a terminal on stdin it is a source of input like any
-    other.
+    other, whose end is typed as Ctrl-D if `types_end`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, types_end: bool = True) -> None:
         if os.name != "posix":
             raise NoProgramError(
                 "this system has no terminals of the kind that is needed",
@@ -3162,6 +3195,7 @@ class LocalTerminal:
             )
         self.is_terminal = sys.stdin is not None and sys.stdin.isatty()
         self.keyboard = LocalInput()
+        self.types_end = types_end
         self._shows = os.isatty(1)
         self._modes = ShownModes()
         self._mode: tuple[bool, bool] | None = None
@@ -3330,7 +3364,7 @@ class TerminalSession:
 
     def run(self, terminal: LocalTerminal) -> int:
         """Pass bytes both ways until the exit status comes; Detached, ExecLost."""
-        open_input, ends, ended_at = True, 0, 0.0
+        open_input, ends, ended_at = True, 0 if terminal.types_end else 10, 0.0
         terminal.raw(signals=not self.runs)
         while True:
             status = self._receive()
@@ -6030,9 +6064,9 @@ def add_attach(parser: argparse.ArgumentParser) -> None:
 )
 def cmd_attach(app: App, args: argparse.Namespace) -> int:
     name = valid_name(args.name)
-    given = args.session is not None
-    identity = valid_session(args.session) if given else newest_session(app, name)
-    terminal = LocalTerminal()
+    given = None if args.session is None else valid_session(args.session)
+    identity = find_session(app, name, given).id
+    terminal = LocalTerminal(types_end=False)
 
     def attach() -> TerminalSession:
         with app.console.working(f"attaching to session {identity} of {name}"):
@@ -6060,15 +6094,26 @@ def unknown_session(name: str, identity: str) -> NotFoundError:
     )
 
 
-def newest_session(app: App, name: str) -> str:
-    """Return the id of the session on a terminal that was started last."""
-    sessions = [item for item in app.api.list_sessions(name) if item.is_terminal]
-    if not sessions:
+def find_session(app: App, name: str, identity: str | None) -> Session:
+    """Return a session on a terminal; without its id the one that was started last."""
+    sessions = app.api.list_sessions(name)
+    if identity is not None:
+        found = next((item for item in sessions if item.id == identity), None)
+        if found is None:
+            raise unknown_session(name, identity)
+        if not found.is_terminal:
+            raise ThoptersError(
+                f"session {identity} of {name} has no terminal to attach to",
+                hint=f"end it: thopters kill {name} {identity}",
+            )
+        return found
+    on_terminal = [item for item in sessions if item.is_terminal]
+    if not on_terminal:
         raise NotFoundError(
             f"no command runs on a terminal in {name}", hint=f"start one: thopters shell {name}"
         )
     never = parse_time("0001-01-01T00:00:00Z")
-    return max(sessions, key=lambda item: (parse_time(item.created) or never, item.id)).id
+    return max(on_terminal, key=lambda item: (parse_time(item.created) or never, item.id))
 
 
 # kill
@@ -6139,17 +6184,17 @@ def cmd_hold(app: App, args: argparse.Namespace) -> int:
         list_holds(app.api, name)  # an error on an image without them
     token = os.urandom(8).hex()
     words = [b"bash", b"-c", KEEP_SCRIPT, b"thopters-hold", token.encode(), str(args.time).encode()]
-    script = exec_script(words, hold_max_s=args.time, on_terminal=True, with_keys=False)
+    script = exec_script(words, hold_max_s=args.time, with_keys=False)
     with console.working(f"holding {name}"):
-        session = open_terminal(app.api, name, lambda data: None, script, DEFAULT_SIZE)
+        session = open_outliving(app.api, name)
         try:
-            if session.start() is not None:
+            if session.start(script, SILENCE_TIMEOUT_S) is not None:
                 raise ThoptersError(f"cannot hold {name}: the command for it has ended")
-            wait_for_hold(app, name, f"thopters-{session.group}")
+            wait_for_hold(app, name, f"thopters-{session.output.group}")
         except ExecLost as lost:
             raise ThoptersError(f"cannot hold {name}: {lost}") from None
         finally:
-            session.websocket.close()
+            session.close()
     console.answer(f"{name} stays awake for {args.time} s")
     console.hint(f"let it sleep sooner: thopters hold {name} --release")
     return EXIT_OK

@@ -10,7 +10,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from conftest import Thopters
@@ -112,6 +111,46 @@ def test_attach_comes_back_to_the_newest_with_what_was_shown(
         terminal.expect("got-it")
         terminal.type("\x04")
         assert terminal.end_restored() == 0
+
+
+def test_what_has_no_terminal_can_not_be_attached_to(thopters: Thopters, dev: Sprite) -> None:
+    """Its frames would be shown with their numbers, and a Ctrl-D would be the input's end."""
+    process = thopters.start("exec", "dev", "-i", "--", "cat", stdin=subprocess.PIPE)
+    assert process.stdin and process.stdout
+    process.stdin.write(b"begun\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"begun\n"
+    [session] = dev.sessions.values()
+    done = thopters("attach", "dev", str(session.id))
+    assert (done.code, done.out) == (255, ""), done
+    assert f"session {session.id} of dev has no terminal" in done.err
+    assert "no command runs on a terminal in dev" in thopters("attach", "dev").err
+    process.stdin.close()
+    assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize("given", [b"", b"touch typed\n"])
+def test_attach_does_not_type_the_end_of_its_input(
+    thopters: Thopters, dev: Sprite, given: bytes
+) -> None:
+    identity = detach(thopters, "bash", "-i")
+    process = thopters.start("attach", "dev", identity, stdin=subprocess.PIPE)
+    assert process.stdin and process.stdout
+    process.stdin.write(given)
+    process.stdin.close()
+    if given:
+        until(lambda: (dev.home / "typed").exists(), "what was given is typed")
+    session = session_of(dev, identity)
+    until(lambda: bool(session.client), "it is attached")
+    session.write(b"sleep 2.5; echo still-$((6 * 7))-there\n")  # time for two of them
+    shown = b""
+    while b"still-42-there" not in shown:
+        data = os.read(process.stdout.fileno(), 65536)
+        assert data
+        shown += data
+    assert not session.ended.is_set()
+    session.write(b"exit 3\n")
+    assert process.wait(60) == 3
 
 
 @pytest.mark.parametrize(
@@ -283,6 +322,39 @@ def test_hold_and_release_by_hand(thopters: Thopters, emulator: Emulator, dev: S
     assert thopters("hold", "dev", "--release").out == "dev was not held by hand\n"
 
 
+@needs_curl
+@needs_namespace
+def test_attach_never_meets_what_holds(thopters: Thopters, emulator: Emulator, dev: Sprite) -> None:
+    keeper = hold(thopters, dev)
+    assert "no command runs on a terminal" in thopters("attach", "dev").err
+    [asked] = [r for r in emulator.journal if r.values("max_run_after_disconnect")]
+    assert asked.values("max_run_after_disconnect") == ["0"]
+    assert thopters("hold", "dev", "--release").code == 0
+    assert keeper.ended.wait(60)
+
+
+@needs_curl
+@needs_namespace
+@pytest.mark.slow
+def test_what_holds_outlives_the_time_that_a_lost_client_gives(
+    thopters: Thopters, dev: Sprite
+) -> None:
+    keeper = hold(thopters, dev)
+    [task] = dev.tasks
+    left = time.monotonic()
+    until(lambda: time.monotonic() - left > 12, "ten seconds and more pass")
+    assert task in dev.live_tasks() and not keeper.ended.is_set()
+
+
+def hold(thopters: Thopters, dev: Sprite) -> Session:
+    """Hold a sprite by hand, and return the session that does it, as it is listed."""
+    assert thopters("hold", "dev", "--for", "1h").code == 0
+    identity = thopters("sessions", "dev").out.split("\t")[0]
+    keeper = session_of(dev, identity)
+    until(lambda: keeper.client is None, "nobody is attached")
+    return keeper
+
+
 def test_an_image_without_the_task_api(thopters: Thopters, dev: Sprite) -> None:
     (dev.machine.run / "api.sock").unlink()
     done = thopters("exec", "dev", "--", "sh", "-c", "sleep 1.5; echo done")
@@ -293,14 +365,25 @@ def test_an_image_without_the_task_api(thopters: Thopters, dev: Sprite) -> None:
         assert "cannot ask about holds in dev" in refused.err
 
 
+@needs_curl
+@needs_namespace
 def test_a_client_that_is_killed_leaves_no_hold_for_long(
     thopters: Thopters, emulator: Emulator, dev: Sprite
 ) -> None:
     """The platform ends an attached command that has lost its client, and the hold with it."""
     process: subprocess.Popen[bytes] = thopters.start("exec", "dev", "--", "sleep", "600")
-    until(lambda: bool(dev.tasks) or not os.path.exists("/usr/bin/curl"), "it is held")
+    until(lambda: bool(dev.tasks), "it is held")
     process.send_signal(signal.SIGKILL)
     process.wait()
-    sessions: list[Any] = list(dev.sessions.values())
-    until(lambda: all(session.ended.is_set() for session in sessions), "it is ended", 40)
-    until(lambda: not dev.tasks or bool(dev.live_tasks()), "the hold is released or expires")
+    [session] = dev.sessions.values()
+    assert session.ended.wait(40)
+    until(lambda: not is_group(session.id), "what refreshes the hold has ended too")
+    assert all(task["expires_at"] <= dev.clock.now() + 300 for task in dev.live_tasks().values())
+
+
+def is_group(number: int) -> bool:
+    try:
+        os.killpg(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
