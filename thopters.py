@@ -92,6 +92,8 @@ READY_LIMIT_S = 60.0
 INIT_LIMIT_S = 120.0
 SOON_S = 5.0  # after it was attached, a session that is lost again is a sign of something worse
 MOST_LOSSES = 5
+AT_ONCE_S = 0.5  # a detached command that ends so soon has failed to start, or was short
+IDENTITY_LIMIT_S = 5.0  # for the platform to tell a session's id, once the command runs
 QUIET_S = 1.0  # a session that was quiet for so long may have been lost because its sprite sleeps
 STATUS_LAG_S = 5.0  # of a sprite's status behind its falling asleep
 HOLD_FIRST_S = 1  # a command that ends sooner holds nothing
@@ -3355,12 +3357,21 @@ class TerminalSession:
         self._active_at = clock.monotonic()
 
     def start(self) -> int | None:
-        """Return once the command runs and its identity is known; its status if it has ended."""
+        """Return when the command has run for a moment; its status if it has ended in that.
+
+        The identity may never be told: it is waited for some seconds.
+        """
+        begun: float | None = None
         while True:
             status = self._receive()
-            if status is not None or (self.runs and self.identity):
+            if status is not None:
                 return status
-            self.websocket.wait(1.0)
+            now = self.clock.monotonic()
+            if self.runs:
+                begun = now if begun is None else begun
+                if now - begun >= (AT_ONCE_S if self.identity else IDENTITY_LIMIT_S):
+                    return None
+            self.websocket.wait(0.1)
 
     def run(self, terminal: LocalTerminal) -> int:
         """Pass bytes both ways until the exit status comes; Detached, ExecLost."""
@@ -5483,19 +5494,29 @@ def terminal_variables(environ: Mapping[str, str]) -> list[tuple[str, bytes]]:
 
 def start_detached(app: App, name: str, script: bytes) -> int:
     """Start a command that outlives this program, see it run, and print its session's id."""
+    shown = bytearray()
     with app.console.working(f"starting it in {name}"):
-        session = open_terminal(app.api, name, lambda data: None, script, DEFAULT_SIZE)
+        session = open_terminal(app.api, name, shown.extend, script, DEFAULT_SIZE)
         try:
             status = session.start()
         except ExecLost as lost:
             raise lost_status(app, name, lost) from None
         finally:
             session.websocket.close()
+    if status:
+        write_all(2, bytes(shown))
+        app.console.note(f"it ended at once, with status {status}")
+        return status
+    if not session.identity:
+        raise ThoptersError(
+            f"it was started in {name}, but the platform does not tell its session's id",
+            hint=f"look for it: thopters sessions {name}",
+        )
     app.console.answer(clean(session.identity))
-    if status is not None:
-        app.console.note(f"it has ended already, with status {status}")
-        return EXIT_OK
-    app.console.hint(f"look at it: thopters attach {name} {session.identity}")
+    if status == 0:
+        app.console.note("it has ended already, with status 0")
+    else:
+        app.console.hint(f"look at it: thopters attach {name} {session.identity}")
     return EXIT_OK
 
 

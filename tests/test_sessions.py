@@ -59,10 +59,41 @@ def test_a_detached_command_outlives_us(thopters: Thopters, dev: Sprite) -> None
 
 
 def test_a_detached_command_that_is_over_at_once(thopters: Thopters, dev: Sprite) -> None:
-    done = thopters("exec", "dev", "--detach", "--", "sh", "-c", "echo x > told; exit 3")
+    done = thopters("exec", "dev", "--detach", "--", "sh", "-c", "echo x > told")
     assert done.code == 0
     assert re.fullmatch(r"\d+\n", done.out)
+    assert "it has ended already, with status 0" in done.err
     until(lambda: (dev.home / "told").exists(), "it has run")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["--", "nosuchprogram"], 127, "nosuchprogram: not found"),
+        (["--", "/etc/passwd"], 126, "/etc/passwd: Permission denied"),
+        (["--dir", "/nope", "--", "true"], 255, "cannot enter --dir: /nope"),
+        (["--", "sh", "-c", "echo said; exit 3"], 3, "said"),
+    ],
+)
+def test_a_detached_command_that_fails_at_once(
+    thopters: Thopters, dev: Sprite, words: list[str], code: int, says: str
+) -> None:
+    done = thopters("exec", "dev", "--detach", *words)
+    assert (done.code, done.out) == (code, ""), done
+    assert says in done.err
+    assert f"it ended at once, with status {code}" in done.err
+
+
+@pytest.mark.parametrize("info", ["late", "absent"])
+def test_a_detached_command_that_prints_without_end(
+    thopters: Thopters, emulator: Emulator, dev: Sprite, info: str
+) -> None:
+    emulator.personality.session_info = info
+    script = "while :; do echo more; sleep 0.05; done"
+    done = thopters("exec", "dev", "--detach", "--", "sh", "-c", script, timeout=20)
+    assert (done.code, bool(done.out)) == ((0, True) if info == "late" else (255, False)), done
+    assert ("does not tell its session's id" in done.err) == (info == "absent")
+    assert not any(session.ended.is_set() for session in dev.sessions.values())
 
 
 @pytest.mark.parametrize("words", [["-i"], ["-T"]])
