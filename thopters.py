@@ -98,7 +98,8 @@ QUIET_S = 1.0  # a session that was quiet for so long may have been lost because
 STATUS_LAG_S = 5.0  # of a sprite's status behind its falling asleep
 HOLD_FIRST_S = 1  # a command that ends sooner holds nothing
 HOLD_EVERY_S = 60
-HOLD_EXPIRY = "5m"
+HOLD_AGAIN_S = 10  # where it could not be refreshed
+HOLD_EXPIRY_S = 300
 HOLD_MAX_S = 8 * 3600
 READ_BACK_LIMIT_S = 30.0
 PAUSE_LIMIT_S = 120.0
@@ -2514,7 +2515,7 @@ unset _thopters
 printf 'thopters-exec %%s\\n%(wipe)s' "$$"
 [ -n "${HOME-}" ] || export HOME=~
 exec 3>&2 2>/dev/null
-%(keys)s%(exports)s%(chdir)s%(hold)strap : INT TERM HUP QUIT USR1 USR2
+%(keys)s%(hold)s%(exports)s%(chdir)strap : INT TERM HUP QUIT USR1 USR2
 %(run)s"""
 RUN = b"""\
 (exec 2>&3 3>&- 9>&-; exec -- %(argv)s)
@@ -2525,22 +2526,36 @@ KEYS = b"if [ -r ~/.thopters/env ]; then . ~/.thopters/env; fi\n"
 RUN_SHELL = b"exec 2>&3 3>&-; exec -- %(argv)s\n"
 # A command that is quiet for half a minute has its sprite paused, and its connection dropped. So
 # a task of the platform is refreshed beside it, by a loop that ends when the wrapper has ended,
-# however that came: the wrapper alone holds the other end of the loop's input. What is left if
-# the loop itself is killed expires by itself. A short command never gets that far.
+# however that came: the wrapper alone holds the other end of the loop's input. In a session of
+# its own it also outlives a KILL of the group, and deletes the task.
 HOLD = b"""\
 exec 9> >(
   trap '' INT TERM HUP QUIT
-  exec > /dev/null 3>&-
-  task=/v1/tasks/thopters-$$ wait=%(first)s SECONDS=0
-  while read -r -t "$wait"; [ $? -gt 128 ] && [ "$SECONDS" -lt %(max)s ]; do
-    curl -fsS -m 10 -X PUT --unix-socket /.sprite/api.sock -d '{"expire":"%(expiry)s"}' \\
-      -H 'Content-Type: application/json' "http://sprite$task" ||
-      sprite-env curl -X PUT "$task" -d '{"expire":"%(expiry)s"}' || exit
-    wait=%(every)s
-  done
-  [ "$wait" = %(first)s ] || curl -fsS -m 10 -X DELETE --unix-socket /.sprite/api.sock \\
-    "http://sprite$task" || sprite-env curl -X DELETE "$task"
+  exec $(command -v setsid) "$BASH" -pc %(loop)s thopters-hold $$ > /dev/null 3>&-
 )
+"""
+# Without the task API the first tries all fail; one that fails later is no reason to give up
+HOLD_LOOP = b"""\
+task=/v1/tasks/thopters-$1 wait=%(first)s held= tries=3
+put() {
+  curl -fsS -m 10 -X PUT --unix-socket /.sprite/api.sock -d '{"expire":%(expiry)d}' \\
+    -H 'Content-Type: application/json' "http://sprite$task" ||
+    sprite-env curl -X PUT "$task" -d '{"expire":%(expiry)d}'
+}
+while
+  read -r -t "$wait"
+  [ $? -gt 128 ] && [ "$SECONDS" -lt %(max)d ]
+do
+  if put; then
+    held=1 wait=%(every)s
+  elif [ "$held" ] || [ $((tries -= 1)) -gt 0 ]; then
+    wait=%(again)s
+  else
+    exit
+  fi
+done
+[ ! "$held" ] || curl -fsS -m 10 -X DELETE --unix-socket /.sprite/api.sock "http://sprite$task" ||
+  sprite-env curl -X DELETE "$task"
 """
 # Over POST the streams are told apart by single bytes below 4 among the data, so the data is sent
 # as hex digits, from a mark on; perl sends them as they come, od, which is always there, in blocks
@@ -2597,8 +2612,10 @@ def exec_script(
 
 
 def hold_loop(max_s: int) -> bytes:
-    times = {b"first": HOLD_FIRST_S, b"every": HOLD_EVERY_S, b"expiry": HOLD_EXPIRY, b"max": max_s}
-    return HOLD % {key: str(value).encode() for key, value in times.items()}
+    waits = {b"first": HOLD_FIRST_S, b"every": HOLD_EVERY_S, b"again": HOLD_AGAIN_S}
+    times = {key: str(value).encode() for key, value in waits.items()}
+    loop = HOLD_LOOP % (times | {b"expiry": HOLD_EXPIRY_S, b"max": max_s})
+    return HOLD % {b"loop": quote_argument(loop)}
 
 
 class ExecLost(Exception):

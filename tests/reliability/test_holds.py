@@ -1,0 +1,179 @@
+"""A hold lives as long as its command, or as somebody is there, and no longer.
+
+The program runs with shorter limits. That a sprite was held is seen on one that falls asleep as
+soon as nothing holds it; that a hold has ended, by its task, which would last for minutes more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Thopters
+from emulation import Emulator
+from emulation.state import Sprite
+from emulation.wire import Reply
+from runs import shorten
+from test_emulator import needs_curl, needs_namespace
+from test_native_terminal import Tty, until
+from test_sessions import IGNORING, detach
+from test_sessions import dev as dev  # a fixture
+
+pytestmark = [needs_curl, needs_namespace]
+
+
+def started(
+    thopters: Thopters, dev: Sprite, *words: str, **options: Any
+) -> subprocess.Popen[bytes]:
+    """Start an attached command, and return its client once the sprite is held."""
+    shorten(thopters, HOLD_FIRST_S=0.1)
+    client = thopters.start("exec", "dev", *words, **options)
+    until(lambda: dev.tasks, "it is held")
+    return client
+
+
+def until_held_on(emulator: Emulator, dev: Sprite) -> None:
+    """Wait until a hold has lasted three times, in a sprite that sleeps as soon as none does."""
+    until(lambda: dev.tasks, "it is held")
+    [(name, task)] = dev.tasks.items()
+    end, emulator.idle_s = task["expires_at"] + 2 * (task["expires_at"] - task["started_at"]), 0.5
+    until(lambda: dev.status != "running" or dev.tasks[name]["expires_at"] > end, "it is held on")
+    assert dev.status == "running"
+
+
+def until_released(dev: Sprite) -> None:
+    """Wait until the hold is deleted, long before it would expire, and nothing is left running."""
+    until(lambda: not dev.live_tasks(), "the hold is released")
+    until(lambda: not dev.machine.processes(), "all has ended")
+    assert dev.inner and dev.inner.requests[-1].startswith("DELETE /v1/tasks/thopters-")
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (["sleep", "600"], []),
+        (["sh", "-c", IGNORING], []),
+        (["sh", "-c", IGNORING], ["--signal", "KILL"]),
+    ],
+    ids=["HUP", "HUP, then KILL", "KILL"],
+)
+def test_kill_releases_the_hold(
+    thopters: Thopters, dev: Sprite, words: list[str], options: list[str]
+) -> None:
+    identity = detach(thopters, *words, options=("--hold",))
+    until(lambda: dev.tasks, "it is held")
+    done = thopters("kill", "dev", identity, *options)
+    assert (done.code, done.out) == (0, f"{identity} has ended\n"), done
+    until_released(dev)
+
+
+def test_a_second_interrupt_releases_the_hold(thopters: Thopters, dev: Sprite) -> None:
+    script = "trap 'touch got' INT; while :; do sleep 0.05; done"
+    client = started(thopters, dev, "--", "sh", "-c", script)
+    client.send_signal(signal.SIGINT)
+    until(lambda: (dev.home / "got").exists(), "the first one came")
+    client.send_signal(signal.SIGINT)
+    assert client.wait(30) == -signal.SIGINT
+    until_released(dev)
+
+
+def test_a_client_that_is_killed_releases_the_hold(thopters: Thopters, dev: Sprite) -> None:
+    """The platform ends an attached command that has lost its client, by KILL."""
+    started(thopters, dev, "--", "sleep", "600").kill()
+    [session] = dev.sessions.values()
+    until(session.ended.is_set, "it is ended", 40)
+    until_released(dev)
+
+
+def test_what_a_shell_has_left_running_does_not_hold(thopters: Thopters, dev: Sprite) -> None:
+    shorten(thopters, HOLD_FIRST_S=0.1, HOLD_EVERY_S=0.3)
+    with Tty(thopters, "shell", "dev", "--native", "--hold") as shell:
+        shell.expect("$ ")
+        until(lambda: dev.tasks, "it is held")
+        shell.type("setsid sh -c 'touch up; exec sleep 600' < /dev/null > /dev/null 2>&1 &\n")
+        until(lambda: (dev.home / "up").exists(), "it runs in the background")
+        shell.type("exit\n")
+        assert shell.end_restored() == 0
+    until(lambda: not dev.live_tasks(), "the hold is released")
+    assert b"sleep\x00600\x00" in command_lines(dev)
+
+
+def command_lines(dev: Sprite) -> list[bytes]:
+    """Return what runs in a sprite, the words of each with NULs behind them."""
+    lines = []
+    for pid in dev.machine.processes():
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            lines.append(Path(f"/proc/{pid}/cmdline").read_bytes())
+    return lines
+
+
+def fail_refreshes(dev: Sprite, monkeypatch: pytest.MonkeyPatch, numbers: set[int]) -> None:
+    """Have the task API fail when it is asked for the so manieth time to set a task."""
+    assert dev.inner
+    set_task, count = dev.inner._set, itertools.count(1)
+
+    def fail_some(method: str, name: str | None, body: bytes) -> Reply:
+        if next(count) in numbers:
+            return Reply.error(500, "internal", "try again")
+        return set_task(method, name, body)
+
+    monkeypatch.setattr(dev.inner, "_set", fail_some)
+
+
+QUIET = "until [ -e go ]; do sleep 0.1; done; exit 42"
+
+
+@pytest.mark.parametrize(
+    ("tty", "failing"), [("-T", set()), ("-T", {1, 2}), ("-T", {3, 4}), ("-t", set()), ("-t", {3})]
+)
+def test_a_quiet_command_outlives_many_idle_windows(
+    thopters: Thopters,
+    emulator: Emulator,
+    dev: Sprite,
+    monkeypatch: pytest.MonkeyPatch,
+    tty: str,
+    failing: set[int],
+) -> None:
+    fail_refreshes(dev, monkeypatch, failing)
+    shorten(thopters, HOLD_FIRST_S=0.1, HOLD_EVERY_S=0.7, HOLD_AGAIN_S=0.1, HOLD_EXPIRY_S=2)
+    client = thopters.start("exec", "dev", tty, "--", "sh", "-c", QUIET)
+    until_held_on(emulator, dev)
+    emulator.idle_s = 30.0
+    (dev.home / "go").touch()
+    assert client.wait(30) == 42
+    until_released(dev)
+
+
+def test_without_the_task_api_nothing_keeps_asking(
+    thopters: Thopters, dev: Sprite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_refreshes(dev, monkeypatch, set(range(1000)))
+    shorten(thopters, HOLD_FIRST_S=0.1, HOLD_EVERY_S=0.1, HOLD_AGAIN_S=0.1)
+    client = thopters.start("exec", "dev", "--", "sh", "-c", QUIET)
+
+    until(lambda: dev.inner and dev.inner.requests, "it has asked")
+    until(
+        lambda: not any(b"thopters-hold" in line for line in command_lines(dev)), "it has given up"
+    )
+    assert dev.inner and dev.inner.requests == dev.inner.requests[:1] * 3
+    (dev.home / "go").touch()
+    assert client.wait(30) == 42
+
+
+def test_a_detached_command_needs_its_client_no_more(
+    thopters: Thopters, emulator: Emulator, dev: Sprite
+) -> None:
+    script = "until [ -e go ]; do sleep 0.1; done; echo done > told"
+    shorten(thopters, HOLD_FIRST_S=0.1, HOLD_EVERY_S=0.5, HOLD_EXPIRY_S=2)
+    client = thopters.start("exec", "dev", "--detach", "--hold", "--", "sh", "-c", script)
+    assert client.stdout and client.stdout.readline()
+    client.kill()
+    until_held_on(emulator, dev)
+    (dev.home / "go").touch()
+    until(lambda: dev.status == "warm", "it sleeps")
+    assert ((dev.home / "told").read_text(), dev.live_tasks()) == ("done\n", {})
