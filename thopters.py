@@ -2534,7 +2534,8 @@ exec 9> >(
   exec $(command -v setsid) "$BASH" -pc %(loop)s thopters-hold $$ > /dev/null 3>&-
 )
 """
-# Without the task API the first tries all fail; one that fails later is no reason to give up
+# A line says that somebody is attached, and refreshes the task. Without the task API the first
+# tries all fail; one that fails later is no reason to give up
 HOLD_LOOP = b"""\
 task=/v1/tasks/thopters-$1 wait=%(first)s held= tries=3
 put() {
@@ -2544,7 +2545,7 @@ put() {
 }
 while
   read -r -t "$wait"
-  [ $? -gt 128 ] && [ "$SECONDS" -lt %(max)d ]
+  [ $? != 1 ] && [ "$SECONDS" -lt %(max)d ]
 do
   if put; then
     held=1 wait=%(every)s
@@ -2590,14 +2591,16 @@ def exec_script(
     env: Sequence[tuple[str, bytes]] = (),
     directory: bytes = b"",
     hold_max_s: int = 0,
+    hold_alone: bool = True,
     runner: bytes = RUN,
     on_terminal: bool = False,
     with_keys: bool = True,
 ) -> bytes:
     """Return the script that runs `argv` exactly, in a bash that evaluates it.
 
-    `hold_max_s` is how long the command may keep the sprite awake, 0 for not at all. What we run
-    for ourselves goes without the user's variables, which could change what it does.
+    `hold_max_s` is how long the command may keep the sprite awake, 0 for not at all; unless
+    `hold_alone`, Presence has to refresh that. What we run for ourselves goes without the user's
+    variables, which could change what it does.
     """
     exports = b"".join(
         b"export " + name.encode() + b"=" + quote_argument(value) + b"\n" for name, value in env
@@ -2605,14 +2608,15 @@ def exec_script(
     place = b"./-" if directory == b"-" else directory  # `cd -` means something else
     chdir = CHDIR % {b"dir": quote_argument(place)} if directory else b""
     run = runner % {b"argv": b" ".join(map(quote_argument, argv))}
-    hold = hold_loop(hold_max_s) if hold_max_s else b""
+    hold = hold_loop(hold_max_s, alone=hold_alone) if hold_max_s else b""
     parts = {b"exports": exports, b"chdir": chdir, b"hold": hold, b"run": run}
     parts |= {b"wipe": WIPE if on_terminal else b"", b"keys": KEYS if with_keys else b""}
     return SCRIPT % parts
 
 
-def hold_loop(max_s: int) -> bytes:
-    waits = {b"first": HOLD_FIRST_S, b"every": HOLD_EVERY_S, b"again": HOLD_AGAIN_S}
+def hold_loop(max_s: int, *, alone: bool) -> bytes:
+    every_s = HOLD_EVERY_S if alone else max_s
+    waits = {b"first": HOLD_FIRST_S, b"every": every_s, b"again": HOLD_AGAIN_S}
     times = {key: str(value).encode() for key, value in waits.items()}
     loop = HOLD_LOOP % (times | {b"expiry": HOLD_EXPIRY_S, b"max": max_s})
     return HOLD % {b"loop": quote_argument(loop)}
@@ -3773,6 +3777,57 @@ def release_hold(api: SpritesApi, name: str, hold: str) -> None:
     except ThoptersError:
         if hold in [item.name for item in list_holds(api, name)]:
             raise
+
+
+# To the loop beside a command on a terminal: somebody is there. Fails where no such loop reads it
+HERE_SCRIPT = b"""\
+grep -q thopters-ready "/proc/$1/cmdline" && [ -p "/proc/$1/fd/9" ] &&
+  timeout 5 bash -c 'echo > "$1"' bash "/proc/$1/fd/9"
+"""
+
+
+class Presence:
+    """While we are attached to a terminal, has its hold refreshed.
+
+    The platform lets such a session live on when we vanish, and nothing tells it. So the hold of
+    a command that has not asked for its own is to expire then.
+    """
+
+    def __init__(self, api: SpritesApi, name: str, session: TerminalSession) -> None:
+        self.api = api
+        self.name = name
+        self.session = session
+
+    def __enter__(self) -> None:
+        import threading
+
+        self._left = threading.Event()
+        threading.Thread(target=self._refresh, daemon=True).start()
+
+    def _refresh(self) -> None:
+        wait_s: float = 0 if self.session.identity else HOLD_EVERY_S  # a new one has its first
+        while not self._left.wait(wait_s):
+            wait_s = HOLD_EVERY_S
+            try:
+                if not self._tell():
+                    return
+            except (ThoptersError, ExecLost):
+                wait_s = HOLD_AGAIN_S
+
+    def _tell(self) -> bool:
+        """Return False where nothing holds. A sprite that sleeps is not woken by this."""
+        sprite = self.api.get_sprite(self.name)
+        if sprite is None or sprite.is_asleep():
+            return True
+        identity = str(self.session.group or self.session.identity).encode()
+        argv = [b"bash", b"-c", HERE_SCRIPT, b"thopters", identity]
+        status, _, _ = run_quietly(
+            self.api, self.name, argv, limit_s=SILENCE_TIMEOUT_S, open_limit_s=PROBE_LIMIT_S
+        )
+        return status == 0
+
+    def __exit__(self, *exc: object) -> None:
+        self._left.set()
 
 
 # To the whole group of a session, if its id is the process that leads it: the platform's own call
@@ -5411,7 +5466,7 @@ def add_exec(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--detach", action="store_true", help="start it on a terminal, print its session, leave"
     )
-    add_hold(parser, "keep the sprite awake while it runs (default, but with --detach)")
+    add_hold(parser, "keep the sprite awake until it ends (default: while we are attached)")
     parser.add_argument("command", metavar="CMD", nargs="*", help="the command, after --")
 
 
@@ -5474,6 +5529,7 @@ def cmd_exec(app: App, args: argparse.Namespace) -> int:
             env=(terminal_variables(app.environ) if with_terminal else []) + variables,
             directory=os.fsencode(args.dir or ""),
             hold_max_s=args.hold_max if holds else 0,
+            hold_alone=bool(args.hold) or not with_terminal,
             runner=runner,
             on_terminal=with_terminal,
         )
@@ -5484,7 +5540,7 @@ def cmd_exec(app: App, args: argparse.Namespace) -> int:
         return start_detached(app, name, script(RUN))
     sys.stdout.flush()
     if with_terminal:
-        return run_on_terminal(app, name, script(RUN), is_shell=False)
+        return run_on_terminal(app, name, script(RUN), is_shell=False, stays=args.hold is None)
     binary_streams()
     output = ExecOutput(lambda data: write_all(1, data), lambda data: write_all(2, data))
     with app.console.working(f"waiting for {name}"):
@@ -5537,7 +5593,9 @@ def start_detached(app: App, name: str, script: bytes) -> int:
     return EXIT_OK
 
 
-def run_on_terminal(app: App, name: str, script: bytes, *, is_shell: bool) -> int:
+def run_on_terminal(
+    app: App, name: str, script: bytes, *, is_shell: bool, stays: bool = False
+) -> int:
     """Run a command or a shell on a terminal to its end, over pauses of the sprite."""
     terminal = LocalTerminal()
 
@@ -5545,7 +5603,8 @@ def run_on_terminal(app: App, name: str, script: bytes, *, is_shell: bool) -> in
         with app.console.working(f"waiting for {name}"):
             return open_terminal(app.api, name, terminal.show, script, terminal.size())
 
-    return stay_on_terminal(app, name, terminal, start, script if is_shell else None)
+    new_shell = script if is_shell else None
+    return stay_on_terminal(app, name, terminal, start, new_shell, stays=stays)
 
 
 def stay_on_terminal(
@@ -5554,11 +5613,13 @@ def stay_on_terminal(
     terminal: LocalTerminal,
     start: Callable[[], TerminalSession],
     new_shell: bytes | None,
+    *,
+    stays: bool,
 ) -> int:
     """Open a session by `start`, and stay with it; the terminal is put back whatever happens."""
     try:
         with terminal:
-            return follow_session(app, name, start(), terminal, new_shell)
+            return follow_session(app, name, start(), terminal, new_shell, stays=stays)
     finally:
         terminal.restore()
 
@@ -5579,18 +5640,25 @@ def follow_session(
     session: TerminalSession,
     terminal: LocalTerminal,
     new_shell: bytes | None,
+    *,
+    stays: bool,
 ) -> int:
     """Stay with a session until it ends or the user leaves; attach again where it was lost.
 
-    `new_shell` is the script that starts another one where the session is gone.
+    `new_shell` is the script that starts another one where the session is gone; `stays` if the
+    session's hold may depend on our staying.
     """
+    import contextlib
+
     losses = 0  # in a row, each soon after it was attached
     try:
         while True:
             began = app.clock.monotonic()
             try:
                 session.websocket.keep_alive()
-                return session.run(terminal)
+                presence = Presence(app.api, name, session) if stays else contextlib.nullcontext()
+                with presence:
+                    return session.run(terminal)
             except ExecLost as lost:
                 terminal.quiet()
                 session.websocket.close()
@@ -5605,7 +5673,8 @@ def follow_session(
         terminal.undo_modes()
         if session.identity and not session.script:
             back = f"thopters attach {name} {session.identity}"
-            say_between(app.console, f"the session goes on; back to it: {back}")
+            sleeps = f", and {name} may sleep when all is quiet" if stays else ""
+            say_between(app.console, f"the session goes on{sleeps}; back to it: {back}")
         if not wanted:
             raise
         return EXIT_OK
@@ -6114,7 +6183,7 @@ def cmd_attach(app: App, args: argparse.Namespace) -> int:
         session.resize(*terminal.size())
         return session
 
-    return stay_on_terminal(app, name, terminal, attach, None)
+    return stay_on_terminal(app, name, terminal, attach, None, stays=True)
 
 
 def valid_session(text: str) -> str:

@@ -20,7 +20,7 @@ from emulation.state import Sprite
 from emulation.wire import Reply
 from runs import shorten
 from test_emulator import needs_curl, needs_namespace
-from test_native_terminal import Tty, until
+from test_native_terminal import LEAVE, Tty, until
 from test_sessions import IGNORING, detach
 from test_sessions import dev as dev  # a fixture
 
@@ -177,3 +177,66 @@ def test_a_detached_command_needs_its_client_no_more(
     (dev.home / "go").touch()
     until(lambda: dev.status == "warm", "it sleeps")
     assert ((dev.home / "told").read_text(), dev.live_tasks()) == ("done\n", {})
+
+
+# a terminal, which lives on without its client
+
+
+def at_prompt(thopters: Thopters, *words: str) -> Tty:
+    """Start something on a terminal that waits for a line."""
+    shorten(thopters, HOLD_FIRST_S=0.1, HOLD_EVERY_S=0.5, HOLD_EXPIRY_S=2)
+    return Tty(thopters, *words)
+
+
+@pytest.mark.parametrize("leaves", ["by Ctrl-\\", "by a kill"])
+def test_a_terminal_is_held_while_somebody_is_there(
+    thopters: Thopters, emulator: Emulator, dev: Sprite, leaves: str
+) -> None:
+    with at_prompt(thopters, "exec", "dev", "--", "sh", "-c", "read line; exit 3") as terminal:
+        until_held_on(emulator, dev)
+        if leaves == "by a kill":
+            terminal.process.kill()
+        else:
+            terminal.type(LEAVE)
+            terminal.expect("the session goes on, and dev may sleep when all is quiet; back to it")
+        until(lambda: dev.status == "warm", "it sleeps")
+    [session] = [session for session in dev.sessions.values() if session.tty]
+    assert not session.ended.is_set()
+    emulator.idle_s = 30.0
+    with at_prompt(thopters, "attach", "dev", str(session.id)) as terminal:
+        until_held_on(emulator, dev)
+        terminal.type("\n")
+        assert terminal.end_restored() == 3
+    until_released(dev)
+
+
+def test_a_terminal_that_is_to_be_held_needs_nobody(
+    thopters: Thopters, emulator: Emulator, dev: Sprite
+) -> None:
+    with at_prompt(thopters, "exec", "dev", "--hold", "--", "sh", "-c", "read line") as terminal:
+        until(lambda: dev.tasks, "it is held")
+        terminal.process.kill()
+        until_held_on(emulator, dev)
+    [session] = [session for session in dev.sessions.values() if session.tty]
+    session.write(b"\n")
+    until_released(dev)
+
+
+@pytest.mark.parametrize("words", [["exec", "dev", "--no-hold", "--", "bash"], ["attach", "dev"]])
+def test_nobody_keeps_an_idle_prompt_awake(
+    thopters: Thopters, emulator: Emulator, dev: Sprite, words: list[str]
+) -> None:
+    """What looks for a hold to refresh looks once, and does not wake what sleeps."""
+    if words[0] == "attach":
+        detach(thopters, "bash")
+    before = len(emulator.journal.requests("WS"))
+    with at_prompt(thopters, *words) as terminal:
+        terminal.expect("$ ")
+        emulator.idle_s = 0.9
+        terminal.expect("has paused")
+        until(terminal.is_raw, "it waits for a key")
+        opened = [request.path for request in emulator.journal.requests("WS")][before:]
+        assert opened[1:] in ([], ["/v1/sprites/dev/exec"])
+        terminal.type(LEAVE)
+        assert terminal.end_restored() == 0
+    assert (dev.status, dev.tasks) == ("warm", {})
