@@ -101,6 +101,7 @@ HOLD_EVERY_S = 60
 HOLD_AGAIN_S = 10  # where it could not be refreshed
 HOLD_EXPIRY_S = 300
 HOLD_MAX_S = 8 * 3600
+HOLD_LEAST_S = 10  # a shorter one could end before it is seen
 READ_BACK_LIMIT_S = 30.0
 PAUSE_LIMIT_S = 120.0
 PAUSE_LOOK_EVERY_S = 1.0
@@ -5476,9 +5477,17 @@ def add_hold(parser: argparse.ArgumentParser, text: str) -> None:
         "--hold-max",
         metavar="TIME",
         type=duration,
-        default=HOLD_MAX_S,
         help="but not longer than so (default 8h)",
     )
+
+
+def longest_hold(args: argparse.Namespace, *, by_default: bool) -> int:
+    """Return how many seconds a command may keep its sprite awake, 0 for not at all."""
+    if args.hold or (args.hold is None and by_default):
+        return args.hold_max or HOLD_MAX_S
+    if args.hold_max:
+        raise UsageError("--hold-max does nothing without --hold")
+    return 0
 
 
 def argparse_boolean() -> Any:
@@ -5489,14 +5498,17 @@ def argparse_boolean() -> Any:
 
 
 def duration(text: str) -> int:
-    """Return the seconds of 90, 45s, 30m, 2h or 1h30m."""
+    """Return the seconds of a hold: 90, 45s, 30m, 2h or 1h30m."""
     import re
 
     found = re.fullmatch(r"(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,9})s?)?", text)
     parts = [int(part or 0) for part in found.groups()] if found else [0]
     if not any(parts):
         raise UsageError(f"{text[:64]!r} is no time", hint="use 90, 45s, 30m, 2h or 1h30m")
-    return parts[0] * 3600 + parts[1] * 60 + parts[2]
+    seconds = parts[0] * 3600 + parts[1] * 60 + parts[2]
+    if seconds < HOLD_LEAST_S:
+        raise UsageError(f"a hold can't be shorter than {HOLD_LEAST_S} s")
+    return seconds
 
 
 @Command(
@@ -5518,7 +5530,7 @@ def cmd_exec(app: App, args: argparse.Namespace) -> int:
         raise UsageError("there is no command to run", hint=f"thopters exec {name} -- uname -a")
     if args.detach and (args.interactive or args.tty is False):
         raise UsageError("--detach gives the command a terminal and no input of ours")
-    holds = not args.detach if args.hold is None else args.hold
+    hold_max_s = longest_hold(args, by_default=not args.detach)
     words = [os.fsencode(word) for word in args.command]
     variables = [parse_variable(text, app.environ) for text in args.env]
     with_terminal = wants_terminal(app, args)
@@ -5528,7 +5540,7 @@ def cmd_exec(app: App, args: argparse.Namespace) -> int:
             words,
             env=(terminal_variables(app.environ) if with_terminal else []) + variables,
             directory=os.fsencode(args.dir or ""),
-            hold_max_s=args.hold_max if holds else 0,
+            hold_max_s=hold_max_s,
             hold_alone=bool(args.hold) or not with_terminal,
             runner=runner,
             on_terminal=with_terminal,
@@ -5838,10 +5850,11 @@ def add_shell(parser: argparse.ArgumentParser) -> None:
 )
 def cmd_shell(app: App, args: argparse.Namespace) -> int:
     name = valid_name(args.name)
+    script = shell_script(app, longest_hold(args, by_default=False))
     sprite = app.api.require_sprite(name)
     command = None if args.native or args.hold else sprite_command(app, sprite)
     if command is None:
-        return run_on_terminal(app, name, shell_script(app, args), is_shell=True)
+        return run_on_terminal(app, name, script, is_shell=True)
     if sprite.status != "running":  # the program gives up on a sprite that wakes slowly
         with app.console.working(f"waking {name}"):
             wait_until_ready(app.api, name, WAKE_LIMIT_S, [b"true"])
@@ -5863,11 +5876,11 @@ def sprite_command(app: App, sprite: Sprite) -> list[str] | None:
         return None
 
 
-def shell_script(app: App, args: argparse.Namespace) -> bytes:
+def shell_script(app: App, hold_max_s: int) -> bytes:
     return exec_script(
         [b"bash", b"-l"],
         env=terminal_variables(app.environ),
-        hold_max_s=args.hold_max if args.hold else 0,
+        hold_max_s=hold_max_s,
         runner=RUN_SHELL,
         on_terminal=True,
     )
@@ -6328,8 +6341,10 @@ def release_holds(app: App, name: str) -> int:
     """End the hold that was asked for by hand, and see it gone."""
     end = app.clock.monotonic() + 15.0
     file = b"~/.thopters/hold"
+    holds = [hold.name for hold in list_holds(app.api, name)]
     told = probe(app, name, b"cat " + file + b" 2> /dev/null; rm -f " + file).split()
-    held = told[1].decode("ascii", "replace") if len(told) == 2 else None
+    # what has expired, or died, leaves its file
+    held = next((hold for hold in holds if told[1:] == [hold.encode()]), None)
     with app.console.working(f"letting {name} sleep"):
         while held and held in [hold.name for hold in list_holds(app.api, name)]:
             if app.clock.monotonic() > end:

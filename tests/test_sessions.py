@@ -194,6 +194,11 @@ def test_attach_does_not_type_the_end_of_its_input(
         (["hold", "dev", "--for", "soon"], 2, "is no time"),
         (["hold", "dev", "--for", "0"], 2, "is no time"),
         (["hold", "dev"], 2, "required"),
+        (["hold", "dev", "--for", "9"], 2, "a hold can't be shorter than 10 s"),
+        (["exec", "dev", "--hold-max", "1s", "--", "true"], 2, "can't be shorter than 10 s"),
+        (["exec", "dev", "--detach", "--hold-max", "1h", "--", "true"], 2, "without --hold"),
+        (["exec", "dev", "--no-hold", "--hold-max", "1h", "--", "true"], 2, "without --hold"),
+        (["shell", "dev", "--native", "--hold-max", "1h"], 2, "without --hold"),
     ],
 )
 def test_what_can_not_be_done_is_said(
@@ -381,6 +386,18 @@ def hold(thopters: Thopters, dev: Sprite) -> Session:
     keeper = session_of(dev, identity)
     until(lambda: keeper.client is None, "nobody is attached")
     return keeper
+
+
+@needs_curl
+@needs_namespace
+def test_the_shortest_hold_is_seen_and_has_ended_when_it_is_released(
+    thopters: Thopters, dev: Sprite
+) -> None:
+    assert thopters("hold", "dev", "--for", "10").code == 0
+    assert dev.tasks
+    until(lambda: not dev.tasks, "it has ended")
+    done = thopters("hold", "dev", "--release")
+    assert (done.code, done.out) == (0, "dev was not held by hand\n"), done
 
 
 def test_an_image_without_the_task_api(thopters: Thopters, dev: Sprite) -> None:
