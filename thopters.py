@@ -3301,10 +3301,11 @@ class LocalTerminal:
         return self.size()
 
     def has_keys(self, timeout_s: float) -> bool:
-        """Return whether something is typed in that time; it is left to be read."""
+        """Return whether a key is pressed in that time; it is left to be read."""
         import select
 
-        return bool(select.select([self.keyboard], [], [], timeout_s)[0])
+        sources = [self.keyboard] if self.is_terminal else []  # a file's end is no key
+        return bool(select.select(sources, [], [], timeout_s)[0])
 
     def read_keys(self) -> bytes:
         """Return what was typed; a terminal that is taken away hangs us up."""

@@ -183,6 +183,18 @@ def test_attach_does_not_type_the_end_of_its_input(
     assert process.wait(60) == 3
 
 
+def test_who_only_watches_does_not_wake_the_sprite_without_end(
+    thopters: Thopters, emulator: Emulator, dev: Sprite
+) -> None:
+    identity = detach(thopters, "bash", "-i")
+    emulator.personality.status_lag_s = 1.5
+    emulator.idle_s = 1.5
+    done = thopters("attach", "dev", identity, timeout=20)
+    assert done.code == 255
+    assert "the sprite has paused" in done.err
+    assert f"back to it: thopters attach dev {identity}]" in done.err
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
