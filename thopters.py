@@ -3319,6 +3319,8 @@ class LocalTerminal:
     def wait_for_key(self) -> bytes:
         """Return what is typed next; Detached if the user wants to leave."""
         self.raw()
+        while not self.has_keys(1.0):  # a signal just before a read without end would be missed
+            pass
         keys = self.read_keys()
         if not keys or DETACH_KEY in keys:
             raise Detached
