@@ -3945,8 +3945,9 @@ UPLOAD_SCRIPT = (
 kind=$2
 case $kind$name in many?*) echo "$dst is not a directory" >&2; exit 1;; esac
 [ -n "$name" ] || [ -d "$dst" ] || { echo "$dst is not a directory" >&2; exit 1; }
-new=$(mktemp -d -- "${place%/}/.thopters-cp.XXXXXX") || exit 1
+new=${place%/}/.thopters-cp.$3
 trap 'find "$new" -type d -exec chmod u+rwx {} +; rm -rf -- "$new"' EXIT
+mkdir -m 700 -- "$new" || exit 1
 tar -x -p --no-same-owner -f - -C "$new" || exit 1
 rmdir -- "$new/.thopters-end" || { echo 'not all has arrived' >&2; exit 1; }
 fits() {
@@ -3975,14 +3976,15 @@ done
 """
 )
 UPLOAD_END = ".thopters-end"
-# The end of the input is ours to say: what a lost connection leaves is no file
+# The end of the input is ours to say: what a lost connection leaves is no file. The names of what
+# is to be taken away again are ours too, so that no signal comes between their making and the trap
 FILE_SCRIPT = (
     RESOLVE
     + rb"""
 [ ! -e "$dst" ] || [ -f "$dst" ] || { echo "cannot replace $dst by a file" >&2; exit 1; }
-new=$(mktemp -- "${place%/}/.thopters-cp.XXXXXX") || exit 1
+new=${place%/}/.thopters-cp.$3
 trap 'rm -f -- "$new"' EXIT
-cat > "$new" || exit 1
+(umask 077 && : > "$new") && cat > "$new" || exit 1
 [ "$(tail -c 32 -- "$new" | tr -d '\0')" = "$2" ] || { echo 'not all has arrived' >&2; exit 1; }
 truncate -s -32 -- "$new" || exit 1
 if [ -e "$dst" ]; then chmod --reference="$dst" -- "$new"; else chmod =rw -- "$new"; fi
@@ -4077,7 +4079,7 @@ class Unpacker:
         self._names = names
         self._owner = getattr(os, "getuid", int)(), getattr(os, "getgid", int)(), "", ""
         self._files: set[str] = set()
-        self._links: dict[str, str] = {}  # and where each leads
+        self._links: dict[str, tarfile.TarInfo] = {}
         self._folders: dict[str, tarfile.TarInfo] = {}
 
     def run(self, stream: BinaryIO) -> None:
@@ -4091,11 +4093,13 @@ class Unpacker:
             mode="r|", fileobj=stream, bufsize=1 << 18, errors="surrogateescape"
         ) as archive:
             archive.extractall(self._folder, self._members(archive), **trusted)  # noqa: S202
-        for path, target in self._links.items():
+        for path, member in self._links.items():
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            os.symlink(target, path)
-        for path, target in self._links.items():
-            if os.path.isabs(target) or not self._is_inside(path):
+            os.symlink(member.linkname, path)
+            if os.utime in os.supports_follow_symlinks:
+                os.utime(path, (member.mtime, member.mtime), follow_symlinks=False)
+        for path, member in self._links.items():
+            if os.path.isabs(member.linkname) or not self._is_inside(path):
                 os.unlink(path)
                 self._copy.left_out.append(self._name(path))
         for path, member in sorted(self._folders.items(), reverse=True):
@@ -4130,7 +4134,7 @@ class Unpacker:
         for member in archive:
             path = self._path(member.name)
             if member.issym():
-                self._links[path] = member.linkname
+                self._links[path] = member
                 continue
             made = copy.copy(member)
             made.name = os.path.relpath(path, self._folder)
@@ -4197,7 +4201,7 @@ def upload(api: SpritesApi, name: str, sources: Sequence[tuple[str, str]], targe
     ours, theirs = socket.socketpair()
     packer = threading.Thread(target=copy.pack, args=(sources, theirs), daemon=True)
     kind = b"many" if len(sources) > 1 else b"one" if sources[0][1] else b"contents"
-    argv = [b"bash", b"-c", UPLOAD_SCRIPT, b"thopters-cp", target, kind]
+    argv = [b"bash", b"-c", UPLOAD_SCRIPT, b"thopters-cp", target, kind, random_word()]
     packer.start()
     try:
         with ours:
@@ -4235,6 +4239,10 @@ def download(api: SpritesApi, name: str, sources: Sequence[bytes], folder: str) 
     if not copy.is_whole:
         raise local_error(copy, copy.error or Garbled("the stream ended too early"))
     return copy
+
+
+def random_word() -> bytes:
+    return os.urandom(16).hex().encode()
 
 
 def local_error(copy: Copy, error: Exception) -> ThoptersError:
@@ -6058,8 +6066,8 @@ class EndedInput(LocalInput):
 
 
 def copy_stdin(app: App, name: str, target: bytes) -> int:
-    word = os.urandom(16).hex().encode()
-    argv = [b"bash", b"-c", FILE_SCRIPT, b"thopters-cp", target, word]
+    word = random_word()
+    argv = [b"bash", b"-c", FILE_SCRIPT, b"thopters-cp", target, word, random_word()]
     with app.console.working(f"copying to {name}"):
         run_copy(app.api, name, argv, EndedInput(word), lambda data: None)
     return EXIT_OK

@@ -160,10 +160,16 @@ def close_reason(emulator: Emulator, text: str) -> None:
 
 def sessions(field: str) -> Callable[[Emulator, str], None]:
     def prepare(emulator: Emulator, text: str) -> None:
-        session = {"id": 7, "command": "vim", "last_activity": "2026-01-01T00:00:00Z"}
+        stamp = "2026-01-01T00:00:00Z"
+        session = {"id": 7, "command": "vim", "last_activity": stamp, "tty": True}
         answer(emulator, "GET */exec", {"sessions": [{**session, field: text}]})
 
     return prepare
+
+
+def attach_refused(emulator: Emulator, text: str) -> None:
+    sessions("workdir")(emulator, "")
+    refusal("WS *", 400)(emulator, text)
 
 
 def holds(emulator: Emulator, text: str) -> None:
@@ -227,7 +233,7 @@ OUTPUTS: dict[str, tuple[list[str], Prepare, int, int]] = {
     "sessions: id": (["sessions", "dev"], sessions("id"), 0, 1),
     "sessions: activity": (["sessions", "dev"], sessions("last_activity"), 0, 0),
     "kill: refused": (["kill", "dev", "7"], refusal("GET */exec", 400), 1, 1),
-    "attach: refused": (["attach", "dev", "7"], refusal("WS *", 400), 255, 1),
+    "attach: refused": (["attach", "dev", "7"], attach_refused, 255, 1),
     "proxy -W: refused": (["proxy", "dev", "-W", "a:1"], refusal("WS *", 400), 1, 1),
     "hold: stderr": (
         ["hold", "dev", "--for", "1h"],
