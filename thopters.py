@@ -3375,6 +3375,7 @@ class TerminalSession:
         self.clock = clock
         self.out = out
         self.identity = ""  # the platform's, as soon as it tells
+        self.group: int | None = None  # the remote process group of a command of ours
         self.runs = script is None
         self.script = script  # until it is sent
         self._held = b""  # of what comes before the command's own output
@@ -3483,8 +3484,9 @@ class TerminalSession:
         if self.script and TTY_READY in self._held:
             self.websocket.send(OP_BINARY, base64.b64encode(self.script) + b"\0")
             self.script = None
-        begun = re.search(re.escape(PREAMBLE) + rb"[0-9]+\r?\n" + re.escape(WIPE), self._held)
+        begun = re.search(re.escape(PREAMBLE) + rb"([0-9]+)\r?\n" + re.escape(WIPE), self._held)
         if begun and not self.script:
+            self.group = int(begun[1])
             self.runs, rest, self._held = True, self._held[begun.end() :], b""
             self.out(rest)
         elif len(self._held) > 1 << 16:
