@@ -19,7 +19,7 @@ Exit status
   0 done, 1 failed, 2 wrong usage or no consent, 3 no such sprite or checkpoint,
   4 not authenticated, 5 exists already, 6 limit reached, 7 timed out,
   127 on Windows: shell needs the sprite program;
-  129, 130, 141, 143 ended by a signal; `exec` passes on the remote command's own status,
+  129, 130, 131, 141, 143 ended by a signal; `exec` passes on the remote command's own status,
   and is 255 with a message where that status is not known
 
 Start-up matters, for this is typed all day: only os and sys are imported here, every other

@@ -313,7 +313,7 @@ def test_the_exit_codes_agree(thopters: Thopters) -> None:
     assert told
     in_help = dict(re.findall(r"(\d+) ([^,]+)", " ".join(told[1].split())))
     in_readme, in_spec = table(section(README, "Exit codes")), table(section(SPEC, "6. Exit codes"))
-    signals = (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM)
+    signals = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGTERM)
     by_signal = ", ".join(str(128 + number) for number in signals)
     assert "ended by" in in_readme.pop(by_signal)
     assert "exec" in in_spec.pop("255")
