@@ -2786,6 +2786,17 @@ class ExecSession:
         if stdin is None:
             self.websocket.send(OP_BINARY, bytes((STREAM_EOF,)))
 
+    def await_group(self, limit_s: float) -> int | None:
+        """Return the remote process group, as soon as it is known; None if it does not come."""
+        import contextlib
+
+        end = self.clock.monotonic() + limit_s
+        with contextlib.suppress(ExecLost, OSError):
+            while self.output.group is None and self.clock.monotonic() < end:
+                self._receive()
+                self.websocket.wait(0.1)
+        return self.output.group
+
     def _receive(self) -> int | None:
         """Take what has come, and return the exit status when it is there."""
         try:
@@ -2890,6 +2901,9 @@ class PostExec:
 
     def close(self) -> None:
         """There is nothing to close: the answer ends with the command."""
+
+    def await_group(self, limit_s: float) -> int | None:
+        return self.output.group
 
     def run(
         self,
@@ -3933,7 +3947,13 @@ def become_sprite_program(argv: list[str], environ: Mapping[str, str]) -> int:
 # unpacked beside its place. Once all of it has come and every entry fits what is there, the files
 # are put in place one by one; `cp -l` links instead of copying. A link that DST itself is stays
 # one, as with cp; no other is followed.
-RESOLVE = rb"""
+# A signal ends what is under way, and nothing of what takes away.
+PREPARE = rb"""
+tidy_up() {
+  stopped=
+  trap stopped=1 INT TERM HUP
+  trap 'trap "" INT TERM HUP; take_away' EXIT
+}
 dst=$1
 [ ! -L "$dst" ] || { dst=$(readlink -vm -- "$dst" && echo .) && dst=${dst%??}; } || exit 1
 place=$dst name=
@@ -3942,13 +3962,14 @@ if [ ! -d "$dst" ]; then
 fi
 """
 UPLOAD_SCRIPT = (
-    RESOLVE
+    PREPARE
     + rb"""
 kind=$2
 case $kind$name in many?*) echo "$dst is not a directory" >&2; exit 1;; esac
 [ -n "$name" ] || [ -d "$dst" ] || { echo "$dst is not a directory" >&2; exit 1; }
 new=${place%/}/.thopters-cp.$3
-trap 'find "$new" -type d -exec chmod u+rwx {} +; rm -rf -- "$new"' EXIT
+take_away() { find "$new" -type d -exec chmod u+rwx {} +; rm -rf -- "$new"; }
+tidy_up
 mkdir -m 700 -- "$new" || exit 1
 tar -x -p --no-same-owner -f - -C "$new" || exit 1
 rmdir -- "$new/.thopters-end" || { echo 'not all has arrived' >&2; exit 1; }
@@ -3972,6 +3993,7 @@ for top in "${tops[@]}"; do
   done < <(printf '\0'; [ ! -e "$to" ] || find "$top/" -mindepth 1 -printf '/%P\0')
 done
 [ "${#locked[@]}" = 0 ] || chmod u+w -- "${locked[@]}" || exit 1
+[ ! "$stopped" ] || exit 1
 for number in "${!tops[@]}"; do
   cp -a -l -T --remove-destination -- "${tops[number]}" "${targets[number]}" || exit 4
 done
@@ -3981,15 +4003,17 @@ UPLOAD_END = ".thopters-end"
 # The end of the input is ours to say: what a lost connection leaves is no file. The names of what
 # is to be taken away again are ours too, so that no signal comes between their making and the trap
 FILE_SCRIPT = (
-    RESOLVE
+    PREPARE
     + rb"""
 [ ! -e "$dst" ] || [ -f "$dst" ] || { echo "cannot replace $dst by a file" >&2; exit 1; }
 new=${place%/}/.thopters-cp.$3
-trap 'rm -f -- "$new"' EXIT
+take_away() { rm -f -- "$new"; }
+tidy_up
 (umask 077 && : > "$new") && cat > "$new" || exit 1
 [ "$(tail -c 32 -- "$new" | tr -d '\0')" = "$2" ] || { echo 'not all has arrived' >&2; exit 1; }
 truncate -s -32 -- "$new" || exit 1
 if [ -e "$dst" ]; then chmod --reference="$dst" -- "$new"; else chmod =rw -- "$new"; fi
+[ ! "$stopped" ] || exit 1
 mv -fT -- "$new" "$dst"
 """
 )
@@ -4178,8 +4202,8 @@ def run_copy(
     except ExecLost as lost:
         raise NoAnswerError(f"cannot tell whether all was copied: {lost}") from None
     except BaseException:
-        if session.output.group:  # it has files of its own to take away
-            signal_group(api, name, session.output.group, signal.SIGTERM)
+        if group := session.await_group(2.0):  # it has something to take away
+            signal_group(api, name, group, signal.SIGTERM)
         raise
     finally:
         session.close()
