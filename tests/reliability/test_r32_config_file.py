@@ -307,6 +307,7 @@ def test_r34_whatever_fails_in_a_save_the_file_is_the_old_or_the_new(
     made, raised, _ = save_once(sound.config, monkeypatch, None, None)
     assert raised is None
     assert {"os.open", "write", "flush", "os.fsync", "os.replace", "flock", "os.close"} <= set(made)
+    assert made.count("os.fsync") == (2 if os.name == "posix" else 1)  # the folder's too
     new = sound.content
     assert new and json.loads(new)["secrets"]["MINE"] == "new" * 1000
     for at in range(len(made)):
@@ -712,3 +713,22 @@ def test_r36_a_folder_that_many_share_keeps_its_mode(thopters: Thopters, tmp_pat
     done = thopters("config", env={"THOPTERS_CONFIG": str(shared / "config.json")})
     assert done.code == 0 and "others could" not in done.err, done
     assert shared.stat().st_mode & 0o7777 == 0o1777
+
+
+def test_r36_a_temporary_file_of_somebody_elses_is_not_written_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(tmp_path, "a file and a stray one")
+    stray = folder.config.with_name("config.json.new")
+    before = stray.read_bytes()
+
+    def too_early(name: str) -> None:
+        raise FileNotFoundError  # it was put there just after we looked
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", too_early)
+        console = program.Console(io.StringIO(), io.StringIO(), {})
+        config = program.Config({"THOPTERS_CONFIG": str(folder.config)}, console)
+        with pytest.raises(program.ThoptersError, match="File exists"):
+            config.update(lambda document: None)
+    assert (folder.content, stray.read_bytes()) == (folder.old, before)
