@@ -4100,8 +4100,8 @@ class Unpacker:
 
     def __init__(self, copy: Copy, folder: str, names: Sequence[str] | None) -> None:
         self._copy = copy
-        self._folder = folder
-        self._top = os.path.join(folder, "t")
+        self._folder = os.path.realpath(folder)  # so that what differs has gone through a link
+        self._top = os.path.join(self._folder, "t")
         self._names = names
         self._owner = getattr(os, "getuid", int)(), getattr(os, "getgid", int)(), "", ""
         self._files: set[str] = set()
@@ -4120,7 +4120,10 @@ class Unpacker:
         ) as archive:
             archive.extractall(self._folder, self._members(archive), **trusted)  # noqa: S202
         for path, member in self._links.items():
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            parent = os.path.dirname(path)
+            if os.path.realpath(parent) != parent:
+                raise Garbled(f"the sprite sent something through a link: {self._name(path)}")
+            os.makedirs(parent, exist_ok=True)
             os.symlink(member.linkname, path)
             if os.utime in os.supports_follow_symlinks:
                 os.utime(path, (member.mtime, member.mtime), follow_symlinks=False)
@@ -6124,7 +6127,7 @@ def copy_out(app: App, name: str, sources: list[str], target: str) -> int:
         raise ThoptersError(f"cannot write to {place}: {error.strerror}") from None
     try:
         with app.console.working(f"copying from {name}"):
-            copy = download(app.api, name, list(map(os.fsencode, sources)), os.path.abspath(folder))
+            copy = download(app.api, name, list(map(os.fsencode, sources)), folder)
         top = os.path.join(folder, "t")
         if names[0] in ALL_IN_IT:
             found = moves(top, target)

@@ -473,6 +473,22 @@ EVIL: dict[str, tuple[str, list[tarfile.TarInfo]]] = {
         "File exists",
         [FOLDER, member("x/l", tarfile.SYMTYPE, linkname=".."), member("x/l/.bashrc", size=4)],
     ),
+    "a link through a link": (
+        "through a link: x/l/planted",
+        [
+            FOLDER,
+            member("x/l", tarfile.SYMTYPE, linkname="../../../.."),
+            member("x/l/planted", tarfile.SYMTYPE, linkname="/etc/passwd"),
+        ],
+    ),
+    "a link in a folder through a link": (
+        "through a link: x/l/new/planted",
+        [
+            FOLDER,
+            member("x/l", tarfile.SYMTYPE, linkname="../../../.."),
+            member("x/l/new/planted", tarfile.SYMTYPE, linkname="/etc/passwd"),
+        ],
+    ),
     "a link out of it by two steps": (
         "left out: x/r:",
         [
@@ -518,7 +534,7 @@ def too_deep() -> list[tarfile.TarInfo]:
     return members
 
 
-EVIL["a link that is too long to be looked at"] = ("left out: x/escape:", too_deep())
+EVIL["a link that is too long to be looked at"] = ("through a link: x/a/b/", too_deep())
 
 
 @pytest.mark.parametrize("case", EVIL)
@@ -577,6 +593,20 @@ def test_a_round_trip_where_tarfile_has_no_filter(thopters: Thopters, dev: Sprit
     assert (done.code, done.err) == (0, ""), done
     same(source, thopters.home / "back")
     assert described(source) == described(thopters.home / "back")
+
+
+def test_links_arrive_where_the_way_to_the_destination_has_one(
+    thopters: Thopters, dev: Sprite
+) -> None:
+    (thopters.home / "real" / "sub").mkdir(parents=True)
+    (thopters.home / "via").symlink_to("real")
+    (dev.home / "d").mkdir()
+    (dev.home / "d" / "f").write_text("f")
+    (dev.home / "d" / "l").symlink_to("f")
+    dev.machine.own(dev.home)
+    done = thopters("cp", "dev:d", "via/sub/")
+    assert (done.code, done.err) == (0, ""), done
+    assert os.readlink(thopters.home / "real" / "sub" / "d" / "l") == "f"
 
 
 def test_no_folder_is_merged_through_a_link(thopters: Thopters, dev: Sprite) -> None:
