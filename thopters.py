@@ -5006,7 +5006,7 @@ def init_created(app: App, name: str, config: Config | None, *, made: bool) -> d
     """Put the keys in; whatever ends it, the sprite is kept, and it is said how to go on."""
     try:
         return init(app, name, config)
-    except (ThoptersError, Interrupted) as error:
+    except BaseException as error:
         was = "was created" if made else "exists"
         keep = f"thopters init {name}; or remove it: thopters destroy {name}"
         if isinstance(error, ThoptersError):
@@ -5043,7 +5043,9 @@ def create_or_find(app: App, name: str) -> Sprite:
             found = read_back(app, name, READ_BACK_LIMIT_S)
             if found:
                 return found
-    except Interrupted:
+    except ThoptersError:
+        raise
+    except BaseException:
         say_what_exists(app, name)
         raise
     raise ThoptersError(f"cannot create {name}: {why}", hint="try again later")
@@ -5108,7 +5110,7 @@ def get_ready(app: App, name: str) -> None:
         error.message = f"{name} was created, but {error.message}"
         error.hint = f"it may only need time: {keep}"
         raise
-    except Interrupted:
+    except BaseException:
         app.console.note(f"{name} was created; it is not known to be ready. Go on with: {keep}")
         raise
 
@@ -6604,7 +6606,7 @@ def renew_keys(
     except ThoptersError as error:
         error.message = f"{name} was restored to {identity}, but {error.message}"
         raise
-    except Interrupted:
+    except BaseException:
         app.console.note(f"{name} was restored to {identity}, but may hold its old keys")
         raise
     app.console.note(f"today's keys were put into {name} again")
@@ -6626,7 +6628,7 @@ def restore(app: App, name: str, identity: str, saved: str | None) -> bool:
             wait_until_ready(
                 app.api, name, WAKE_LIMIT_S, [b"bash", b"-c", b"[ ! -e ~/" + marker + b" ]"]
             )
-    except (ThoptersError, Interrupted) as error:
+    except BaseException as error:
         note = f"{name} may or may not be at {identity} now{undo}"
         if isinstance(error, NotReadyError) and error.answers:
             note = f"{name} still shows the disk from before{undo}"
@@ -6942,6 +6944,8 @@ def run(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     except (Interrupted, BrokenPipeError):
         raise
     except Exception as error:
+        if hidden := find_interrupted(error):
+            raise hidden from None
         if environ.get("THOPTERS_DEBUG"):
             raise
         failure = ThoptersError(
@@ -6969,47 +6973,57 @@ def die_of(signum: int) -> int:
     return 128 + signum
 
 
-def catch_signals() -> None:
-    """Turn what asks us to stop into Interrupted; a signal that is ignored (nohup) stays so.
+class StopSignals:
+    """Turns what asks us to stop into Interrupted; a signal that is ignored (nohup) stays so.
 
     What comes within a second of the first is taken for the same wish, so that what has to be
     cleaned up and said gets its time. Python drops an exception where it has nowhere to go, as in
-    a finaliser; then the signal is sent once more.
+    a finaliser; then the signal is sent once more, and what ends before it came ends as by it.
     """
-    import signal
-    import time
 
-    last: list[float] = []
+    def __init__(self) -> None:
+        self.dropped: int | None = None
+        self._came_at: float | None = None  # in seconds of the monotonic clock
 
-    def send_again(dropped: sys.UnraisableHookArgs) -> None:
+    def catch(self) -> None:
+        import signal
+
+        sys.unraisablehook = self._send_again
+        for number in stop_signals():
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._interrupt)
+
+    def _interrupt(self, signum: int, frame: FrameType | None) -> None:
+        import time
+
+        if self._came_at is None or time.monotonic() - self._came_at >= 1.0:
+            self._came_at, self.dropped = time.monotonic(), None
+            raise Interrupted(signum)
+
+    def _send_again(self, dropped: sys.UnraisableHookArgs) -> None:
         if not isinstance(dropped.exc_value, Interrupted):
             sys.__unraisablehook__(dropped)
             return
         import threading
 
-        last.clear()
-        arguments = (os.getpid(), dropped.exc_value.signum)
-        threading.Timer(0.05, os.kill, arguments).start()
+        self.dropped = dropped.exc_value.signum
+        threading.Timer(0.05, os.kill, (os.getpid(), self.dropped)).start()
+        self._came_at = None
 
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        if last and time.monotonic() - last[0] < 1.0:
-            return
-        last[:] = [time.monotonic()]
-        raise Interrupted(signum)
+    def let_go(self) -> None:
+        """Let them end us again: all is done, and nothing is left to be said."""
+        import signal
 
-    sys.unraisablehook = send_again
-    for number in stop_signals():
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, interrupt)
+        for number in stop_signals():
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
 
 
-def let_signals_end_us() -> None:
-    """Undo catch_signals: all is done, and nothing is left to be said."""
-    import signal
-
-    for number in stop_signals():
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
+def find_interrupted(error: BaseException | None) -> Interrupted | None:
+    """Return what an error hides: a signal in the release of a lock makes it a RuntimeError."""
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__context__
+    return error
 
 
 def show_traceback(console: Console) -> int:
@@ -7031,14 +7045,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     console = Console(sys.stdout, sys.stderr, os.environ)
+    signals = StopSignals()
     try:
-        catch_signals()
+        signals.catch()
         status = run(list(sys.argv[1:] if argv is None else argv), console, os.environ)
         sys.stdout.flush()
-        let_signals_end_us()
+        signals.let_go()
+        if signals.dropped is not None:
+            raise Interrupted(signals.dropped)
         return status
     except Interrupted as interrupted:
-        let_signals_end_us()
+        signals.let_go()
         console.note("thopters: interrupted")
         return die_of(interrupted.signum)
     except BrokenPipeError:

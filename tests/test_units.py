@@ -433,7 +433,7 @@ def test_a_signal_is_not_lost_where_python_drops_exceptions() -> None:
         "    def __del__(self):\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "        time.sleep(0)\n"
-        "thopters.catch_signals()\n"
+        "thopters.StopSignals().catch()\n"
         "try:\n"
         "    Dropped()\n"
         "    print('dropped', flush=True)\n"
@@ -445,6 +445,33 @@ def test_a_signal_is_not_lost_where_python_drops_exceptions() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=50
     )
     assert (done.stdout, done.stderr) == (f"dropped\n{signal.SIGTERM:d}\n", "")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    "happens",
+    [
+        "class Dropped:\n    def __del__(self):\n        send()\nDropped()",
+        "try:\n    send()\nfinally:\n    threading.Lock().release()",
+    ],
+    ids=["python drops it", "a lock makes it another error"],
+)
+def test_a_signal_that_gets_lost_ends_the_program_all_the_same(happens: str) -> None:
+    script = (
+        "import os, signal, threading, thopters\n"
+        "def send():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "def parse(argv):\n"
+        f"    exec({happens!r}, globals())\n"
+        "    raise SystemExit(0)\n"
+        "thopters.parse = parse\n"
+        "thopters.leave(thopters.main(['list']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=50
+    )
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "")
+    assert done.stderr == "thopters: interrupted\n"
 
 
 # retries
