@@ -24,7 +24,7 @@ MODULE = ROOT / "thopters.py"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--part", metavar="K/N", help="run every N-th test, from the K-th on")
+    parser.addoption("--turns", metavar="FILE", help="share the tests with all that name FILE")
     parser.addoption("--shuffle", metavar="SEED", help="run the tests in a random order")
 
 
@@ -37,14 +37,33 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    seed, part = config.getoption("--shuffle"), config.getoption("--part")
+    seed = config.getoption("--shuffle")
     if seed:
         random.Random(seed).shuffle(items)
-    if part:
-        number, count = map(int, part.split("/"))
-        kept = items[number::count]
-        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-        items[:] = kept
+
+
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """Run the next test that nobody else has taken, as long as there is one."""
+    path = session.config.getoption("--turns")
+    if not path or session.config.option.collectonly:
+        return None
+
+    def take() -> pytest.Item | None:
+        with open(path, "ab", buffering=0) as turns:  # as long as the number of tests taken
+            turns.write(b".")
+            turn = turns.tell() - 1
+        return session.items[turn] if turn < len(session.items) else None
+
+    item = take()
+    while item:
+        following = take()
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if session.shouldfail:
+            raise session.Failed(session.shouldfail)
+        if session.shouldstop:
+            raise session.Interrupted(session.shouldstop)
+        item = following
+    return True
 
 
 class Result:

@@ -1,9 +1,9 @@
-"""Run the suite, a part of it in each of several processes.
+"""Run the suite in several processes, each of which takes the next test that is left.
 
   python tests/run.py [options of pytest]
 
-Most tests wait most of the time, for a sprite or for a limit, so there are three parts for
-each core. What a part says is shown when it is done; the exit status is the worst.
+Most tests wait most of the time, for a sprite or for a limit, so there are three processes for
+each core. What one says is shown when it is done; the exit status is the worst.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ ROOT = Path(__file__).resolve().parent.parent
 def main() -> int:
     count = 3 * (os.cpu_count() or 1)
     began = time.monotonic()
-    parts = []
-    for number in range(count):
-        output = tempfile.TemporaryFile()  # noqa: SIM115 (closed when it has been shown)
-        argv = [sys.executable, "-m", "pytest", "-q", f"--part={number}/{count}", *sys.argv[1:]]
-        process = subprocess.Popen(argv, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
-        parts.append((process, output))
-    worst, totals = 0, Counter[str]()
-    for process, output in parts:
-        worst = max(worst, abs(process.wait()))
+    running = []
+    with tempfile.NamedTemporaryFile() as turns:
+        argv = [sys.executable, "-m", "pytest", "-q", f"--turns={turns.name}", *sys.argv[1:]]
+        for _ in range(count):
+            output = tempfile.TemporaryFile()  # noqa: SIM115 (closed when it has been shown)
+            process = subprocess.Popen(argv, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+            running.append((process, output))
+        worst = max(abs(process.wait()) for process, _ in running)
+    totals = Counter[str]()
+    for _, output in running:
         output.seek(0)
         text = output.read().decode(errors="replace")
         output.close()
@@ -40,7 +41,7 @@ def main() -> int:
             totals[word] += int(number)
     del totals["deselected"]
     told = ", ".join(f"{number} {word}" for word, number in sorted(totals.items()))
-    print(f"in all: {told}; {time.monotonic() - began:.0f} s in {count} parts")
+    print(f"in all: {told}; {time.monotonic() - began:.0f} s in {count} processes")
     return worst
 
 
