@@ -788,8 +788,7 @@ class Config:
             if is_special(self.real_path):
                 raise ThoptersError(f"{self.path} is no file, so nothing can be saved in it")
             self._make_folder()
-            lock = self._lock()
-            try:
+            with self._lock():
                 self.load()
                 version = self.document.get("version", self.VERSION)
                 if type(version) is not int or version > self.VERSION:
@@ -802,8 +801,6 @@ class Config:
                 self.document["version"] = self.VERSION
                 self._replace()
                 self.load()
-            finally:
-                os.close(lock)
         except OSError as error:
             raise ThoptersError(f"cannot write {self.path}: {error.strerror}") from None
 
@@ -815,16 +812,15 @@ class Config:
         for folder in reversed(missing):
             os.mkdir(folder, 0o700)
 
-    def _lock(self) -> int:
-        """Return a descriptor that holds the lock; should we die, the system lets go of it."""
+    def _lock(self) -> BinaryIO:
+        """Return a file that holds the lock; should we die, the system lets go of it."""
         import time
 
-        links = getattr(os, "O_NOFOLLOW", 0)
-        lock = os.open(self.real_path + ".lock", os.O_RDWR | os.O_CREAT | links, 0o600)
+        lock = open(self.real_path + ".lock", "ab", opener=open_private)  # noqa: SIM115 (returned)
         end = time.monotonic() + self.LOCK_LIMIT_S
-        while not try_lock(lock):
+        while not try_lock(lock.fileno()):
             if time.monotonic() > end:
-                os.close(lock)
+                lock.close()
                 raise ThoptersError(
                     f"another thopters has been changing {self.path} for {self.LOCK_LIMIT_S:.0f} s",
                     hint="try again when it is done",
@@ -840,13 +836,11 @@ class Config:
         temporary = self.real_path + ".new"  # one name, so that a kill leaves one file at most
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-        links = getattr(os, "O_NOFOLLOW", 0)
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | links, 0o600)
         try:
-            with open(fd, "wb") as file:
+            with open(temporary, "xb", opener=open_private) as file:
                 file.write(json.dumps(self.document, indent=2).encode() + b"\n")
                 file.flush()
-                os.fsync(fd)
+                os.fsync(file.fileno())
             os.replace(temporary, self.real_path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -858,6 +852,11 @@ class Config:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+
+
+def open_private(path: str, flags: int) -> int:
+    """Be the opener of a file that is ours alone; where a link lies in its place, it fails."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
 
 def try_lock(fd: int) -> bool:

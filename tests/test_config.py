@@ -110,6 +110,7 @@ def test_setup_stores_checks_and_shows_nothing(
         "defaults": {"prefix": "me-"},
         "version": 1,
     }
+    assert path.read_text() == json.dumps(json.loads(path.read_bytes()), indent=2) + "\n"
     assert (mode(path), mode(path.parent)) == (0o600, 0o700)
     assert github.requests == [("/user", f"Bearer {KEYS['GITHUB_PAT']}")]
     assert [request.method for request in emulator.journal] == ["GET"]
@@ -131,10 +132,12 @@ def test_setup_keeps_a_secret_of_ones_own_to_the_byte(
     assert json.loads(path.read_bytes())["secrets"] == secrets
 
 
+@pytest.mark.parametrize("version", [{}, {"version": 0}, {"version": 1}], ids=repr)
 def test_setup_changes_what_is_given_and_keeps_the_rest(
-    thopters: Thopters, emulator: Emulator, path: Path
+    thopters: Thopters, emulator: Emulator, path: Path, version: dict[str, int]
 ) -> None:
-    write(path, {"secrets": {"MINE": "abc", "OPENAI_API_KEY": "old"}, "other": {"x": [1]}})
+    secrets = {"MINE": "abc", "OPENAI_API_KEY": "old"}
+    write(path, {"secrets": secrets, "other": {"x": [1]}, **version})
     assert thopters("setup", "--from-env", env={"OPENAI_API_KEY": "new", "MINE": "def"}).code == 0
     assert json.loads(path.read_bytes()) == {
         "secrets": {"MINE": "def", "OPENAI_API_KEY": "new"},

@@ -192,11 +192,11 @@ class Failing:
 
         return call
 
-    def open(self, file: Any, how: str = "r") -> Any:
+    def open(self, file: Any, how: str = "r", opener: Any = None) -> Any:
         """Stand in for the builtin: its file's reads and writes are counted as well."""
-        if not isinstance(file, int):
+        if not opener:
             self.count("open")
-        opened = io.open(file, how)  # noqa: SIM115, UP020 (the caller closes it)
+        opened = io.open(file, how, opener=opener)  # noqa: SIM115, UP020 (the caller closes it)
         return CountedFile(opened, self)
 
 
@@ -211,7 +211,11 @@ class CountedFile:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self.file.close()
+        self.failing.count("close")
 
     def fileno(self) -> int:
         return int(self.file.fileno())
