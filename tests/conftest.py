@@ -26,6 +26,9 @@ MODULE = ROOT / "thopters.py"
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--turns", metavar="FILE", help="share the tests with all that name FILE")
     parser.addoption("--shuffle", metavar="SEED", help="run the tests in a random order")
+    parser.addoption(
+        "--program", choices=("module", "pyz"), default="module", help="which one most tests run"
+    )
 
 
 def pytest_configure() -> None:
@@ -172,8 +175,8 @@ def compiled() -> Path:
 
 @pytest.fixture
 def thopters(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Thopters]:
-    """Return the program: the module, or with the parameter "pyz" the built archive."""
-    kind = getattr(request, "param", "module")
+    """Return the program: the module, or the built archive if a test or `--program` says so."""
+    kind = getattr(request, "param", request.config.getoption("--program"))
     home = tmp_path / "home"
     home.mkdir()
     program = request.getfixturevalue("pyz" if kind == "pyz" else "compiled")
