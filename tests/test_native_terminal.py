@@ -671,7 +671,7 @@ def test_the_terminal_is_put_back_whatever_the_server_does(
     words = ("sh", "-c", "echo begun; sleep 600")
     with Tty(thopters, "exec", "dev", "--", *words, columns=400) as command:
         command.expect("begun")
-        assert command.is_raw()
+        until(command.is_raw, "the terminal is raw")
         act(dev)
         assert command.end_restored() == status
         assert ("thopters: error: " in command.text) == (what != "killed")
@@ -745,7 +745,7 @@ def test_the_terminal_is_put_back_when_nobody_reads_our_output(
     with Tty(thopters, "exec", "dev", "-t", "--", *words, stdout=subprocess.PIPE) as command:
         assert command.process.stdout
         assert command.process.stdout.readline() == b"begun\r\n"
-        assert command.is_raw()
+        until(command.is_raw, "the terminal is raw")
         command.process.stdout.close()
         assert command.end_restored() == -signal.SIGPIPE
 
