@@ -74,9 +74,9 @@ class Watch:
         for request in self.emulator.journal:
             head = request.head.replace(b"Bearer " + self.emulator.token.encode(), b"")
             self.check(head, f"the head of {request}")
-            self.check(request.body, f"the body of {request}")
-            if b"thopters-init" not in request.stdin:
-                self.check(request.stdin, f"the input of {request}")
+            for data in (request.body, request.stdin):  # an exec's input may be the body of a POST
+                if not (request.path.endswith("/exec") and b"thopters-init" in data):
+                    self.check(data, f"the body or the input of {request}")
             assert len(request.target) <= 2000
         if self.told.exists():
             exported = {self.emulator.token, *(env or {}).values()}
