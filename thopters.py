@@ -2188,6 +2188,9 @@ def open_websocket(transport: Transport, target: str, limit_s: float) -> WebSock
             early = response.fp.peek()  # frames may have come in the same packet as the head
         except ssl.SSLWantReadError:
             early = b""
+        except OSError as error:
+            connection.close()
+            raise transport.no_answer(error, deadline) from None
     return WebSocket(connection, early, transport.clock)
 
 

@@ -305,7 +305,8 @@ def test_sessions_are_found_in_every_shape(
     sessions = [chatter(thopters, emulator)[1] for _ in range(2)]
     done = thopters("pause", "dev", "--force", "--no-wait", "--json")
     [paused] = json.loads(done.out)["paused"]
-    assert paused["ended"] == [f"session {session.id}" for session in sessions]
+    ended = [what for what in paused["ended"] if not what.startswith("hold")]  # after a second
+    assert ended == [f"session {session.id}" for session in sessions]
     assert all(session.ended.is_set() for session in sessions)
 
 

@@ -10,7 +10,10 @@ import ast
 import base64
 import copy
 import datetime
+import errno
 import fcntl
+import hashlib
+import http.client
 import io
 import itertools
 import json
@@ -33,6 +36,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from email.message import Message
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT
@@ -472,6 +476,40 @@ def test_a_signal_that_gets_lost_ends_the_program_all_the_same(happens: str) -> 
     )
     assert (done.returncode, done.stdout) == (-signal.SIGTERM, "")
     assert done.stderr == "thopters: interrupted\n"
+
+
+def test_a_reset_right_behind_the_upgrade_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes when the head is read, and before anything is waited for: rare in a process."""
+    ours, theirs = socket.socketpair()
+
+    class Connection(http.client.HTTPConnection):
+        def request(self, method: str, url: str, *_: Any, headers: Any = None, **__: Any) -> None:
+            key = headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+            proof = base64.b64encode(hashlib.sha1(key.encode()).digest())  # noqa: S324
+            theirs.sendall(b"HTTP/1.1 101 x\r\nSec-WebSocket-Accept: " + proof + b"\r\n\r\n")
+            self.sock = ours
+
+        def getresponse(self) -> http.client.HTTPResponse:
+            response = http.client.HTTPResponse(ours)
+            response.begin()
+            response.fp = io.BufferedReader(Reset())
+            return response
+
+    class Reset(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int:
+            raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    console = thopters.Console(io.StringIO(), io.StringIO(), {})
+    credential = thopters.Credential(thopters.Secret("token"), "a test")
+    transport = thopters.Transport(
+        "http://127.0.0.1:1", credential, console=console, clock=thopters.Clock(), environ={}
+    )
+    monkeypatch.setattr(transport, "open_connection", lambda deadline: Connection("127.0.0.1", 1))
+    with ours, theirs, pytest.raises(thopters.NoAnswerError, match="broke off"):
+        thopters.open_websocket(transport, "/", 10.0)
 
 
 # retries
