@@ -3393,6 +3393,7 @@ class TerminalSession:
         self.identity = ""  # the platform's, as soon as it tells
         self.group: int | None = None  # the remote process group of a command of ours
         self.runs = script is None
+        self.begins: Callable[[], object] = lambda: None  # called before anything of it is shown
         self.script = script  # until it is sent
         self._held = b""  # of what comes before the command's own output
         self._active_at = clock.monotonic()
@@ -3417,13 +3418,12 @@ class TerminalSession:
     def run(self, terminal: LocalTerminal) -> int:
         """Pass bytes both ways until the exit status comes; Detached, ExecLost."""
         open_input, ends, ended_at = True, 0 if terminal.types_end else 10, 0.0
+        self.begins = terminal.raw  # who sees a prompt may press ^C at once
         terminal.raw(signals=not self.runs)
         while True:
             status = self._receive()
             if status is not None:
                 return status
-            if self.runs:
-                terminal.raw()
             # a shell that has just begun makes nothing of a Ctrl-D from before its prompt
             if not open_input and ends < 10 and self.clock.monotonic() - ended_at >= ends:
                 ends += 1
@@ -3504,6 +3504,7 @@ class TerminalSession:
         if begun and not self.script:
             self.group = int(begun[1])
             self.runs, rest, self._held = True, self._held[begun.end() :], b""
+            self.begins()
             self.out(rest)
         elif len(self._held) > 1 << 16:
             raise Garbled("the server answered with something else than the command")

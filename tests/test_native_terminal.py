@@ -676,7 +676,7 @@ def test_the_terminal_is_put_back_whatever_the_server_does(
     words = ("sh", "-c", "echo begun; sleep 600")
     with Tty(thopters, "exec", "dev", "--", *words, columns=400) as command:
         command.expect("begun")
-        until(command.is_raw, "the terminal is raw")
+        assert command.is_raw()
         act(dev)
         assert command.end_restored() == status
         assert ("thopters: error: " in command.text) == (what != "killed")
@@ -750,7 +750,7 @@ def test_the_terminal_is_put_back_when_nobody_reads_our_output(
     with Tty(thopters, "exec", "dev", "-t", "--", *words, stdout=subprocess.PIPE) as command:
         assert command.process.stdout
         assert command.process.stdout.readline() == b"begun\r\n"
-        until(command.is_raw, "the terminal is raw")
+        assert command.is_raw()
         command.process.stdout.close()
         assert command.end_restored() == -signal.SIGPIPE
 
