@@ -315,11 +315,14 @@ def test_r19_the_program_gives_up_in_time(thopters: Thopters, emulator: Emulator
 @pytest.mark.slow
 def test_r19_the_program_gives_up_after_45_s(thopters: Thopters, emulator: Emulator) -> None:
     emulator.add_sprite("dev", status="running")
+    up = "up" * 50
     with Relay(int(emulator.url.rpartition(":")[2])) as relay:
-        relay.arm(Cut(connection=0, size=340, stay=True))
         thopters.env["SPRITES_API_URL"] = relay.url
+        assert thopters("exec", "dev", "--", "echo", up).out == up + "\n"
+        inside = relay.connections[0].came.index(up.encode()) + 50  # ids differ in length
+        relay.arm(Cut(connection=0, size=inside, stay=True))
         started = time.monotonic()
-        done = thopters("exec", "dev", "--", "sh", "-c", "echo up; exec sleep 100", timeout=200)
+        done = thopters("exec", "dev", "--", "sh", "-c", f"echo {up}; exec sleep 100", timeout=200)
         assert 45 <= time.monotonic() - started < 60
     assert done.code == 255
     assert "nothing was heard for 45 s" in done.err
