@@ -84,6 +84,8 @@ EXIT_STATUS_UNKNOWN = 255
 CONNECT_TIMEOUT_S = 10.0
 SILENCE_TIMEOUT_S = 30.0  # of a server that should be answering
 REQUEST_LIMIT_S = 60.0
+SLOWEST_UPLOAD = 20_000  # bytes per second
+NO_LIMIT_S = 45 * 86400.0  # more than a timer can wait on Windows is an error
 CREATE_LIMIT_S = 180.0
 STREAM_LIMIT_S = 600.0  # checkpoint and restore
 WAKE_LIMIT_S = 120.0  # a cold sprite's first command
@@ -818,14 +820,18 @@ class Config:
 
         lock = open(self.real_path + ".lock", "ab", opener=open_private)  # noqa: SIM115 (returned)
         end = time.monotonic() + self.LOCK_LIMIT_S
-        while not try_lock(lock.fileno()):
-            if time.monotonic() > end:
-                lock.close()
-                raise ThoptersError(
-                    f"another thopters has been changing {self.path} for {self.LOCK_LIMIT_S:.0f} s",
-                    hint="try again when it is done",
-                )
-            time.sleep(0.05)
+        try:
+            while not try_lock(lock.fileno()):
+                if time.monotonic() > end:
+                    raise ThoptersError(
+                        f"another thopters has been changing {self.path} for "
+                        f"{self.LOCK_LIMIT_S:.0f} s",
+                        hint="try again when it is done",
+                    )
+                time.sleep(0.05)
+        except BaseException:
+            lock.close()
+            raise
         return lock
 
     def _replace(self) -> None:
@@ -1246,10 +1252,22 @@ class Deadline:
 
     def watch(self, sock: socket.socket) -> None:
         """Shut `sock` down when the time is up; a duplicate outlives its wrapping in TLS."""
-        import threading
-
         self.release()  # an earlier try's connection
         self._sock = sock.dup()
+        self._start_timer()
+
+    def renew(self, limit_s: float) -> None:
+        """Have another limit from now on, for what comes next on the same connection."""
+        self.limit_s = limit_s
+        self._end = self._clock.monotonic() + limit_s
+        if self._sock:
+            self._start_timer()
+
+    def _start_timer(self) -> None:
+        import threading
+
+        if self._timer:
+            self._timer.cancel()
         self._timer = threading.Timer(self.remaining(), self._expire)
         self._timer.daemon = True
         self._timer.start()
@@ -2562,15 +2580,18 @@ done
   sprite-env curl -X DELETE "$task"
 """
 # Over POST the streams are told apart by single bytes below 4 among the data, so the data is sent
-# as hex digits, from a mark on; perl sends them as they come, od, which is always there, in blocks
-HEX_MARK = b"thopters-hex\n"
+# as hex digits, from a mark on; perl sends them as they come, od, which is always there, in blocks.
+# Both run without the user's variables, and a dot says that nothing is missing
+HEX_MARK, HEX_END = b"thopters-hex\n", b"."
 RUN_IN_HEX = b"""\
 hex() (
   trap '' INT TERM HUP QUIT
-  if command -v perl >&2; then
-    exec perl -e '$| = 1; while (sysread STDIN, $b, 65536) { print unpack "H*", $b }'
-  fi
-  exec od -An -v -tx1
+  if perl=$(command -pv perl); then
+    (exec -c "$perl" -e '$| = 1; while ($n = sysread STDIN, $b, 65536) { print unpack "H*", $b }
+      exit !defined $n')
+  else
+    (exec -c "$(command -pv od)" -An -v -tx1)
+  fi && echo .
 )
 echo thopters-hex
 echo thopters-hex >&3
@@ -2853,7 +2874,7 @@ class HexStream:
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._held = b""
-        self._marked = False
+        self._marked = self._ended = False
 
     def __call__(self, data: bytes | memoryview) -> None:
         self._held += data
@@ -2866,17 +2887,20 @@ class HexStream:
             if before:
                 self._sink(before)
         if self._marked:
-            digits = self._held.translate(None, b" \n")
+            digits, end, rest = self._held.translate(None, b" \n").partition(HEX_END)
             even = len(digits) & ~1
             self._held = digits[even:]
             try:
                 self._sink(bytes.fromhex(digits[:even].decode("ascii")))
             except ValueError:
                 raise Garbled("the server sent what the command has not written") from None
+            if rest or (self._ended and digits + end):
+                raise Garbled("the server sent more than the command has written")
+            self._ended = self._ended or bool(end)
 
     def end(self) -> None:
-        if self._marked and self._held:
-            raise Garbled("the command's output ends too early")
+        if self._marked and (self._held or not self._ended):
+            raise Garbled("a part of the command's output is missing")
         self._sink(self._held)
 
 
@@ -2919,24 +2943,30 @@ class PostExec:
         transport = self.api.transport
         target = exec_target(self.api, self.name)
         policy = RetryPolicy(repeatable=False, starting_limit_s=self.starting_limit_s)
-        no_limit_s = 10 * 365 * 86400.0
-        with Deadline(limit_s or no_limit_s, transport.clock, silence_s=limit_s) as deadline:
+        head_limit_s = REQUEST_LIMIT_S + len(body) / SLOWEST_UPLOAD
+        with Deadline(limit_s or head_limit_s, transport.clock, silence_s=limit_s) as deadline:
+
+            def send() -> Answer | http.client.HTTPResponse:
+                if limit_s is None:
+                    deadline.renew(head_limit_s)
+                return transport.stream_head(target, body, deadline, "application/octet-stream")
+
             try:
-                response = transport.retry(
-                    policy,
-                    lambda: transport.stream_head(
-                        target, body, deadline, "application/octet-stream"
-                    ),
-                )
+                response = transport.retry(policy, send)
                 if isinstance(response, Answer):
                     refuse_exec(self.api, self.name, response, self.starting_limit_s)
+                if limit_s is None:
+                    deadline.renew(NO_LIMIT_S)
                 with response:
                     return self._read(transport.pieces(response, deadline, sys.maxsize))
             except (NoAnswerError, Garbled) as lost:
                 raise ExecLost(str(lost), started=self.output.group is not None) from None
 
     def _read(self, pieces: Iterator[bytes]) -> int:
-        """Tell the frames apart, pass output on, and return the status that ends them."""
+        """Tell the frames apart, pass output on, and return the status that ends them.
+
+        What the server does behind the status is not waited for: nothing is missing.
+        """
         import re
 
         stream, status = 0, None
@@ -2954,6 +2984,8 @@ class PostExec:
                 stream, piece = (head[0][0], piece[head.end() :]) if head else (stream, b"")
             if piece:
                 raise Garbled("the server answered with something else than the command")
+            if status is not None:
+                break
         if status is None:
             raise Garbled("the answer ended before the exit status")
         for decoder in self._streams.values():
@@ -3403,7 +3435,7 @@ class TerminalSession:
 
         The identity may never be told: it is waited for some seconds.
         """
-        begun: float | None = None
+        opened, begun = self.clock.monotonic(), None
         while True:
             status = self._receive()
             if status is not None:
@@ -3413,6 +3445,8 @@ class TerminalSession:
                 begun = now if begun is None else begun
                 if now - begun >= (AT_ONCE_S if self.identity else IDENTITY_LIMIT_S):
                     return None
+            elif now - opened > REQUEST_LIMIT_S:
+                raise self._lost(f"it did not begin within {REQUEST_LIMIT_S:.0f} s")
             self.websocket.wait(0.1)
 
     def run(self, terminal: LocalTerminal) -> int:

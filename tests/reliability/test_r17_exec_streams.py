@@ -281,9 +281,6 @@ class Told(NamedTuple):
 def commands(tmp_path_factory: pytest.TempPathFactory) -> list[Told]:
     """Run commands as a sprite does for a POST, half of them where there is no perl."""
     home = tmp_path_factory.mktemp("home")
-    for name in ("bash", "sh", "cat", "od"):
-        (home / "bin").mkdir(exist_ok=True)
-        (home / "bin" / name).symlink_to(shutil.which(name) or "")
     made = []
     for seed in range(24):
         rng = random.Random(seed)
@@ -294,10 +291,12 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> list[Told]:
         (home / "err").write_bytes(err)
         status = rng.choice((0, 0, 1, 2, 3, 49, 97, 255))
         words = [b"sh", b"-c", b"cat out; cat err >&2; exit %d" % status]
-        environ = {"PATH": str(home / "bin")} if seed & 1 else {}
         script = program.exec_script(words, runner=program.RUN_IN_HEX) + b"\0"
-        done = run_script(home, script, environ)
+        look = b"command -pv perl"
+        assert look in script
+        done = run_script(home, script.replace(look, b"false") if seed & 1 else script, {})
         assert done.returncode == status
+        assert (b" " in done.stdout.partition(program.HEX_MARK)[2]) == (seed & 1 and bool(out))
         made.append(Told(out, err, status, done.stdout, done.stderr))
     return made
 
@@ -341,6 +340,43 @@ def test_r18_a_body_cut_at_every_byte_has_no_status(commands: list[Told]) -> Non
             assert outcome.why
             assert told.out.startswith(outcome.out)
             assert told.err.startswith(outcome.err)
+
+
+def test_r18_what_is_sent_behind_the_end_is_no_output(commands: list[Told]) -> None:
+    told = commands[0]
+    for more in (b"\x0141", b"\x01.", b"\x02 41", b"\x02\n.\n"):
+        outcome = run_post([b"\x01" + told.sent_out, b"\x02" + told.sent_err, more, b"\x03\0"])
+        assert outcome.status is None
+        assert outcome.why == "the server sent more than the command has written"
+
+
+# Whatever a command's variables say to perl or to a shell, and whoever has ended the encoder
+@pytest.mark.parametrize(
+    "setting",
+    ["PERL_UNICODE=SDA", "PERL5OPT=-MNoSuch", "PERLIO=:crlf", "PATH=/nowhere"],
+)
+def test_r18_variables_of_the_command_change_nothing_over_post(
+    thopters: Thopters, emulator: Emulator, setting: str
+) -> None:
+    emulator.add_sprite("dev", status="running")
+    refuse_websockets(emulator)
+    bash = shutil.which("bash") or ""
+    script = "printf 'hi\\xff\\n'; printf 'err\\xff\\n' >&2; exit 4"
+    done = thopters("exec", "dev", "--env", setting, "--", bash, "-c", script)
+    assert (done.code, done.out_bytes, done.err_bytes) == (4, b"hi\xff\n", b"err\xff\n")
+
+
+def test_r18_output_that_is_missing_is_no_success(thopters: Thopters, emulator: Emulator) -> None:
+    """The command ends what encodes its output, the process behind its own pipe."""
+    emulator.add_sprite("dev", status="running")
+    refuse_websockets(emulator)
+    script = (
+        "pipe=$(readlink /proc/$$/fd/1); for p in /proc/[0-9]*; do "
+        'if [ "$(readlink "$p/fd/0")" = "$pipe" ]; then kill -9 "${p#/proc/}"; fi; done 2>&-; :'
+    )
+    done = thopters("exec", "dev", "--", "sh", "-c", script)
+    assert done.code == 255
+    assert "a part of the command's output is missing" in done.err
 
 
 @both
