@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -102,9 +101,7 @@ class World:
         self.relay.settle()
         for sprite in list(self.emulator.sprites.values()):
             for session in list(sprite.sessions.values()):
-                fed = session.process.stdin is None or session.process.stdin.closed
-                if not fed:  # it waits for a script that will not come
-                    session.signal(signal.SIGKILL)
+                session.end_input()  # it may wait for a script that will not come
                 assert session.ended.wait(20), "a command does not end"
             sprite.sessions.clear()
 
