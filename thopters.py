@@ -273,7 +273,8 @@ def secret_forms(value: str) -> set[str]:
         encoded = base64.b64encode(bytes(offset) + data).decode()
         inner = encoded[(0, 2, 3)[offset] : 8 * (offset + len(data)) // 6]
         forms |= {inner, inner.replace("+", "-").replace("/", "_")}
-    return {form for form in forms if len(form) >= 6}
+    lines = [line for line in value.splitlines() if 8 <= len(line) < len(value)]  # shown apart
+    return {form for form in forms if len(form) >= 6}.union(*map(secret_forms, lines))
 
 
 class Redactor:
@@ -399,6 +400,7 @@ class WritingOutput:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left would only fail again
             raise OutputError(f"cannot write the output: {error.strerror}") from None
 
 
@@ -427,26 +429,48 @@ class Console:
     def answer_json(self, data: object) -> None:
         import json
 
-        self.answer(json.dumps(data, indent=2))
+        self.answer(json.dumps(self._redact_all(data), indent=2))
+
+    def _redact_all(self, data: object) -> object:
+        """Redact each text of a document: one that is JSON itself is escaped twice in the whole."""
+        if isinstance(data, dict):
+            return {key: self._redact_all(value) for key, value in data.items()}
+        if isinstance(data, (list, tuple)):
+            return [self._redact_all(value) for value in data]
+        return self.redact(data) if isinstance(data, str) else data
+
+    def flush(self) -> None:
+        """Write what is left of the answers: one that nobody got is none."""
+        with WritingOutput():
+            self.out.flush()
+
+    def safe(self, text: str) -> str:
+        """Make a text fit for people: no secret in it, and then nothing that a terminal obeys."""
+        return clean(self.redact(text))
 
     def note(self, line: str) -> None:
-        """Say something on stderr; `line` is cleaned here, for much of it is remote text."""
-        self._say(clean(line))
+        """Say something on stderr; `line` is made safe here, for much of it is remote text."""
+        self._say(self.safe(line))
 
     def _say(self, line: str) -> None:
         if self.activity:
             self.activity.hide()
-        self.err.write(self.redact(line) + "\n")
-        self.err.flush()
+        try:
+            self.err.write(line + "\n")
+            self.err.flush()
+        except BrokenPipeError:
+            raise
+        except OSError:
+            pass  # a full disk, say: what is done, and its status, is as it is
 
     def label(self, kind: str, colour: str, text: str) -> None:
         self._say(self.paint(kind + ":", colour, on_terminal=self.err_is_terminal) + " " + text)
 
     def warn(self, text: str) -> None:
-        self.label("thopters: warning", "33", clean(text))
+        self.label("thopters: warning", "33", self.safe(text))
 
     def hint(self, text: str) -> None:
-        self.label("hint", "36", clean(text))
+        self.label("hint", "36", self.safe(text))
 
     def detail(self, text: str) -> None:
         """Say what was tried; only with -v or --debug."""
@@ -463,13 +487,13 @@ class Console:
             body = {"code": error.code, "message": error.message, "hint": error.hint}
             self.answer_json({"error": body})
             return
-        self.label("thopters: error", "31", clean(error.message))
+        self.label("thopters: error", "31", self.safe(error.message))
         if error.hint:
             self.hint(error.hint)
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Print rows: aligned under a header on a terminal, tab-separated and bare elsewhere."""
-        cells = [[clean(cell) for cell in row] for row in rows]
+        cells = [[self.safe(cell) for cell in row] for row in rows]
         if not self.out_is_terminal:
             for row in cells:
                 self.answer("\t".join(row))
@@ -493,7 +517,7 @@ class Console:
 
     def ask(self, question: str) -> str:
         """Prompt on stderr, read one line of stdin; "" if it ends before the line does."""
-        self.err.write(self.redact(clean(question)) + " ")
+        self.err.write(self.safe(question) + " ")
         self.err.flush()
         line = sys.stdin.readline()
         if not line.endswith("\n"):
@@ -509,7 +533,7 @@ class Console:
         with warnings.catch_warnings():
             warnings.simplefilter("error", getpass.GetPassWarning)  # it would show what is typed
             try:
-                return getpass.getpass(self.redact(clean(question)) + " ", stream=self.err)
+                return getpass.getpass(self.safe(question) + " ", stream=self.err)
             except EOFError:
                 self.err.write("\n")
                 return ""
@@ -555,7 +579,7 @@ class Activity:
                 if self._stop.is_set():
                     return
                 seconds = time.monotonic() - self._started
-                line = self.console.redact(clean(f"{self.text} ({seconds:.0f} s)"))
+                line = self.console.safe(f"{self.text} ({seconds:.0f} s)")
                 self.console.err.write(f"\r{line}\x1b[K")
                 self.console.err.flush()
                 self._shown = True
@@ -1297,35 +1321,50 @@ class Deadline:
 class Answer:
     """A whole HTTP answer; `uncertain` if an earlier try may have been carried out as well."""
 
-    __slots__ = ("body", "headers", "status", "uncertain")
+    __slots__ = ("_redact", "body", "headers", "status", "uncertain")
 
-    def __init__(self, status: int, headers: Message, body: bytes) -> None:
+    def __init__(
+        self, status: int, headers: Message, body: bytes, redact: Callable[[str], str] = str
+    ) -> None:
         self.status = status
         self.headers = headers
         self.body = body
         self.uncertain = False
+        self._redact = redact
 
-    def details(self) -> dict[str, Any]:
-        """Return the JSON object of an error body, {} if it is none."""
+    def _document(self) -> Any:
         import json
 
         try:
-            document = json.loads(self.body)
+            return json.loads(self.body)
         except (ValueError, RecursionError):
-            return {}
+            return None
+
+    def details(self) -> dict[str, Any]:
+        """Return the JSON object of an error body, {} if it is none."""
+        document = self._document()
         return document if isinstance(document, dict) else {}
 
     def reason(self) -> str:
-        """Return the server's own words for an error: JSON, plain text or HTML, at most 300."""
+        """Return the server's own words for an error: JSON, plain text or HTML, at most 300.
+
+        No secret is in them: it could not be found any more once it is cut, or with another one's
+        escapes; so other JSON is written anew.
+        """
+        import json
+
         details = self.details()
         texts = [details.get("message"), details.get("error")]
         words = [text for text in texts if isinstance(text, str) and text]
         if not words and isinstance(details.get("errors"), list):
-            words = ["; ".join(map(str, details["errors"]))]
-        text = words[0] if words else self.body.decode("utf-8", "replace").strip()
+            errors = details["errors"]
+            words = ["; ".join(e if isinstance(e, str) else json.dumps(e) for e in errors)]
+        document = self._document()
+        whole = self.body.decode("utf-8", "replace").strip()
+        text = words[0] if words else whole if document is None else json.dumps(document)
         if text.startswith("<"):
             text = "the answer is a web page"
-        return text[:300] or "no reason given"
+        return self._redact(text)[:300] or "no reason given"
 
     def error_code(self) -> str:
         code = self.details().get("error")
@@ -1372,7 +1411,9 @@ def failure_kind(answer: Answer) -> str | None:
         return None if answer.error_code() == "concurrent_sprite_limit_exceeded" else BUSY
     if answer.status == 503 and answer.error_code() == "sprite_starting":
         return STARTING
-    return AMBIGUOUS if answer.status in (408, 500, 502, 503, 504) else None
+    # of the 5xx, these are definite: not implemented, no such HTTP, a login page of the network's
+    is_vague = answer.status >= 500 and answer.status not in (501, 505, 511)
+    return AMBIGUOUS if is_vague or answer.status == 408 else None
 
 
 class RetryPolicy:
@@ -1719,7 +1760,7 @@ class Transport:
             if response.headers.get("Content-Encoding", "identity").lower() != "identity":
                 raise NoAnswerError("the answer is compressed, which was not asked for")
             body = b"".join(self.pieces(response, deadline, cap))
-        return Answer(response.status, response.headers, body)
+        return Answer(response.status, response.headers, body, self.console.redact)
 
     def traced(
         self, method: str, target: str, started: float, response: http.client.HTTPResponse
@@ -2331,9 +2372,18 @@ class SpritesApi:
         parts = ["", "v1", "sprites", name, *rest]
         return "/".join(urllib.parse.quote(part, safe="") for part in parts)
 
-    def refuse(self, answer: Answer, doing: str, name: str = "") -> NoReturn:
-        """Raise the error that an answer stands for: what failed, why, and the next step."""
+    def refuse(
+        self, answer: Answer, doing: str, name: str = "", *, changes: bool = False
+    ) -> NoReturn:
+        """Raise the error that an answer stands for: what failed, why, and the next step.
+
+        Of a request that `changes` something, an answer that is no definite no says nothing.
+        """
         status, reason = answer.status, answer.reason()
+        if changes and failure_kind(answer) == AMBIGUOUS:
+            raise NoAnswerError(
+                f"cannot tell whether the API could {doing}: it answered {status}: {reason}"
+            )
         if status == 401:
             raise AuthError(
                 f"cannot {doing}: the API refused the token from "
@@ -2445,7 +2495,7 @@ class SpritesApi:
         answer = self.transport.fetch("DELETE", self.path(name))
         gone = answer.status in (200, 202, 204) or (answer.status == 404 and answer.uncertain)
         if not gone:
-            self.refuse(answer, f"destroy {name}", name)
+            self.refuse(answer, f"destroy {name}", name, changes=True)
 
     def list_checkpoints(self, name: str, *, include_auto: bool) -> list[Checkpoint]:
         """Return the checkpoints, newest first, without the row that stands for the present."""
@@ -2512,7 +2562,7 @@ class SpritesApi:
                 if kind == "complete":
                     return
         except RefusedError as error:
-            self.refuse(error.answer, doing, name)
+            self.refuse(error.answer, doing, name, changes=True)
         raise NoAnswerError(f"cannot tell whether the API could {doing}: its answer was cut short")
 
 
@@ -2954,6 +3004,9 @@ class PostExec:
             try:
                 response = transport.retry(policy, send)
                 if isinstance(response, Answer):
+                    if failure_kind(response) == AMBIGUOUS:
+                        why = f"the API answered {response.status}: {response.reason()}"
+                        raise ExecLost(why, started=False)
                     refuse_exec(self.api, self.name, response, self.starting_limit_s)
                 if limit_s is None:
                     deadline.renew(NO_LIMIT_S)
@@ -6474,7 +6527,8 @@ def follow(app: App, doing: str, words: Iterator[str]) -> list[str]:
     with app.console.working(doing):
         for text in words:
             texts.append(text)
-            for line in filter(None, map(str.strip, text.splitlines())):
+            safe = app.console.redact(text)  # as a whole, for it may be one of many lines
+            for line in filter(None, map(str.strip, safe.splitlines())):
                 if not app.console.json:
                     app.console.note("  " + line)
     return texts
@@ -6970,10 +7024,12 @@ def run(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     try:
         command, args = parse(argv)
         console.verbose, console.debug = args.verbose, args.debug
-        return command.run(App(console, environ, Clock()), args)
+        status = command.run(App(console, environ, Clock()), args)
+        console.flush()
+        return status
     except ThoptersError as error:
         if environ.get("THOPTERS_DEBUG"):
-            raise
+            show_traceback(console)
         console.error(error)
         return failure_status(command, error)
     except SystemExit as done:  # argparse has shown a help
@@ -6984,7 +7040,7 @@ def run(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
         if hidden := find_interrupted(error):
             raise hidden from None
         if environ.get("THOPTERS_DEBUG"):
-            raise
+            show_traceback(console)
         failure = ThoptersError(
             f"internal error: {type(error).__name__}: {error}",
             hint="this is a bug; THOPTERS_DEBUG=1 shows where",
@@ -7063,22 +7119,40 @@ def find_interrupted(error: BaseException | None) -> Interrupted | None:
     return error
 
 
-def show_traceback(console: Console) -> int:
+def show_traceback(console: Console) -> None:
     """Print what went wrong, redacted; for THOPTERS_DEBUG."""
     import traceback
 
-    for line in traceback.format_exc().splitlines():
+    for line in console.redact(traceback.format_exc()).splitlines():
         console.note(line)
-    return EXIT_FAILED
+
+
+def replace_closed_streams() -> None:
+    """Have three standard streams, though whoever started us has closed one.
+
+    What is opened next would take its place, and be read and written as if it were the user's.
+    So stdin cannot be read, stdout cannot be written, and nobody sees what goes to stderr.
+    """
+    modes = {"stdin": os.O_WRONLY, "stdout": os.O_RDONLY, "stderr": os.O_WRONLY}
+    for fd, (name, flags) in enumerate(modes.items()):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, flags), True)  # the lowest number that is free
+        if getattr(sys, name) is None:
+            stream = open(fd, "r" if fd == 0 else "w", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
+    import contextlib
     import gc
     import signal
 
     gc.set_threshold(100_000)  # imports make much that lives and little garbage
 
+    replace_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     console = Console(sys.stdout, sys.stderr, os.environ)
@@ -7086,24 +7160,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         signals.catch()
         status = run(list(sys.argv[1:] if argv is None else argv), console, os.environ)
-        sys.stdout.flush()
+        console.flush()
         signals.let_go()
         if signals.dropped is not None:
             raise Interrupted(signals.dropped)
         return status
     except Interrupted as interrupted:
         signals.let_go()
+        with contextlib.suppress(OSError, OutputError):
+            console.flush()  # what was done before is no less true
         console.note("thopters: interrupted")
         return die_of(interrupted.signum)
     except BrokenPipeError:
+        with contextlib.suppress(OSError, OutputError):
+            console.flush()  # it may be stderr that nobody reads
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more
         return die_of(getattr(signal, "SIGPIPE", 13))
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        console.error(OutputError(f"cannot write the output: {error.strerror}"))
+    except OutputError as error:
+        console.error(error)
         return EXIT_FAILED
-    except Exception:
-        return show_traceback(console)
 
 
 def leave(status: int) -> NoReturn:

@@ -525,9 +525,9 @@ def test_a_reset_right_behind_the_upgrade_is_no_answer(monkeypatch: pytest.Monke
         (503, "", AMBIGUOUS),
         (503, "other", AMBIGUOUS),
         (500, "sprite_starting", AMBIGUOUS),
-        *((status, "", AMBIGUOUS) for status in (408, 500, 502, 504)),
+        *((status, "", AMBIGUOUS) for status in (408, 500, 502, 504, 507, 520, 524, 530, 599)),
         *((status, "", None) for status in (200, 201, 204, 301, 302, 307)),
-        *((status, "", None) for status in (400, 401, 402, 403, 404, 409, 422, 501, 505)),
+        *((status, "", None) for status in (400, 401, 402, 403, 404, 409, 422, 501, 505, 511)),
         (404, "sprite_starting", None),
     ],
 )

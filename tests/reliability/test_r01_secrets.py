@@ -15,7 +15,7 @@ import random
 import shlex
 import string
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -172,6 +172,47 @@ def echo(watch: Watch) -> None:
     body = json.dumps({"error": "bad_request", "message": words}).encode()
     for method in ("GET", "POST", "PUT", "DELETE", "WS"):
         watch.emulator.fault(Fault(f"{method} *", "status", status=400, body=body, times=None))
+
+
+# How a server's answer may hold a secret, in ways that make it hard to find
+HIDDEN: dict[str, Callable[[str], str]] = {
+    "cut in two": lambda value: json.dumps({"message": "x" * 270 + " Bearer " + value}),
+    "with escapes as Go has them": lambda value: (
+        json.dumps({"detail": value}).replace("&", "\\u0026").replace("<", "\\u003c")
+    ),
+    "in an array": lambda value: json.dumps([{"x": value}]).replace("/", "\\/"),
+    "among the errors": lambda value: json.dumps({"errors": [{"x": value}]}),
+    "JSON in JSON": lambda value: json.dumps({"message": json.dumps({"x": value})}),
+    "as it is": lambda value: value,
+}
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--debug"]], ids=" ".join)
+@pytest.mark.parametrize("how", HIDDEN)
+def test_r01_no_answer_hides_a_secret(watch: Watch, how: str, options: list[str]) -> None:
+    parts = [os.urandom(16).hex() for _ in range(3)]
+    value = f"&<{parts[0]}>\x7f\x01/{parts[1]}\n\"'{parts[2]}\n"
+    write(watch.config, {"secrets": {"MINE": value}})
+    body = HIDDEN[how](value).encode()
+    watch.emulator.fault(Fault("GET /v1/sprites", "status", status=400, body=body))
+    done = watch.thopters("list", *options)
+    assert done.code == 1
+    for part in parts:
+        assert part[:8] not in done.out + done.err, done
+
+
+def test_r01_progress_of_many_lines_hides_no_secret(watch: Watch) -> None:
+    parts = [os.urandom(16).hex() for _ in range(3)]
+    write(watch.config, {"secrets": {"MINE": "\n".join(parts)}})
+    event = {"type": "info", "data": "first\n" + "\n".join(parts) + "\nlast"}
+    lines = json.dumps(event) + "\n" + json.dumps({"type": "complete", "data": "ID: v2"}) + "\n"
+    fault = {"status": 200, "body": lines.encode(), "content_type": "application/x-ndjson"}
+    watch.emulator.fault(Fault("POST */checkpoint", "status", **fault))  # type: ignore[arg-type]
+    done = watch.thopters("checkpoint", "dev")
+    assert (done.code, done.out) == (0, "v2\n")
+    assert "first\n" in done.err and "last\n" in done.err
+    for part in parts:
+        assert part not in done.err
 
 
 def sweep(watch: Watch, fault: str, command: str, debug: list[str]) -> None:

@@ -366,6 +366,20 @@ def test_r18_variables_of_the_command_change_nothing_over_post(
     assert (done.code, done.out_bytes, done.err_bytes) == (4, b"hi\xff\n", b"err\xff\n")
 
 
+@pytest.mark.parametrize("status", [408, 500, 502, 504, 524])
+def test_r18_an_answer_that_is_no_definite_no_says_nothing_of_the_command(
+    thopters: Thopters, emulator: Emulator, status: int
+) -> None:
+    sprite = emulator.add_sprite("dev", status="running")
+    refuse_websockets(emulator)
+    emulator.fault(Fault("POST */exec", "done_but", status=status))
+    done = thopters("exec", "dev", "--", "touch", "done")
+    assert (sprite.home / "done").exists()
+    assert done.code == 255
+    assert f"the API answered {status}" in done.err
+    assert "it is not known whether it has run" in done.err
+
+
 def test_r18_output_that_is_missing_is_no_success(thopters: Thopters, emulator: Emulator) -> None:
     """The command ends what encodes its output, the process behind its own pipe."""
     emulator.add_sprite("dev", status="running")

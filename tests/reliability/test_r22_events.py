@@ -161,6 +161,15 @@ def test_r22_restore_that_is_only_said_to_be_complete_is_none(place: Place, name
     assert (place.sprite.home / "work").read_text() == "after"
 
 
+@pytest.mark.parametrize("status", [408, 500, 502, 504, 524])
+def test_r22_an_answer_that_is_no_definite_no_says_nothing(place: Place, status: int) -> None:
+    place.emulator.fault(Fault("POST */checkpoint", "done_but", status=status))
+    done = place.run("checkpoint", "dev")
+    assert (done.code, done.out) == (1, "")
+    assert f"cannot tell whether the API could checkpoint dev: it answered {status}" in done.err
+    assert [made.id for made in place.sprite.checkpoints] == ["v1", "v2"]
+
+
 def test_r22_an_answer_of_another_type_is_no_stream(place: Place) -> None:
     for kind in ("text/html", "text/plain", "application/octet-stream"):
         place.say("POST */checkpoint", BEGIN + ID + DONE, content_type=kind)

@@ -35,6 +35,11 @@ def done_but_500(emulator: Emulator) -> None:
     emulator.fault(Fault(CREATE, "done_but", status=500))
 
 
+def done_but_524(emulator: Emulator) -> None:
+    """Have a proxy give up waiting, in a way that is no standard's."""
+    emulator.fault(Fault(CREATE, "done_but", status=524))
+
+
 def done_but_reset(emulator: Emulator) -> None:
     emulator.fault(Fault(CREATE, "done_but", status=None))
 
@@ -52,6 +57,7 @@ def done_but_unseen(emulator: Emulator) -> None:
 MADE = {
     "500": (done_but_500, 0, 409, 1),
     "500, and late to be seen": (done_but_500, 2, 409, 1),
+    "524": (done_but_524, 0, 409, 1),
     "reset": (done_but_reset, 0, 409, 1),
     "time-out": (done_but_slow, 0, 409, 1),
     "seen by the second 409": (done_but_unseen, 4, 409, 2),
@@ -60,7 +66,7 @@ MADE = {
 }
 
 
-QUICK = ("500", "time-out", "seen by the second 409")
+QUICK = ("500", "524", "time-out", "seen by the second 409")
 CASES = [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in MADE]
 
 

@@ -98,6 +98,71 @@ def test_r40_stderr_that_nobody_reads_changes_no_status(thopters: Thopters, many
         assert b"Traceback" not in out
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+def test_r40_a_full_disk_for_stderr_changes_no_status(thopters: Thopters, many: Emulator) -> None:
+    words = {"ls": 0, "url none": 3, "exec none -- true": 255, "exec s-00000 -- sh -c 'exit 7'": 7}
+    for line, code in words.items():
+        with open("/dev/full", "wb") as full:
+            process = thopters.start(*shlex.split(line), stderr=full)
+            out, _ = process.communicate(timeout=60)
+        assert process.returncode == code, line
+        assert (out != b"") == (line == "ls")
+
+
+# what a shell says to close a stream, and the exit status, stdout and stderr that come of it
+UNWRITABLE = "thopters: error: cannot write the output: Bad file descriptor\n"
+UNREADABLE = "thopters: error: cannot read stdin: Bad file descriptor\n"
+CLOSED = [
+    ("config >&-", 1, "", UNWRITABLE),
+    ("url s-00000 --json >&-", 1, "", UNWRITABLE),
+    ("exec s-00000 -- echo x >&-", 255, "", UNWRITABLE),
+    ("exec s-00000 -- sh -c 'exit 7' >&-", 7, "", ""),
+    ("exec s-00000 -- sh -c 'echo x; echo y >&2; exit 7' 2>&-", 7, "x\n", ""),
+    ("exec none -- true 2>&-", 255, "", ""),
+    ("exec s-00000 -- cat <&-", 0, "", ""),
+    ("exec s-00000 -i -- cat <&-", 255, "", UNREADABLE),
+    ("cp - s-00000:kept <&-", 1, "", UNREADABLE),
+    ("destroy s-00000 <&- >&- 2>&-", 2, "", ""),
+]
+
+
+@both
+@pytest.mark.parametrize(("line", "code", "out", "err"), CLOSED, ids=[item[0] for item in CLOSED])
+def test_r40_a_stream_that_is_closed(
+    thopters: Thopters, many: Emulator, line: str, code: int, out: str, err: str
+) -> None:
+    """What is opened in its place, a socket or a file, is nothing of the user's."""
+    kept = many.sprite("s-00000").home / "kept"
+    kept.write_text("kept")
+    command = f"{shlex.join(thopters.argv)} {line}"
+    done = subprocess.run(
+        ["bash", "-c", command], env=thopters.env, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, out, err)
+    assert kept.read_text() == "kept"
+
+
+def test_r40_what_was_told_before_a_signal_is_told(thopters: Thopters, emulator: Emulator) -> None:
+    emulator.add_sprite("a", status="cold")
+    emulator.add_sprite("b", status="running")
+    process = thopters.start("pause", "a", "b")
+    until(lambda: len(emulator.journal.requests("GET", "/v1/sprites/b")) > 2, 60)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM
+    assert out.startswith(b"a is asleep already"), (out, err)
+
+
+def test_thopters_debug_shows_where_and_changes_no_outcome(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    for words in (["exec", "none", "--", "true"], ["url", "none", "--json"], ["ls", "--nonsense"]):
+        plain, shown = thopters(*words), thopters(*words, env={"THOPTERS_DEBUG": "1"})
+        assert (shown.code, shown.out) == (plain.code, plain.out)
+        assert shown.err.startswith("Traceback (most recent call last):\n")
+        assert shown.err.endswith(plain.err)
+
+
 # R41
 
 
