@@ -11,7 +11,7 @@ import random
 import shutil
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -340,6 +340,17 @@ def test_r18_a_body_cut_at_every_byte_has_no_status(commands: list[Told]) -> Non
             assert outcome.why
             assert told.out.startswith(outcome.out)
             assert told.err.startswith(outcome.err)
+
+
+def test_r18_what_the_server_does_behind_the_status_is_not_waited_for(
+    commands: list[Told],
+) -> None:
+    def pieces(body: bytes) -> Iterator[bytes]:
+        yield body
+        pytest.fail("more was read")
+
+    for seed, told in enumerate(commands):
+        assert told.is_exact(run_post(pieces(told.body(random.Random(seed)))))
 
 
 def test_r18_what_is_sent_behind_the_end_is_no_output(commands: list[Told]) -> None:

@@ -166,6 +166,47 @@ def test_r23_every_slow_fault_ends_within_the_limit(
         assert [server.accepted for server in servers.values()] == [4] * 6 + [0]
 
 
+@pytest.mark.parametrize("fault", [SLOW[0], SLOW[1], SLOW[3], MUTE[0]])
+def test_r23_a_command_sent_by_post_has_its_answer_begin_within_the_limit(
+    monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """What comes then, the output of a command, may take as long as it likes."""
+    monkeypatch.setattr(program, "REQUEST_LIMIT_S", 0.4)
+    monkeypatch.setattr(program.RetryPolicy, "BACKOFF_S", 0.01)
+    with slow(fault) as server:
+        url = server.url.replace("http:", "https:") if fault == MUTE[0] else server.url
+        api = program.SpritesApi(make_transport(url, program.Clock()))
+        nobody = program.ExecOutput(lambda data: None, lambda data: None)
+        started = time.monotonic()
+        with pytest.raises((program.ExecLost, program.NotSentError)):
+            program.PostExec(api, "dev", nobody, 120.0).run(b"true", None)
+        tries = 4 if fault == MUTE[0] else 1  # without TLS nothing was sent
+        assert tries * 0.35 <= time.monotonic() - started <= tries * 0.4 + SLACK_S
+        assert server.accepted == tries
+
+
+def test_r23_a_detached_command_begins_within_the_limit() -> None:
+    clock = FakeClock()
+
+    class Pinging:
+        """A connection on which nothing comes but pings."""
+
+        heard_at = 0.0
+
+        def messages(self) -> list[tuple[int, bytes]]:
+            self.heard_at = clock.monotonic()
+            return []
+
+        def wait(self, seconds: float) -> None:
+            clock.sleep(seconds)
+
+    websocket: Any = Pinging()
+    session = program.TerminalSession(websocket, clock, lambda data: None, b"true")
+    with pytest.raises(program.ExecLost, match="did not begin within 60 s"):
+        session.start()
+    assert 60 <= clock.now - 1000.0 <= 62
+
+
 QUICK_PROGRAM = """\
 import sys
 sys.path.insert(0, sys.argv.pop(1))
