@@ -3229,17 +3229,24 @@ def stop_signals() -> list[int]:
 
 def signal_group(api: SpritesApi, name: str, group: int, signum: int) -> None:
     """Send a signal to a command in a sprite, by a second one: the platform's own call may reach
-    the group's leader alone, which is our wrapper. Best effort: failing changes nothing here."""
+    the group's leader alone, which is our wrapper. Best effort: failing changes nothing here, and
+    only a moment is waited, for the user wants us to end."""
     import signal
+    import threading
 
     word = signal.Signals(signum).name[3:]
     script = f"kill -s {word} -- -{group} 2>/dev/null || pkill -{word} -P {group}"
-    try:
-        run_quietly(
-            api, name, [b"bash", b"-c", script.encode()], limit_s=5.0, open_limit_s=PROBE_LIMIT_S
-        )
-    except (ThoptersError, ExecLost) as error:
-        api.console.detail(f"the signal may not have reached the command: {error}")
+    argv = [b"bash", b"-c", script.encode()]
+
+    def send() -> None:
+        try:
+            run_quietly(api, name, argv, limit_s=5.0, open_limit_s=PROBE_LIMIT_S)
+        except (ThoptersError, ExecLost) as error:
+            api.console.detail(f"the signal may not have reached the command: {error}")
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    sender.join(PROBE_LIMIT_S)
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:

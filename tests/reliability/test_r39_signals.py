@@ -12,12 +12,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from conftest import MODULE, Thopters
-from emulation import Emulator, write_launcher
+from emulation import Emulator, Fault, write_launcher
 from emulation.exec import Session as RemoteSession
 from test_config import write
 from test_emulator import until
@@ -218,6 +219,21 @@ def test_r39_a_signal_at_every_point(
     scene: Scene, command: str, number: signal.Signals, point: int
 ) -> None:
     interrupt(scene, command, number, point)
+
+
+def test_r39_a_second_signal_ends_it_though_the_server_answers_no_more(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    emulator.add_sprite("dev", status="running")
+    process = thopters.start("exec", "dev", "--", "sh", "-c", "trap '' INT; echo up; sleep 60")
+    assert process.stdout and process.stdout.readline() == b"up\n"
+    emulator.fault(Fault("WS */exec", "hang", times=None))
+    process.send_signal(signal.SIGINT)
+    until(lambda: len(emulator.journal.requests(path="/v1/sprites/dev/exec")) > 1, 60)
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == -signal.SIGINT
+    assert time.monotonic() - started < 3 * 3.0  # of which 3.0 s are waited
 
 
 @pytest.mark.parametrize("command", ["create", "exec", "restore", "pause"])
