@@ -719,6 +719,21 @@ def test_r36_a_folder_that_many_share_keeps_its_mode(thopters: Thopters, tmp_pat
     assert shared.stat().st_mode & 0o7777 == 0o1777
 
 
+def test_r36_a_link_in_the_place_of_the_lock_is_not_followed(
+    thopters: Thopters,
+    emulator: Emulator,
+    path: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    before = write(path, {"secrets": {"MINE": "old"}})
+    path.with_name("config.json.lock").symlink_to(tmp_path / "elsewhere")
+    done = thopters("setup", "--from-env", env=SECRETS)
+    assert done.code == 1
+    assert f"thopters: error: cannot write {path}: " in done.err
+    assert path.read_bytes() == before
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_r36_a_temporary_file_of_somebody_elses_is_not_written_into(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
