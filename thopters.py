@@ -2261,6 +2261,17 @@ def text_field(item: dict[str, Any], *keys: str) -> str:
     return next((item[key] for key in keys if isinstance(item.get(key), str)), "")
 
 
+def listed(document: object, key: str) -> list[Any] | None:
+    """Return the list that an object has under `key`, None if it has none.
+
+    An empty list may be null, as Go writes it; a key that is missing says nothing.
+    """
+    if not isinstance(document, dict) or key not in document:
+        return None
+    items = [] if document[key] is None else document[key]
+    return items if isinstance(items, list) else None
+
+
 def host_of(url: str) -> str:
     """Return the host of a URL that may be none at all, then ""."""
     import urllib.parse
@@ -4964,17 +4975,27 @@ def say_sprite_program(app: App) -> None:
     app.console.note(f"sprite program: {path} ({told}), {login}")
 
 
-def verdict(app: App, what: str, ask: Callable[[], Answer]) -> bool:
-    """Say whether a server takes a token: valid, rejected or unreachable; False if rejected."""
+def verdict(
+    app: App, what: str, ask: Callable[[], Answer], is_right: Callable[[object], bool]
+) -> bool:
+    """Say whether a server takes a token, as far as it tells; False if it rejects it.
+
+    A yes is the document that was asked for: a login page of the network answers 200, too.
+    """
     try:
         answer = ask()
     except (NotSentError, NoAnswerError) as error:
         app.console.note(f"{what}: unreachable: {error.message}")
         return True
-    good = 200 <= answer.status < 300
-    why = "" if good else f": the server answered {answer.status}: {answer.reason()}"
-    app.console.note(f"{what}: {'valid' if good else 'rejected'}{why}")
-    return good
+    try:
+        valid = 200 <= answer.status < 300 and is_right(decode_json(answer))
+    except NoAnswerError:
+        valid = False
+    rejected = answer.status in (401, 403)
+    said = "valid" if valid else "rejected" if rejected else "could not be checked"
+    why = "" if valid else f": the server answered {answer.status}: {answer.reason()}"
+    app.console.note(f"{what}: {said}{why}")
+    return not rejected
 
 
 def check_sprites_token(app: App) -> bool:
@@ -4985,7 +5006,12 @@ def check_sprites_token(app: App) -> bool:
         return True
     what = f"sprites token ({transport.credential.source})"
     query = [("max_results", "1")]
-    return verdict(app, what, lambda: transport.fetch("GET", "/v1/sprites", query=query))
+    return verdict(
+        app,
+        what,
+        lambda: transport.fetch("GET", "/v1/sprites", query=query),
+        lambda page: listed(page, "sprites") is not None,
+    )
 
 
 def check_github_token(app: App) -> bool:
@@ -4998,7 +5024,12 @@ def check_github_token(app: App) -> bool:
     transport = Transport(
         base, credential, console=app.console, clock=app.clock, environ=app.environ
     )
-    return verdict(app, "GITHUB_PAT", lambda: transport.fetch("GET", "/user"))
+    return verdict(
+        app,
+        "GITHUB_PAT",
+        lambda: transport.fetch("GET", "/user"),
+        lambda user: isinstance(user, dict) and text_field(user, "login") != "",
+    )
 
 
 # config

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from conftest import MODULE, Thopters
-from emulation import Emulator
+from emulation import Emulator, Fault
 from test_terminal import Session, Start, start  # noqa: F401 (a fixture)
 
 KEYS = {
@@ -34,7 +34,8 @@ class GitHub:
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str | None]] = []
-        requests = self.requests
+        self.instead: tuple[int, str, bytes] | None = None  # what somebody else answers
+        github, requests = self, self.requests
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -42,8 +43,10 @@ class GitHub:
                 requests.append((self.path, bearer))
                 good = bearer == f"Bearer {KEYS['GITHUB_PAT']}" and self.path == "/user"
                 body = b'{"login": "ann"}' if good else b'{"message": "Bad credentials"}'
-                self.send_response(200 if good else 401)
-                self.send_header("Content-Type", "application/json; charset=utf-8")
+                status, kind = 200 if good else 401, "application/json; charset=utf-8"
+                status, kind, body = github.instead or (status, kind, body)
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -155,7 +158,10 @@ def test_rejected_tokens_are_said_and_fail(
     assert "sprites token (SPRITE_TOKEN): rejected: the server answered 401" in done.err
     assert "GITHUB_PAT: rejected: the server answered 401: Bad credentials" in done.err
     assert "canary" not in done.err
-    assert json.loads(path.read_bytes())["secrets"] == {"GITHUB_PAT": "ghp_rejected_canary"}
+    github.instead = (403, "text/plain", b"not allowed")
+    again = thopters("setup", "--from-env", env={"OPENAI_API_KEY": "x"})
+    assert (again.code, "GITHUB_PAT: rejected: the server answered 403" in again.err) == (1, True)
+    assert json.loads(path.read_bytes())["secrets"]["GITHUB_PAT"] == "ghp_rejected_canary"
 
 
 def test_unreachable_servers_are_no_verdict(thopters: Thopters, path: Path) -> None:
@@ -164,6 +170,43 @@ def test_unreachable_servers_are_no_verdict(thopters: Thopters, path: Path) -> N
     assert done.code == 0
     assert done.err.count("unreachable") == 2
     assert path.exists()
+
+
+PAGE = b"<html><body>Log in to the network</body></html>"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "body", "reason"),
+    [
+        (200, "text/html", PAGE, "the answer is a web page"),
+        (200, "application/json", PAGE, "the answer is a web page"),
+        (200, "application/json", b'{"status": "ok"}', '{"status": "ok"}'),
+        (200, "application/json", b'{"sprites": "x", "login": 1}', ""),
+        (200, "text/plain", b'{"sprites": [], "login": "ann"}', ""),
+        (302, "text/html", PAGE, "the answer is a web page"),
+        (404, "application/json", b'{"error": "no such route"}', "no such route"),
+        (503, "application/json", b'{"error": "down"}', "down"),
+    ],
+)
+def test_an_answer_that_says_nothing_of_a_token_is_no_verdict(
+    thopters: Thopters,
+    emulator: Emulator,
+    github: GitHub,
+    status: int,
+    kind: str,
+    body: bytes,
+    reason: str,
+) -> None:
+    github.instead = (status, kind, body)
+    emulator.fault(
+        Fault("GET /v1/sprites", "status", times=None, status=status, body=body, content_type=kind)
+    )
+    done = thopters("setup", "--from-env", env=KEYS)
+    assert done.code == 0, done
+    for what in ("sprites token (SPRITE_TOKEN)", "GITHUB_PAT"):
+        says = f"{what}: could not be checked: the server answered {status}: {reason}"
+        assert says in done.err, done
+    assert "valid" not in done.err and "rejected" not in done.err
 
 
 @pytest.mark.parametrize(

@@ -263,7 +263,8 @@ class Setup(Case):
         assert (done.code, stored) == (0, self.document)
         assert done.out == f"saved {self.world.config}\n"
         assert "rejected" not in done.err
-        said = re.findall(r"^(sprites token|GITHUB_PAT).*: (valid|unreachable)\b", done.err, re.M)
+        verdicts = "valid|unreachable|could not be checked"
+        said = re.findall(rf"^(sprites token|GITHUB_PAT).*: ({verdicts})\b", done.err, re.M)
         assert [what for what, _ in said] == ["sprites token", "GITHUB_PAT"]
         assert program.DEFAULT_GITHUB_API not in done.err
 
