@@ -2342,6 +2342,21 @@ class Session:
         return {key: getattr(self, key) for key in self.__slots__}
 
 
+def read_items(
+    kind: Callable[[dict[str, Any]], T], items: object, what: str, key: str = "id"
+) -> list[T]:
+    """Return what a list of the API holds; NoAnswerError if it is none, or an item lacks `key`.
+
+    Nothing is left out: what is not in a list is taken for gone.
+    """
+    if not isinstance(items, list):
+        raise NoAnswerError(f"the API's list of {what} has no list in it")
+    found = [kind(item if isinstance(item, dict) else {}) for item in items]
+    if not all(getattr(item, key) for item in found):
+        raise NoAnswerError(f"the API's list of {what} holds something without {key}")
+    return found
+
+
 class Listing:
     """All sprites, by name, and the account's numbers: state -> (count, plan limit or None)."""
 
@@ -2352,10 +2367,8 @@ class Listing:
         self.counts: dict[str, tuple[int, int | None]] = {}
 
     def add(self, page: dict[str, Any]) -> None:
-        for item in dicts(page.get("sprites")):
-            sprite = Sprite(item)
-            if sprite.name:
-                self.sprites[sprite.name] = sprite
+        for item in read_items(Sprite, listed(page, "sprites"), "sprites", "name"):
+            self.sprites[item.name] = item
         org = page.get("org")
         numbers = {**page, **org} if isinstance(org, dict) else page
         for state in ("running", "warm", "cold"):
@@ -2451,11 +2464,7 @@ class SpritesApi:
             query = [pair for pair in [*query, ("continuation_token", token)] if pair[1]]
             answer = self.transport.fetch("GET", "/v1/sprites", query=query)
             page = self.fetch_json(answer, "list sprites")
-            if not isinstance(page, dict) or not isinstance(
-                page.get("sprites"), (list, type(None))
-            ):
-                raise NoAnswerError("the API's list of sprites has no list in it")
-            listing.add(page)
+            listing.add(page if isinstance(page, dict) else {})
             if page.get("has_more") is not True:
                 return listing
             token = text_field(page, "next_continuation_token")
@@ -2513,10 +2522,8 @@ class SpritesApi:
         query = [("includeAuto", "true")] if include_auto else []
         answer = self.transport.fetch("GET", self.path(name, "checkpoints"), query=query)
         items = self.fetch_json(answer, f"list the checkpoints of {name}", name)
-        if not isinstance(items, list):
-            raise NoAnswerError("the API's list of checkpoints is no list")
-        found = [Checkpoint(item) for item in dicts(items)]
-        found = [item for item in found if item.id and item.id not in ("Current", "active")]
+        found = read_items(Checkpoint, items, "checkpoints")
+        found = [item for item in found if item.id not in ("Current", "active")]
         never = parse_time("0001-01-01T00:00:00Z")
         found.sort(key=lambda item: (parse_time(item.create_time) or never, item.id), reverse=True)
         return [item for item in found if include_auto or not item.is_auto]
@@ -2536,10 +2543,8 @@ class SpritesApi:
         answer = self.transport.fetch("GET", self.path(name, "exec"))
         items = self.fetch_json(answer, f"list the sessions of {name}", name)
         if isinstance(items, dict):  # live; the documentation shows the bare list
-            items = items.get("sessions") or []
-        if not isinstance(items, list):
-            raise NoAnswerError("the API's list of sessions is no list")
-        return [session for session in map(Session, dicts(items)) if session.id]
+            items = listed(items, "sessions")
+        return read_items(Session, items, "sessions")
 
     def kill_session(self, name: str, identity: str, signal_name: str) -> None:
         """End a session, by SIGKILL after 10 s; one that is gone already counts."""

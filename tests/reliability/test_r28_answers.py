@@ -106,6 +106,62 @@ def test_r28_what_comes_twice_is_shown_once(thopters: Thopters) -> None:
     assert tokens == [[], ["1"], ["2"]]
 
 
+UNREADABLE: dict[str, object] = {
+    "no object": "words",
+    "an object without the list": {},
+    "an error": {"error": "nope"},
+    "another object": {"status": "ok"},
+    "a list under another name": {"items": []},
+    "no list": {"{}": {}},
+    "false for a list": {"{}": False},
+    "texts": {"{}": ["dev", "main"]},
+    "lists": {"{}": [["dev"]]},
+    "one that is null": {"{}": [{"name": "dev", "id": "v1"}, None]},
+    "one without a name": {"{}": [{"name": "dev", "id": "v1"}, {"status": "cold"}]},
+    "one with an empty name": {"{}": [{"name": "", "id": ""}]},
+    "one with a name of another type": {"{}": [{"name": ["x"], "id": ["x"]}]},
+}
+
+
+def with_key(document: object, key: str) -> bytes:
+    return response(json.dumps(document).replace('"{}"', json.dumps(key)).encode())
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_r28_a_list_that_is_not_understood_is_no_empty_one(thopters: Thopters, name: str) -> None:
+    for words, key in ((["list"], "sprites"), (["kill", "dev", "1847"], "sessions")):
+        with Canned(partial(give, with_key(UNREADABLE[name], key))) as server:
+            done = thopters(*words, env={"SPRITES_API_URL": server.url, "SPRITE_TOKEN": TOKEN})
+        assert (done.code, done.out) == (1, ""), done
+        assert f"the API's list of {key} h" in done.err
+        check_one_line(name, done.err)
+
+
+@pytest.mark.parametrize("items", [["v1"], [{"comment": "x"}], [{"id": "v1"}, None], [{"id": 7}]])
+def test_r28_checkpoints_that_are_not_understood_are_not_left_out(
+    thopters: Thopters, items: list[object]
+) -> None:
+    for words in (["checkpoints", "dev"], ["restore", "dev", "v9", "--yes"]):
+        with Canned(partial(give, response(json.dumps(items).encode()))) as server:
+            done = thopters(*words, env={"SPRITES_API_URL": server.url, "SPRITE_TOKEN": TOKEN})
+        assert (done.code, done.out, server.methods()) == (1, "", ["GET"]), done
+        assert "the API's list of checkpoints holds something without id" in done.err
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"sprites": None, "sessions": None}, {"sprites": [], "sessions": [], "count": 0}],
+    ids=["null", "empty"],
+)
+def test_r28_an_empty_list_may_be_null(thopters: Thopters, body: object) -> None:
+    with Canned(partial(give, response(json.dumps(body).encode()))) as server:
+        thopters.env |= {"SPRITES_API_URL": server.url, "SPRITE_TOKEN": TOKEN}
+        listed, sessions = thopters("list"), thopters("sessions", "dev")
+    assert (listed.code, sessions.code) == (0, 0)
+    assert "there are no sprites" in listed.err
+    assert "no command runs in dev" in sessions.err
+
+
 # R29: bodies
 
 PORTAL = b"<html><body>Please log in to the network \x1b[2J</body></html>"
