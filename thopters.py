@@ -1072,11 +1072,18 @@ class SpriteStore:
     def _is_our_url(self, url: object) -> bool:
         return isinstance(url, str) and self._aliases().get(url, url).rstrip("/") == self.base
 
+    def _urls(self, document: dict[str, Any]) -> dict[str, Any]:
+        urls = document.get("urls")
+        return urls if isinstance(urls, dict) else {}
+
+    def _is_only_url(self) -> bool:
+        """Return whether the store knows no API URL but ours."""
+        return all(self._is_our_url(url) for _, file in self._files() for url in self._urls(file))
+
     def _orgs(self, document: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """Return the orgs that a file stores for our API URL and for no other."""
         found: dict[str, dict[str, Any]] = {}
-        urls = document.get("urls")
-        for url, entry in urls.items() if isinstance(urls, dict) else ():
+        for url, entry in self._urls(document).items():
             orgs = entry.get("orgs") if isinstance(entry, dict) else None
             if self._is_our_url(url) and isinstance(orgs, dict):
                 found.update({name: org for name, org in orgs.items() if isinstance(org, dict)})
@@ -1140,6 +1147,9 @@ class SpriteStore:
                 accounts.append(f"sprites:org:{alias}:{org}")
         host = urllib.parse.urlsplit(self.base).netloc
         accounts += [f"sprites:org:{org}", f"{host}:{org}", f"https-{host}:{org}"]
+        if self.base != DEFAULT_API_URL and not self._is_only_url():
+            # it tells no URL, so it may be the token of an org of this name elsewhere
+            accounts = [account for account in accounts if account != f"sprites:org:{org}"]
         users = [record.get("user_id") for record in records] + [self.main.get("current_user")]
         services += [f"sprites-cli:{user}" for user in users if is_name(user)]
         services += ["sprites-cli:manual-tokens", "sprites-cli"]

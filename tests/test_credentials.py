@@ -658,6 +658,37 @@ def test_the_account_names_of_the_years(login: Login, account: str) -> None:
     login.uses(token)
 
 
+def two_urls(login: Login, keys: list[str]) -> None:
+    """Store an org of one name at two URLs, the keyring's account of each named by `keys`."""
+    default, ours = ({"acme": {"keyring_key": key}} for key in keys)
+    document = login.layout(default, OTHER_URL)
+    document["urls"] |= login.layout(ours)["urls"]
+    login.store(document)
+
+
+@posix
+@pytest.mark.parametrize("named", [False, True], ids=["usual", "named by both"])
+def test_an_account_without_a_url_is_not_for_every_url(login: Login, named: bool) -> None:
+    account, own = "sprites:org:acme", login.token("ours")
+    two_urls(login, [account] * 2 if named else [f"sprites:org:{OTHER_URL}:acme", "another"])
+    path = login.keyring_file("sprites-cli", account, login.token("production"))
+    path.chmod(0o600)
+    login.fails()
+    told = login.thopters("config", "--json", env={"SPRITES_API_URL": ""})
+    assert json.loads(told.out)["token"] == {"source": str(path), "org": "acme"}
+    login.keyring_file("sprites-cli", usual(login, "acme"), own).chmod(0o600)
+    login.uses(own)
+
+
+@secret_service
+def test_the_keyring_is_not_asked_for_another_urls_account(login: Login) -> None:
+    two_urls(login, [f"sprites:org:{url}:acme" for url in (OTHER_URL, login.url)])
+    login.secret_tool("sprites-cli", "sprites:org:acme", login.token("production"))
+    login.fails()
+    accounts = {account for _, account in login.asked()}
+    assert usual(login, "acme") in accounts and "sprites:org:acme" not in accounts
+
+
 @posix
 def test_the_newer_tree_and_the_users_own_service_come_first(login: Login) -> None:
     tokens = [login.token(f"t{number}") for number in range(4)]
