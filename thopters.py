@@ -5134,14 +5134,14 @@ def cmd_create(app: App, args: argparse.Namespace) -> int:
         app.console.warn(f"above {URL_NAME_LENGTH} characters the sprite's URL may not resolve")
     with app.console.working(f"creating {name}"):
         existing = app.api.get_sprite(name)
-        if existing and not args.if_missing:
+        sprite, made = (existing, False) if existing else create_or_find(app, name)
+        if not made and not args.if_missing:
             raise already_exists(name)
-        sprite = existing or create_or_find(app, name)
-        if not existing:
+        if made:
             get_ready(app, name)
-    report = None if args.no_init else init_created(app, name, config, made=not existing)
+    report = None if args.no_init else init_created(app, name, config, made=made)
     seconds = app.clock.monotonic() - started
-    report_create(app, args, sprite, created=not existing, init=report, seconds=seconds)
+    report_create(app, args, sprite, created=made, init=report, seconds=seconds)
     return EXIT_OK
 
 
@@ -5167,8 +5167,8 @@ def already_exists(name: str) -> ExistsError:
     )
 
 
-def create_or_find(app: App, name: str) -> Sprite:
-    """Make a sprite that is known to be absent, and return it once the API has it.
+def create_or_find(app: App, name: str) -> tuple[Sprite, bool]:
+    """Make a sprite that was absent; return it once the API has it, and whether we made it.
 
     The API can answer 500, or nothing, and have made it all the same: so whenever that is
     possible we look for it, and POST a second time only if it stays absent.
@@ -5185,7 +5185,7 @@ def create_or_find(app: App, name: str) -> Sprite:
             app.console.detail(f"{why}; looking whether {name} exists now")
             found = read_back(app, name, READ_BACK_LIMIT_S)
             if found:
-                return found
+                return found, True
     except ThoptersError:
         raise
     except BaseException:
@@ -5194,20 +5194,19 @@ def create_or_find(app: App, name: str) -> Sprite:
     raise ThoptersError(f"cannot create {name}: {why}", hint="try again later")
 
 
-def created_sprite(app: App, name: str, answer: Answer, *, again: bool) -> Sprite:
-    """Return the sprite that a definite answer speaks of, or raise what it refuses."""
+def created_sprite(app: App, name: str, answer: Answer, *, again: bool) -> tuple[Sprite, bool]:
+    """Return the sprite that a definite answer speaks of and whether we made it, or raise."""
     if 200 <= answer.status < 300:
         item = decode_json(answer)
         sprite = Sprite(item if isinstance(item, dict) else {})
-        return sprite if sprite.name == name and sprite.url else expect_sprite(app, name)
+        told = sprite.name == name and sprite.url
+        return sprite if told else expect_sprite(app, name), True
     words = ("exist", "taken", "already")  # 409 in practice; the documentation says 400
     says_so = answer.status in (400, 422) and any(w in answer.reason().lower() for w in words)
     if answer.status == 409 or says_so:
         existing = read_back(app, name, 2.0)
-        if existing and again:
-            return existing  # absent before our first POST, so that one made it
         if existing:
-            raise already_exists(name)
+            return existing, again  # absent before our first POST, so that one made it
     app.api.refuse(answer, f"create {name}")
 
 

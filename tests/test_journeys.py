@@ -74,6 +74,24 @@ def test_create_meets_one_made_meanwhile(
     assert not emulator.journal.executed
 
 
+@pytest.mark.parametrize("status", [409, 400, 422])
+@pytest.mark.parametrize("words", [[], ["--no-init"]], ids=str)
+def test_create_if_missing_takes_one_made_meanwhile(
+    thopters: Thopters, emulator: Emulator, words: list[str], status: int
+) -> None:
+    emulator.personality.duplicate_status = status
+    sprite = emulator.add_sprite("dev", hidden_gets=1)
+    done = thopters("create", "dev", "--if-missing", "--json", *words)
+    assert done.code == 0, done
+    made = json.loads(done.out)
+    assert (made["created"], made["url"]) == (False, sprite.url)
+    assert (made["init"] is None) == ("--no-init" in words)
+    assert len(emulator.journal.requests("POST", "/v1/sprites")) == 1
+    assert emulator.account.creates == 0
+    if "--no-init" in words:
+        assert sprite.status == "cold" and not emulator.journal.executed
+
+
 def test_create_if_missing_takes_what_exists(thopters: Thopters, emulator: Emulator) -> None:
     emulator.add_sprite("dev")
     done = thopters("create", "dev", "--if-missing", "--json")
