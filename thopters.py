@@ -6567,10 +6567,14 @@ def cmd_checkpoint(app: App, args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def take_checkpoint(app: App, name: str, comment: str) -> str:
-    """Make a checkpoint and return its id, which the platform tells in prose only."""
+def take_checkpoint(app: App, name: str, comment: str, known: Sequence[str] = ()) -> str:
+    """Make a checkpoint and return its id, which the platform tells in prose only.
+
+    `known` are the ids from before, where they have been looked at anyway.
+    """
+    started = app.clock.monotonic()
     texts = follow(app, f"checkpointing {name}", app.api.create_checkpoint(name, comment))
-    return checkpoint_id(texts) or newest_checkpoint(app, name, comment)
+    return checkpoint_id(texts) or new_checkpoint(app, name, comment, known, started)
 
 
 def follow(app: App, doing: str, words: Iterator[str]) -> list[str]:
@@ -6602,14 +6606,26 @@ def checkpoint_id(texts: list[str]) -> str:
     return ""
 
 
-def newest_checkpoint(app: App, name: str, comment: str) -> str:
+def new_checkpoint(app: App, name: str, comment: str, known: Sequence[str], started: float) -> str:
+    """Return the one checkpoint that can have been made since `started`.
+
+    A list may lag behind, and comments repeat, so the age counts, by the server's clock alone. To
+    look at the ids beforehand would cost every checkpoint a request, and hardly one needs it.
+    """
     found = app.api.list_checkpoints(name, include_auto=False)
-    if not found or found[0].comment != comment:
+    oldest = app.clock.monotonic() - started + 1.0  # both stamps may lack a part of a second
+    new = []
+    for item in found:
+        made = parse_time(item.create_time)
+        is_young = made and (app.api.now() - made).total_seconds() <= oldest
+        if is_young and item.comment == comment and item.id not in known:
+            new.append(item.id)
+    if len(new) != 1:
         raise NoAnswerError(
             f"the checkpoint of {name} was made, but its id was not told",
             hint=f"see: thopters checkpoints {name}",
         )
-    return found[0].id
+    return new[0]
 
 
 # checkpoints
@@ -6690,14 +6706,14 @@ def cmd_restore(app: App, args: argparse.Namespace) -> int:
     if not args.yes and not app.console.can_ask():
         raise no_consent(f"restore {identity} of {name}")
     config = app.config_if_any()  # what is wrong with it comes first
-    require_checkpoint(app, name, identity)
+    known = require_checkpoint(app, name, identity)
     backup = "" if args.no_backup else f"before restore of {identity}"
     if not args.yes:
         lost = "the present state is lost" if args.no_backup else "a checkpoint is taken first"
         question = f"Put the disk of {name} back to {identity}? Its programs end; {lost}. [y/N]"
         if app.console.ask(question).strip().lower() not in YES:
             raise UsageError(f"{name} was left as it is")
-    saved = take_checkpoint(app, name, backup) if backup else None
+    saved = take_checkpoint(app, name, backup, known) if backup else None
     had_keys = restore(app, name, identity, saved)
     seconds = app.clock.monotonic() - started
     if not args.json:
@@ -6716,7 +6732,8 @@ def no_consent(doing: str) -> UsageError:
                       hint="say --yes if that is meant")  # fmt: skip
 
 
-def require_checkpoint(app: App, name: str, identity: str) -> None:
+def require_checkpoint(app: App, name: str, identity: str) -> list[str]:
+    """Return the ids of all checkpoints; NotFoundError if `identity` is none of them."""
     known = [item.id for item in app.api.list_checkpoints(name, include_auto=True)]
     if identity not in known:
         some = ", ".join(known[:5]) or "none at all"
@@ -6724,6 +6741,7 @@ def require_checkpoint(app: App, name: str, identity: str) -> None:
             f"{name} has no checkpoint {identity}",
             hint=f"it has {some}: thopters checkpoints {name}",
         )
+    return known
 
 
 LOOK_FOR_KEYS = b"if [ -e ~/.thopters/env ]; then echo keys; fi"

@@ -90,7 +90,7 @@ class Place:
         self.environ = environ_for(emulator, str(home))
         self.sprite: Sprite = emulator.add_sprite("dev", status="running")
         (self.sprite.home / "work").write_text("before")
-        self.sprite.add_checkpoint("mine")
+        self.sprite.add_checkpoint("mine").made -= 60
         (self.sprite.home / "work").write_text("after")
 
     def run(self, *argv: str) -> Done:
@@ -100,10 +100,10 @@ class Place:
         assert (done.code == 0) == ("thopters: error: " not in done.err), done
         return done
 
-    def say(self, route: str, body: bytes, **more: object) -> None:
-        """Have the next request be answered so, with nothing done."""
+    def say(self, route: str, body: bytes, kind: str = "status", **more: object) -> None:
+        """Have the next request be answered so, with nothing done (or, "done_but", all of it)."""
         answer = {"status": 200, "body": body, "content_type": NDJSON} | more
-        self.emulator.fault(Fault(route, "status", **answer))  # type: ignore[arg-type]
+        self.emulator.fault(Fault(route, kind, **answer))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -184,20 +184,22 @@ PROSE = {
     "details among others": ([line("info", data="\nDetails:\n  ID: v1\n  Path: x\n"), DONE], "v1"),
     "the last line": ([DONE], "v1"),
     "message for data": ([line("complete", message="Checkpoint v1 created")], "v1"),
-    "no id, but the newest has our words": ([line("complete", data="done")], "v1"),
-    "an id that bends a path": ([line("info", data="ID: ../v9"), line("complete")], "v1"),
-    "an id with an escape": ([line("info", data="ID: v9\x1b[2J"), line("complete")], "v1"),
-    "an id that is too long": ([line("info", data="ID: " + "v" * 65), line("complete")], "v1"),
-    "an id that is an option": ([line("info", data="ID: --yes"), line("complete")], "v1"),
+    "no id, but a new one has our words": ([line("complete", data="done")], "v2"),
+    "an id that bends a path": ([line("info", data="ID: ../v9"), line("complete")], "v2"),
+    "an id with an escape": ([line("info", data="ID: v9\x1b[2J"), line("complete")], "v2"),
+    "an id that is too long": ([line("info", data="ID: " + "v" * 65), line("complete")], "v2"),
+    "an id that is an option": ([line("info", data="ID: --yes"), line("complete")], "v2"),
 }
 
 
 @pytest.mark.parametrize("name", PROSE)
 def test_r22_the_id_is_found_in_prose(place: Place, name: str) -> None:
     events, identity = PROSE[name]
-    place.say("POST */checkpoint", BEGIN + b"".join(events))
+    place.say("POST */checkpoint", BEGIN + b"".join(events), "done_but")
     done = place.run("checkpoint", "dev", "--comment", "mine")
     assert (done.code, done.out) == (0, identity + "\n"), done
+    looks = place.emulator.journal.requests("GET")
+    assert len(looks) == (0 if identity == "v1" else 1)  # only where the stream does not tell
     assert "\x1b" not in done.err
 
 
@@ -206,6 +208,52 @@ def test_r22_an_id_that_is_nowhere_is_not_made_up(place: Place) -> None:
     done = place.run("checkpoint", "dev", "--comment", "of somebody else")
     assert (done.code, done.out) == (1, "")
     assert "the checkpoint of dev was made, but its id was not told" in done.err
+
+
+UNTOLD = BEGIN + line("complete", data="done")
+
+
+def test_r22_an_older_one_is_not_taken_for_the_new_one(thopters: Thopters, place: Place) -> None:
+    """The list lags behind, and shows what has the same words."""
+    place.say("POST */checkpoint", UNTOLD)
+    done = thopters("checkpoint", "dev", "--comment", "mine")
+    assert (done.code, done.out) == (1, ""), done
+    assert "the checkpoint of dev was made, but its id was not told" in done.err
+    place.say("POST */checkpoint", UNTOLD, "done_but")
+    done = thopters("checkpoint", "dev", "--comment", "mine")
+    assert (done.code, done.out) == (0, "v2\n"), done
+
+
+@pytest.mark.parametrize("stamps", ["offset", "nanoseconds"])
+def test_r22_the_new_one_is_known_by_every_stamp(
+    thopters: Thopters, place: Place, stamps: str
+) -> None:
+    place.emulator.personality.stamps = stamps
+    place.say("POST */checkpoint", UNTOLD, "done_but")
+    done = thopters("checkpoint", "dev", "--comment", "mine")
+    assert (done.code, done.out) == (0, "v2\n"), done
+
+
+def test_r22_of_two_new_ones_none_is_ours_for_certain(thopters: Thopters, place: Place) -> None:
+    place.sprite.add_checkpoint("mine").made += 60  # by somebody else, just now
+    place.say("POST */checkpoint", UNTOLD, "done_but")
+    done = thopters("checkpoint", "dev", "--comment", "mine")
+    assert (done.code, done.out) == (1, ""), done
+    assert "the checkpoint of dev was made, but its id was not told" in done.err
+
+
+def test_r22_an_older_backup_is_not_taken_for_the_new_one(thopters: Thopters, place: Place) -> None:
+    """However young it is: restore has seen it before."""
+    place.sprite.add_checkpoint("before restore of v1").made += 60
+    place.say("POST */checkpoint", UNTOLD)
+    done = thopters("restore", "dev", "v1", "--yes")
+    assert (done.code, done.out) == (1, ""), done
+    assert "was made, but its id was not told" in done.err and "v2" not in done.err
+    assert (place.sprite.home / "work").read_text() == "after"
+    place.say("POST */checkpoint", UNTOLD, "done_but")
+    done = thopters("restore", "dev", "v1", "--yes")
+    assert done.code == 0, done
+    assert "undo it: thopters restore dev v3" in done.err
 
 
 @pytest.mark.parametrize("comment", ["ID: v7 is no good", "after Checkpoint v7 created by Bob"])
