@@ -486,7 +486,11 @@ class Console:
         if self.json and not isinstance(error, OutputError):
             body = {"code": error.code, "message": error.message, "hint": error.hint}
             self.answer_json({"error": body})
-            return
+        else:
+            self.tell(error)
+
+    def tell(self, error: ThoptersError) -> None:
+        """Say what failed on stderr."""
         self.label("thopters: error", "31", self.safe(error.message))
         if error.hint:
             self.hint(error.hint)
@@ -4825,27 +4829,36 @@ def add_yes(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--yes", action="store_true", help=f"{what} without asking")
 
 
-def each(items: Iterable[S], action: Callable[[S], T], failed: list[ThoptersError]) -> list[T]:
-    """Do something for each item; where one fails, the others still get their turn."""
+def each(
+    console: Console, items: Iterable[S], action: Callable[[S], T], failed: list[ThoptersError]
+) -> list[T]:
+    """Do something for each item; where one fails, the others still get their turn.
+
+    What fails is told at once, with --json by `finish`, or here if that is not reached.
+    """
     results = []
-    for item in items:
-        try:
-            results.append(action(item))
-        except (AuthError, NotSentError):
-            raise  # it would be the same for every one
-        except ThoptersError as error:
-            failed.append(error)
+    try:
+        for item in items:
+            try:
+                results.append(action(item))
+            except (AuthError, NotSentError):
+                raise  # it would be the same for every one
+            except ThoptersError as error:
+                failed.append(error)
+                if not console.json:
+                    console.tell(error)
+    except BaseException:
+        for earlier in failed if console.json else ():
+            console.tell(earlier)
+        raise
     return results
 
 
 def finish(console: Console, done: str, results: list[Any], failed: list[ThoptersError]) -> int:
-    """Say what failed for some of several names, and return the worst exit status."""
+    """Return the worst exit status of several names; with --json say what was done and failed."""
     if console.json:
         errors = [{"code": e.code, "message": e.message, "hint": e.hint} for e in failed]
         console.answer_json({done: results, "errors": errors})
-    else:
-        for error in failed:
-            console.error(error)
     return max((error.exit_code for error in failed), default=EXIT_OK)
 
 
@@ -5299,10 +5312,14 @@ def cmd_init(app: App, args: argparse.Namespace) -> int:
     names = list(dict.fromkeys(map(valid_name, args.names)))
     config = app.config_if_any()
     failed: list[ThoptersError] = []
-    done = each(names, lambda name: init(app, name, config), failed)
-    if not args.json:
-        for report in done:
-            app.console.answer(f"{report['name']}: {describe_init(report)}")
+
+    def put_in(name: str) -> dict[str, Any]:
+        report = init(app, name, config)
+        if not args.json:
+            app.console.answer(f"{name}: {describe_init(report)}")
+        return report
+
+    done = each(app.console, names, put_in, failed)
     return finish(app.console, "initialized", done, failed)
 
 
@@ -5439,9 +5456,9 @@ def cmd_pause(app: App, args: argparse.Namespace) -> int:
         raise UsageError("--timeout wants a number of seconds")
     failed: list[ThoptersError] = []
     # all are looked at first, so that they fall asleep together
-    pauses = each(names, lambda name: quieten(app, name, force=args.force), failed)
+    pauses = each(app.console, names, lambda name: quieten(app, name, force=args.force), failed)
     started = app.clock.monotonic()
-    done = each(pauses, lambda pause: see_asleep(app, pause, args, started), failed)
+    done = each(app.console, pauses, lambda pause: see_asleep(app, pause, args, started), failed)
     return finish(app.console, "paused", done, failed)
 
 
@@ -5608,7 +5625,7 @@ def add_resume(parser: argparse.ArgumentParser) -> None:
 def cmd_resume(app: App, args: argparse.Namespace) -> int:
     names = list(dict.fromkeys(map(valid_name, args.names)))
     failed: list[ThoptersError] = []
-    woken = each(names, lambda name: resume(app, name), failed)
+    woken = each(app.console, names, lambda name: resume(app, name), failed)
     return finish(app.console, "resumed", woken, failed)
 
 
@@ -6922,11 +6939,13 @@ def cmd_destroy(app: App, args: argparse.Namespace) -> int:
     if not args.yes and not app.console.can_ask():
         raise no_consent("destroy " + ", ".join(names))
     failed: list[ThoptersError] = []
-    found = each(names, app.api.require_sprite, failed)
+    found = each(app.console, names, app.api.require_sprite, failed)
     if not args.yes:
         for sprite in found:
             confirm_destroy(app, sprite)
-    gone = each([sprite.name for sprite in found], lambda name: destroy(app, name), failed)
+    gone = each(
+        app.console, [sprite.name for sprite in found], lambda name: destroy(app, name), failed
+    )
     return finish(app.console, "destroyed", gone, failed)
 
 

@@ -668,6 +668,28 @@ def test_destroy_several_goes_on_and_reports_the_worst(
     assert not emulator.sprites
 
 
+LOCKED = b'{"error": "locked", "message": "it is locked"}'
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]], ids=str)
+@pytest.mark.parametrize("command", ["destroy", "pause", "resume", "init"])
+def test_what_ends_a_command_early_does_not_hide_what_had_failed(
+    thopters: Thopters, emulator: Emulator, command: str, words: list[str]
+) -> None:
+    for name in "ab":
+        emulator.add_sprite(name, status="running")
+    route = {"destroy": "DELETE */{}", "init": "WS */{}/exec"}.get(command, "GET */{}")
+    emulator.fault(Fault(route.format("a"), "status", times=None, status=423, body=LOCKED))
+    emulator.fault(Fault(route.format("b"), "status", times=None, status=401))
+    consent = ["--yes"] if command == "destroy" else []
+    done = thopters(command, "a", "b", *consent, *words)
+    assert done.code == 4, done
+    assert done.err.count("error: ") == (1 if words else 2)
+    assert done.err.count("it is locked") == 1
+    told = json.loads(done.out)["error"]["message"] if words else done.err
+    assert "the API refused the token" in told
+
+
 def test_destroy_that_the_api_only_claims(thopters: Thopters, emulator: Emulator) -> None:
     emulator.add_sprite("dev")
     emulator.fault(Fault("DELETE *", "status", status=204, body=b"", times=None))
