@@ -6799,21 +6799,35 @@ def restore(app: App, name: str, identity: str, saved: str | None) -> bool:
     """
     marker = f".thopters-restore-{os.urandom(8).hex()}".encode()
     undo = f"; the state before is checkpoint {saved}" if saved else ""
-    had_keys = bool(probe(app, name, b": > ~/" + marker + b" && " + LOOK_FOR_KEYS))
+    backup = f"; checkpoint {saved} holds the present state" if saved else ""
+    nothing = f"nothing was restored{backup}"
+    note = nothing
     try:
+        had_keys = bool(probe(app, name, b": > ~/" + marker + b" && " + LOOK_FOR_KEYS))
+        note = f"{name} may or may not be at {identity} now{undo}"
         follow(app, f"restoring {name}", app.api.restore_checkpoint(name, identity))
         with app.console.working(f"waiting for {name}"):
             wait_until_ready(
                 app.api, name, WAKE_LIMIT_S, [b"bash", b"-c", b"[ ! -e ~/" + marker + b" ]"]
             )
     except BaseException as error:
-        note = f"{name} may or may not be at {identity} now{undo}"
-        if isinstance(error, NotReadyError) and error.answers:
+        if was_refused(error):
+            note = nothing
+        elif isinstance(error, NotReadyError) and error.answers:
             note = f"{name} still shows the disk from before{undo}"
         remove_marker(app, name, marker)
         app.console.note(note)
         raise
     return had_keys
+
+
+def was_refused(error: BaseException) -> bool:
+    """Return whether an error stands for an answer by which nothing was done."""
+    refusal = error.__context__
+    if not isinstance(refusal, RefusedError):
+        return False
+    kind = failure_kind(refusal.answer)
+    return kind in (BUSY, STARTING) or (kind is None and 400 <= refusal.answer.status < 500)
 
 
 def probe(app: App, name: str, script: bytes) -> bytes:

@@ -601,6 +601,49 @@ def test_restore_that_fails_says_what_is_left(
     assert len(emulator.journal.requests("POST", "/v1/sprites/dev/checkpoints/v1/restore")) == 1
 
 
+@pytest.mark.parametrize("words", [[], ["--no-backup"]], ids=str)
+def test_restore_that_is_never_asked_for_leaves_nothing_behind(
+    thopters: Thopters, emulator: Emulator, words: list[str]
+) -> None:
+    """The marker is put, but the answer to that is lost."""
+    sprite = emulator.add_sprite("dev", status="running")
+    sprite.add_checkpoint("first")
+    emulator.fault(Fault("WS */exec", "no_exit"))
+    done = thopters("restore", "dev", "v1", "--yes", *words)
+    assert (done.code, done.out) == (1, ""), done
+    present = "" if words else "; checkpoint v2 holds the present state"
+    assert f"nothing was restored{present}\n" in done.err
+    assert b": > ~/.thopters-restore-" in emulator.journal.requests("WS")[0].stdin
+    assert not list(sprite.home.glob(".thopters-restore-*"))
+    assert not emulator.journal.requests("POST", "/v1/sprites/dev/checkpoints/v1/restore")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "note"),
+    [
+        (400, 1, "nothing was restored; checkpoint v2 holds the present state"),
+        (403, 4, "nothing was restored; checkpoint v2 holds the present state"),
+        (404, 3, "nothing was restored; checkpoint v2 holds the present state"),
+        (429, 6, "nothing was restored; checkpoint v2 holds the present state"),
+        (408, 1, "dev may or may not be at v1 now; the state before is checkpoint v2"),
+        (202, 1, "dev may or may not be at v1 now; the state before is checkpoint v2"),
+        (504, 1, "dev may or may not be at v1 now; the state before is checkpoint v2"),
+        (524, 1, "dev may or may not be at v1 now; the state before is checkpoint v2"),
+    ],
+)
+def test_restore_that_is_refused_says_what_that_means(
+    thopters: Thopters, emulator: Emulator, status: int, code: int, note: str
+) -> None:
+    sprite = emulator.add_sprite("dev", status="running")
+    sprite.add_checkpoint("first")
+    body = b'{"error": "no", "message": "no", "retry_after_seconds": 61}'
+    emulator.fault(Fault("POST */restore", "status", status=status, body=body))
+    done = thopters("restore", "dev", "v1", "--yes")
+    assert (done.code, done.out) == (code, ""), done
+    assert [line for line in done.err.splitlines() if "v2" in line and "ID" not in line][-1] == note
+    assert not list(sprite.home.glob(".thopters-restore-*"))
+
+
 # url, rename, destroy
 
 

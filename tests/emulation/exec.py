@@ -261,6 +261,7 @@ class Attachment:
         self.socket = socket
         self.personality = session.personality
         self.actions = [a for f in faults if f.kind == "ws" for a in f.params["actions"]]
+        self.loses_exit = any(fault.kind == "no_exit" for fault in faults)
         self.linger_s = linger_s
         self._attached = threading.Event()
 
@@ -332,6 +333,8 @@ class Attachment:
                 self._send_info()
             session.ended.wait()
             assert session.exit_code is not None
+            if self.loses_exit:
+                raise Gone
             self._send_exit(session.exit_code)
             select.select([], [], [], personality.hold_after_exit_s)
             self.socket.close(1000)

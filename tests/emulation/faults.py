@@ -23,6 +23,7 @@ class Fault:
       cut_request  only `size` bytes behind the request's head are read, then a reset
       no_final_chunk  a chunked body that lacks its last chunk
       ndjson_error, ndjson_no_complete   in a stream of events
+      no_exit      an exec's command runs to its end, and then the connection is lost
       ws           `actions`: what an exec socket sends instead of output; see exec.py
     The first `after` matches are let through, then `times` are broken (None: all).
     """
