@@ -1035,15 +1035,16 @@ class SpriteStore:
         return None
 
     def _load(self, path: str) -> dict[str, Any] | None:
-        def check(status: os.stat_result) -> None:
-            if os.name != "posix":
-                return
-            if status.st_uid not in (os.geteuid(), 0):
-                raise AuthError(f"{path} belongs to another user, so it is not trusted")
-            if status.st_mode & 0o077:
-                self.console.warn(f"others can read {path}; mend it with: chmod 600 {path}")
+        return read_json_file(path, lambda status: self._check(path, status))
 
-        return read_json_file(path, check)
+    def _check(self, path: str, status: os.stat_result) -> None:
+        """Refuse another user's file; warn of one that others can use."""
+        if os.name != "posix":
+            return
+        if status.st_uid not in (os.geteuid(), 0):
+            raise AuthError(f"{path} belongs to another user, so it is not trusted")
+        if status.st_mode & 0o077:
+            self.console.warn(f"others can read {path}; mend it with: chmod 600 {path}")
 
     def _load_user(self) -> tuple[str, dict[str, Any]] | None:
         """Return the path and content of the current user's own file, whose URLs come first."""
@@ -1175,6 +1176,7 @@ class SpriteStore:
     def _read(self, path: str) -> str:
         try:
             with open(path, encoding="utf-8", errors="replace") as file:
+                self._check(path, os.fstat(file.fileno()))
                 return file.read(MAX_LINE_BYTES)
         except OSError as error:
             self.console.warn(f"cannot read {path}: {error.strerror}")

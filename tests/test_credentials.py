@@ -138,6 +138,7 @@ class Login:
         path = Path(f"{folder}/{account.replace(':', '-')}")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+        path.chmod(0o600)
         return path
 
     def program(self, text: str, folder: Path | None = None) -> None:
@@ -644,6 +645,31 @@ def test_the_files_that_stand_in_for_a_keyring(login: Login, service: str, root:
 
 
 @posix
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o666, 0o620])
+def test_a_keyring_file_that_others_can_use_is_warned_about(login: Login, mode: int) -> None:
+    token = login.token()
+    login.store(login.layout({"personal": {}}))
+    path = login.keyring_file("sprites-cli", usual(login), token)
+    assert "warning" not in login.uses(token).err
+    path.chmod(mode)
+    err = login.uses(token).err
+    assert err.count("warning") == 1
+    shown = f"{login.folder}/keyring/sprites-cli/{usual(login).replace(':', '-')}"
+    assert f"others can read {shown}; mend it with: chmod 600 {shown}\n" in err
+    assert path.stat().st_mode & 0o777 == mode
+
+
+@posix
+@pytest.mark.skipif(
+    os.name == "posix" and os.geteuid() != 0, reason="only root can give a file away"
+)
+def test_a_keyring_file_of_another_user_is_not_trusted(login: Login) -> None:
+    login.store(login.layout({"personal": {}}))
+    os.chown(login.keyring_file("sprites-cli", usual(login), login.token()), 12345, -1)
+    assert "belongs to another user, so it is not trusted" in login.fails()
+
+
+@posix
 @pytest.mark.parametrize(
     "account",
     ["sprites:org:{url}:personal", "sprites:org:personal", "{host}:personal",
@@ -672,11 +698,10 @@ def test_an_account_without_a_url_is_not_for_every_url(login: Login, named: bool
     account, own = "sprites:org:acme", login.token("ours")
     two_urls(login, [account] * 2 if named else [f"sprites:org:{OTHER_URL}:acme", "another"])
     path = login.keyring_file("sprites-cli", account, login.token("production"))
-    path.chmod(0o600)
     login.fails()
     told = login.thopters("config", "--json", env={"SPRITES_API_URL": ""})
     assert json.loads(told.out)["token"] == {"source": str(path), "org": "acme"}
-    login.keyring_file("sprites-cli", usual(login, "acme"), own).chmod(0o600)
+    login.keyring_file("sprites-cli", usual(login, "acme"), own)
     login.uses(own)
 
 
