@@ -4902,7 +4902,11 @@ def cmd_setup(app: App, args: argparse.Namespace) -> int:
     config = app.config
     say_sprite_program(app)
     verdicts = [check_sprites_token(app)]
-    secrets, settings = values_from_environment(app) if args.from_env else asked_values(app)
+    offered: dict[tuple[str, str], str] = {}
+    if args.from_env:
+        secrets, settings = values_from_environment(app)
+    else:
+        secrets, settings, offered = asked_values(app)
 
     def merge(document: dict[str, Any]) -> None:
         stored = document.setdefault("secrets", {})
@@ -4913,6 +4917,8 @@ def cmd_setup(app: App, args: argparse.Namespace) -> int:
                 stored.pop(name, None)
         for (section, key), value in settings.items():
             document.setdefault(section, {})[key] = value
+        for (section, key), value in offered.items():
+            document.setdefault(section, {}).setdefault(key, value)
 
     config.update(merge)
     console.answer(f"saved {config.path}")
@@ -4946,8 +4952,14 @@ def values_from_environment(app: App) -> tuple[dict[str, str], dict[tuple[str, s
     return secrets, settings
 
 
-def asked_values(app: App) -> tuple[dict[str, str], dict[tuple[str, str], str]]:
-    """Ask for each value: Enter keeps what is there, `-` takes it away."""
+def asked_values(
+    app: App,
+) -> tuple[dict[str, str], dict[tuple[str, str], str], dict[tuple[str, str], str]]:
+    """Ask for each value: Enter keeps what is there, `-` takes it away.
+
+    Returns the secrets and settings that were typed, and what was offered and taken for settings
+    that were not there. What is only kept is not written again: it may have changed meanwhile.
+    """
     console, config = app.console, app.config
     console.note("Enter keeps what is there, - removes it.")
     secrets: dict[str, str] = {}
@@ -4959,12 +4971,16 @@ def asked_values(app: App) -> tuple[dict[str, str], dict[tuple[str, str], str]]:
             check_value(name, name, typed)
             secrets[name] = "" if typed == "-" else typed
     settings: dict[tuple[str, str], str] = {}
+    offered: dict[tuple[str, str], str] = {}
     for words, section, key, _ in USUAL_SETTINGS:
-        offered = offered_setting(app, section, key)
-        typed = console.ask(f"{words} [{offered or 'none'}]:").strip()
+        value = offered_setting(app, section, key)
+        typed = console.ask(f"{words} [{value or 'none'}]:").strip()
         check_value(words, key, typed)
-        settings[section, key] = "" if typed == "-" else typed or offered
-    return secrets, settings
+        if typed:
+            settings[section, key] = "" if typed == "-" else typed
+        elif key not in config.document.get(section, {}):
+            offered[section, key] = value
+    return secrets, settings, offered
 
 
 def offered_setting(app: App, section: str, key: str) -> str:

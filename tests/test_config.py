@@ -273,6 +273,28 @@ def test_setup_offers_no_git_name_that_it_would_not_take(
     assert json.loads(path.read_bytes())["git"]["user"] == "ThopterBot"
 
 
+def test_setup_does_not_undo_what_is_set_meanwhile(
+    thopters: Thopters,
+    emulator: Emulator,
+    path: Path,
+    start: Start,  # noqa: F811
+) -> None:
+    write(path, {"defaults": {"prefix": "old-"}, "git": {"email": "old@example.org"}})
+    session = start("setup", columns=200)
+    for answer in ["", "", "", "", "typed@example.org"]:
+        session.expect("]: ")
+        session.type(answer + "\n")
+    session.expect("list prefix [old-]: ")
+    meanwhile = ME | {"THOPTERS_PREFIX": "new-", "OPENAI_API_KEY": "new"}
+    assert thopters("setup", "--from-env", env=meanwhile).code == 0
+    session.type("\n")
+    assert session.end() == 0
+    document = json.loads(path.read_bytes())
+    assert document["defaults"] == {"prefix": "new-"}
+    assert document["git"] == {"user": "Ann O'Nym", "email": "typed@example.org"}
+    assert document["secrets"] == {"OPENAI_API_KEY": "new"}
+
+
 def test_setup_that_is_interrupted_changes_nothing(
     thopters: Thopters,
     emulator: Emulator,
