@@ -645,6 +645,8 @@ def read_json_file(path: str, check: Callable[[os.stat_result], None]) -> dict[s
         with open(path, "rb") as file:
             check(os.fstat(file.fileno()))
             data = file.read(MAX_JSON_BYTES + 1)
+        if len(data) > MAX_JSON_BYTES:
+            raise ThoptersError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB")
         document = json.loads(data)
     except FileNotFoundError:
         return None
@@ -835,12 +837,15 @@ class Config:
             raise ThoptersError(f"cannot write {self.path}: {error.strerror}") from None
 
     def _make_folder(self) -> None:
+        import contextlib
+
         missing, folder = [], self.folder
         while not os.path.lexists(folder):
             missing.append(folder)
             folder = os.path.dirname(folder)
         for folder in reversed(missing):
-            os.mkdir(folder, 0o700)
+            with contextlib.suppress(FileExistsError):  # another first save has made it
+                os.mkdir(folder, 0o700)
 
     def _lock(self) -> BinaryIO:
         """Return a file that holds the lock; should we die, the system lets go of it."""
@@ -862,17 +867,33 @@ class Config:
             raise
         return lock
 
+    def _encode(self) -> bytes:
+        """Return the text of the file; ThoptersError for one that could not be read again."""
+        import json
+
+        try:
+            data = json.dumps(self.document, indent=2).encode() + b"\n"
+            flaw = "too large" if len(data) > MAX_JSON_BYTES else ""
+        except RecursionError:
+            flaw = "nested too deeply"
+        if flaw:
+            raise ThoptersError(
+                f"{self.path} was left as it is: what it holds is {flaw} to be saved",
+                hint="take out of it what is not for thopters",
+            )
+        return data
+
     def _replace(self) -> None:
         """Write the document beside the file, force it to the disk, and put it in place."""
         import contextlib
-        import json
 
+        data = self._encode()
         temporary = self.real_path + ".new"  # one name, so that a kill leaves one file at most
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         try:
             with open(temporary, "xb", opener=open_private) as file:
-                file.write(json.dumps(self.document, indent=2).encode() + b"\n")
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, self.real_path)

@@ -478,6 +478,13 @@ def test_a_killed_writer_leaves_the_old_or_the_new(thopters: Thopters, path: Pat
     assert left <= {"config.json", "config.json.lock", "config.json.new"}
 
 
+def run_updater(thopters: Thopters, *changes: str) -> subprocess.CompletedProcess[str]:
+    """Save once, by a program that has `changes` before its configuration is opened."""
+    program = UPDATER.replace("config =", "\n".join([*changes, "config ="]))
+    argv = [sys.executable, "-c", program, str(MODULE.parent), "1"]
+    return subprocess.run(argv, env=thopters.env, capture_output=True, text=True)
+
+
 FAILURES = {
     "fsync": "os.fsync = fail",
     "replace": "os.replace = fail",
@@ -488,15 +495,46 @@ FAILURES = {
 @pytest.mark.parametrize("call", FAILURES)
 def test_a_failing_disk_leaves_the_old(thopters: Thopters, path: Path, call: str) -> None:
     content = write(path, {"secrets": KEYS})
-    failing = "def fail(*args): raise OSError(27, 'File too large')\n" + FAILURES[call]
-    done = subprocess.run(
-        [sys.executable, "-c", UPDATER.replace("config =", f"{failing}\nconfig ="),
-         str(MODULE.parent), "1"],
-        env=thopters.env,
-        capture_output=True,
-        text=True,
-    )  # fmt: skip
+    failing = "def fail(*args): raise OSError(27, 'File too large')"
+    done = run_updater(thopters, failing, FAILURES[call])
     assert done.returncode == 1
     assert f"cannot write {path}: File too large" in done.stderr
     assert path.read_bytes() == content
     assert not path.with_name("config.json.new").exists()
+
+
+def test_what_could_not_be_read_again_is_not_saved(
+    thopters: Thopters, emulator: Emulator, path: Path
+) -> None:
+    """Compact it is read; with a line for each number it would be three times as long."""
+    content = write(path, b'{"secrets": {}, "other": [' + b"0," * 3_000_000 + b"0]}")
+    done = thopters("setup", "--from-env", env=SECRETS)
+    assert (done.code, done.out) == (1, ""), done
+    assert f"{path} was left as it is: what it holds is too large to be saved" in done.err
+    assert path.read_bytes() == content
+    assert not path.with_name("config.json.new").exists()
+    assert thopters("config").code == 0
+
+
+def test_a_file_that_is_too_large_is_called_so(thopters: Thopters, path: Path) -> None:
+    write(path, b'{"other": "' + b"x" * (16 << 20) + b'"}')
+    done = thopters("config")
+    assert (done.code, done.out) == (1, "")
+    assert f"{path} is larger than 16 MiB" in done.err
+
+
+def test_what_is_nested_too_deeply_is_not_saved(thopters: Thopters, path: Path) -> None:
+    content = write(path, {"secrets": KEYS})
+    deep = "deep = []\nfor _ in range(100_000): deep = [deep]"
+    load = "load = thopters.Config.load\ndef more(self): load(self); self.document['x'] = deep"
+    done = run_updater(thopters, deep, load, "thopters.Config.load = more")
+    assert done.returncode == 1
+    assert f"{path} was left as it is: what it holds is nested too deeply" in done.stderr
+    assert path.read_bytes() == content
+
+
+def test_a_folder_that_another_first_save_makes_is_used(thopters: Thopters, path: Path) -> None:
+    again = "make = os.mkdir\nos.mkdir = lambda *words: (make(*words), make(*words))"
+    assert run_updater(thopters, again).returncode == 0
+    assert json.loads(path.read_bytes())["count"] == 1
+    assert mode(path.parent) == 0o700
