@@ -2630,6 +2630,7 @@ BOOTSTRAP = 'LC_ALL=C IFS= read -r -d "" _thopters || exit 255; eval "$_thopters
 
 # The first line on stdout is ours: it proves that the script runs, and holds the group to signal
 PREAMBLE = b"thopters-exec "
+PID_DIGITS = 10  # at most: int() itself refuses thousands
 WIPE = b"\x1b[H\x1b[2J"  # on a terminal: takes it off the screen that an attach shows again
 
 # The traps keep the wrapper alive, so that a signal to the group reaches us as 128+n; the shell's
@@ -2853,7 +2854,7 @@ class ExecOutput:
         self._held += data
         before, found, rest = self._held.partition(PREAMBLE)
         number, newline, rest = rest.partition(b"\n")
-        if found and newline and number.isdigit():
+        if found and newline and number.isdigit() and len(number) <= PID_DIGITS:
             self.group, self._held = int(number), b""
             if before + rest:
                 self.out(before + rest)
@@ -3647,7 +3648,8 @@ class TerminalSession:
         if self.script and TTY_READY in self._held:
             self.websocket.send(OP_BINARY, base64.b64encode(self.script) + b"\0")
             self.script = None
-        begun = re.search(re.escape(PREAMBLE) + rb"([0-9]+)\r?\n" + re.escape(WIPE), self._held)
+        number = b"([0-9]{1,%d})\r?\n" % PID_DIGITS
+        begun = re.search(re.escape(PREAMBLE) + number + re.escape(WIPE), self._held)
         if begun and not self.script:
             self.group = int(begun[1])
             self.runs, rest, self._held = True, self._held[begun.end() :], b""

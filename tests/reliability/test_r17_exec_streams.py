@@ -232,6 +232,20 @@ def test_r17_the_command_says_that_the_status_is_unknown(
     assert (out.encode(), err.encode()) == (OUT, ERR)
 
 
+@pytest.mark.parametrize("option", ["-T", "-t"])
+def test_r17_a_group_of_thousands_of_digits_is_none(
+    thopters: Thopters, emulator: Emulator, option: str
+) -> None:
+    emulator.add_sprite("dev", status="running")
+    digits = program.PREAMBLE + b"7" * 5000 + b"\r\n" + program.WIPE
+    message = program.TTY_READY + digits if option == "-t" else b"\x01" + digits.replace(b"\r", b"")
+    emulator.fault(Fault("WS */exec", "ws", actions=[("message", message), ("drop", None)]))
+    done = thopters("exec", option, "dev", "--", "true")
+    assert (done.code, done.out) == (255, ""), done
+    assert "before the command answered" in done.err and "internal error" not in done.err
+    assert len(emulator.journal.requests("WS")) == 1
+
+
 HEAD = 170  # of what the server sends, the answer to the upgrade
 
 
