@@ -1286,6 +1286,14 @@ def run_for_output(argv: list[str], limit_s: float) -> str | None:
 # --- http -------------------------------------------------------------------------------
 
 
+def to_bytes(text: str) -> bytes:
+    """Return a text as UTF-8; JSON and the command line can hold what is none."""
+    try:
+        return text.encode("utf-8", "surrogateescape")  # the command line's bytes
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+
+
 class Deadline:
     """A limit on everything that is done over one connection.
 
@@ -1658,7 +1666,7 @@ class Transport:
         """Return the request target: the base's path, `path`, and the query, encoded."""
         import urllib.parse
 
-        words = urllib.parse.urlencode(query, errors="surrogateescape")
+        words = urllib.parse.urlencode([(key, to_bytes(value)) for key, value in query])
         return self.base.path + path + ("?" + words if words else "")
 
     def headers(self) -> dict[str, str]:
@@ -2431,7 +2439,7 @@ class SpritesApi:
         import urllib.parse
 
         parts = ["", "v1", "sprites", name, *rest]
-        return "/".join(urllib.parse.quote(part, safe="") for part in parts)
+        return "/".join(urllib.parse.quote(to_bytes(part), safe="") for part in parts)
 
     def refuse(
         self, answer: Answer, doing: str, name: str = "", *, changes: bool = False
@@ -3943,7 +3951,7 @@ def release_hold(api: SpritesApi, name: str, hold: str) -> None:
     import urllib.parse
 
     try:
-        ask_tasks(api, name, "DELETE", "/" + urllib.parse.quote(hold, safe=""))
+        ask_tasks(api, name, "DELETE", "/" + urllib.parse.quote(to_bytes(hold), safe=""))
     except ThoptersError:
         if hold in [item.name for item in list_holds(api, name)]:
             raise
@@ -3989,7 +3997,7 @@ class Presence:
         sprite = self.api.get_sprite(self.name)
         if sprite is None or sprite.is_asleep():
             return True
-        identity = str(self.session.group or self.session.identity).encode()
+        identity = to_bytes(str(self.session.group or self.session.identity))
         argv = [b"bash", b"-c", HERE_SCRIPT, b"thopters", identity]
         status, _, _ = run_quietly(
             self.api, self.name, argv, limit_s=SILENCE_TIMEOUT_S, open_limit_s=PROBE_LIMIT_S
@@ -4024,7 +4032,7 @@ def end_session(api: SpritesApi, name: str, session: Session, signal_name: str =
 
 def signal_session(api: SpritesApi, name: str, identity: str, signal_name: str) -> int:
     """Run SIGNAL_SCRIPT, and return its status; 3 too where there is none."""
-    argv = [b"bash", b"-c", SIGNAL_SCRIPT, b"thopters", identity.encode(), signal_name.encode()]
+    argv = [b"bash", b"-c", SIGNAL_SCRIPT, b"thopters", to_bytes(identity), signal_name.encode()]
     try:
         status, _, _ = run_quietly(
             api, name, argv, limit_s=SILENCE_TIMEOUT_S, open_limit_s=WAKE_LIMIT_S
@@ -6584,7 +6592,7 @@ def release_holds(app: App, name: str) -> int:
     holds = [hold.name for hold in list_holds(app.api, name)]
     told = probe(app, name, b"cat " + file + b" 2> /dev/null; rm -f " + file).split()
     # what has expired, or died, leaves its file
-    held = next((hold for hold in holds if told[1:] == [hold.encode()]), None)
+    held = next((hold for hold in holds if told[1:] == [to_bytes(hold)]), None)
     with app.console.working(f"letting {name} sleep"):
         while held and held in [hold.name for hold in list_holds(app.api, name)]:
             if app.clock.monotonic() > end:

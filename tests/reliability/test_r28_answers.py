@@ -162,8 +162,32 @@ def test_r28_an_empty_list_may_be_null(thopters: Thopters, body: object) -> None
     assert "no command runs in dev" in sessions.err
 
 
+def test_r28_what_is_no_text_is_asked_for_and_shown_all_the_same(thopters: Thopters) -> None:
+    """JSON can hold half of a pair of UTF-16, which no text can."""
+    pages = [page(["\ud800x"], "\ud800t"), page(["a"], None, has_more=False)]
+    pages = [data.replace(b'"status"', b'"others"') for data in pages]
+
+    def answer(request: Request, wire: Wire) -> None:
+        named = b'{"name": "a", "status": "cold"}'
+        if request.target.startswith("/v1/sprites?"):
+            wire.write(pages[len(server.requests) - 1])
+        else:
+            wire.write(response(named) if request.target == "/v1/sprites/a" else GONE)
+
+    with Canned(answer) as server:
+        done = thopters("list", env={"SPRITES_API_URL": server.url, "SPRITE_TOKEN": TOKEN})
+    assert (done.code, done.out.split()) == (
+        0,
+        ["a", "hibernating", "-", "\\ud800x", "unknown", "-"],
+    )
+    targets = [request.target.partition("?")[0] for request in server.requests]
+    assert targets == ["/v1/sprites"] * 2 + ["/v1/sprites/a", "/v1/sprites/%ED%A0%80x"]
+    assert server.requests[1].target.endswith("&continuation_token=%ED%A0%80t")
+
+
 # R29: bodies
 
+GONE = response(b'{"error": "not_found"}', 404)
 PORTAL = b"<html><body>Please log in to the network \x1b[2J</body></html>"
 FINE = b'{"sprites": [], "has_more": false}'
 DEEP = b'{"sprites": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
@@ -334,8 +358,7 @@ def test_r29_a_body_after_creation_is_not_believed(
         made = data.replace(b"HTTP/1.1 200 ", b"HTTP/1.1 201 ")
 
         def answer(request: Request, wire: Wire, made: bytes = made) -> None:
-            gone = response(b'{"error": "not_found"}', 404)
-            wire.write(made if request.method == "POST" else gone)
+            wire.write(made if request.method == "POST" else GONE)
 
         with Canned(answer) as server:
             environ = {"HOME": str(tmp_path), "SPRITES_API_URL": server.url, "SPRITE_TOKEN": TOKEN}
