@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     import argparse
     import datetime
     import http.client
-    import re
     import socket
     import ssl
     import tarfile
@@ -282,21 +281,19 @@ class Redactor:
 
     def __init__(self) -> None:
         self._forms: set[str] = set()
-        self._pattern: re.Pattern[str] | None = None
 
     def add(self, secret: Secret) -> None:
-        self._forms |= secret_forms(secret.reveal())
-        self._pattern = None
+        self._forms = self._forms | secret_forms(secret.reveal())  # a thread may be reading the old
 
     def __call__(self, text: str) -> str:
-        if not self._forms:
+        # a pattern of all forms of many long secrets would take a second to compile
+        found = [form for form in self._forms if form in text]
+        if not found:
             return text
-        if self._pattern is None:
-            import re
+        import re
 
-            longest_first = sorted(self._forms, key=len, reverse=True)
-            self._pattern = re.compile("|".join(map(re.escape, longest_first)))
-        return self._pattern.sub("****", text)
+        found.sort(key=len, reverse=True)
+        return re.sub("|".join(map(re.escape, found)), "****", text)
 
 
 # --- terminal ---------------------------------------------------------------------------

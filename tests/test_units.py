@@ -917,6 +917,21 @@ def test_a_short_secret_does_not_wreck_the_text(value: str) -> None:
     assert redact(text) == text.replace("tokens", "****")
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_many_secrets_are_struck_out_as_by_one_pattern_of_all_forms(seed: int) -> None:
+    rng = random.Random(seed)
+    values = ["".join(rng.choices("ab+/=é", k=rng.randrange(6, 40))) for _ in range(20)]
+    values += [value[rng.randrange(3) :] + "ab" for value in values]
+    redact = thopters.Redactor()
+    for value in values:
+        redact.add(thopters.Secret(value))
+    forms = [form for value in values for form in thopters.secret_forms(value)]
+    pattern = "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
+    for _ in range(50):
+        text = "".join(rng.choice([*rng.sample(forms, 3), "ab", "é", " "]) for _ in range(8))
+        assert redact(text) == re.sub(pattern, "****", text)
+
+
 def test_a_secret_is_no_pattern() -> None:
     redact = thopters.Redactor()
     redact.add(thopters.Secret("a.*b|c$^["))

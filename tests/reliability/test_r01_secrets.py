@@ -265,6 +265,28 @@ def test_r02_programs_get_no_secret_that_was_not_exported(watch: Watch) -> None:
     assert watch.emulator.token not in words
 
 
+def test_r01_fifty_long_secrets_do_not_slow_the_program_down(
+    thopters: Thopters, tmp_path: Path
+) -> None:
+    path = thopters.home / ".sprite-thopters" / "config.json"
+
+    def seconds(count: int) -> float:
+        """Return the least of three times that a command computes with so many secrets."""
+        rng = random.Random(2)
+        secrets = {f"V{number}": base64.b64encode(rng.randbytes(3072)) for number in range(count)}
+        write(path, {"secrets": {name: value.decode() for name, value in secrets.items()}})
+        took = []
+        for _ in range(3):
+            before = os.times()
+            done = thopters("config")
+            after = os.times()
+            assert done.out.count("(4096 characters)") == count, done
+            took.append(after.children_user - before.children_user)
+        return min(took)
+
+    assert seconds(50) < seconds(1) + 0.5
+
+
 def test_r03_a_sprite_with_fifty_long_variables_has_a_short_url(
     thopters: Thopters, emulator: Emulator, tmp_path: Path
 ) -> None:
