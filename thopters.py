@@ -1950,14 +1950,19 @@ def decode_json(answer: Answer) -> object:
 
 def split_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the lines of a body that comes in pieces, the last one also without a newline."""
-    rest = b""
+    rest = bytearray()  # of the line that is under way; a piece may be a single byte
     for piece in pieces:
-        *lines, rest = (rest + piece).split(b"\n")
-        yield from filter(None, map(bytes.strip, lines))
+        *ends, begun = piece.split(b"\n")
+        for end in ends:
+            rest += end
+            if line := bytes(rest).strip():
+                yield line
+            rest.clear()
+        rest += begun
         if len(rest) > MAX_LINE_BYTES:
             raise NoAnswerError(f"a line of the answer is longer than {MAX_LINE_BYTES >> 20} MiB")
-    if rest.strip():
-        yield rest.strip()
+    if line := bytes(rest).strip():
+        yield line
 
 
 def parse_event(line: bytes) -> dict[str, Any]:
