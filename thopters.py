@@ -1622,16 +1622,18 @@ def connect_tcp(host: str, port: int, deadline: Deadline) -> socket.socket:
 
     failure: OSError = OSError("no address")
     for family, kind, protocol, _, address in resolve(host, port, deadline):
-        sock = socket.socket(family, kind, protocol)
+        sock = None
         try:
+            sock = socket.socket(family, kind, protocol)
             sock.settimeout(min(CONNECT_TIMEOUT_S, deadline.remaining()))
             sock.connect(address)
             set_socket_options(sock)
             sock.settimeout(deadline.silence_s and min(deadline.silence_s, deadline.limit_s))
             deadline.watch(sock)
             return sock
-        except OSError as error:
-            sock.close()
+        except OSError as error:  # a family that the system lacks, too
+            if sock:
+                sock.close()
             failure = error
     raise failure
 

@@ -1450,6 +1450,25 @@ def test_a_line_of_single_bytes_takes_no_longer_than_it_is() -> None:
     assert min(seconds(400_000) for _ in range(3)) < 24 * min(seconds(50_000) for _ in range(3))
 
 
+# connections
+
+
+def test_a_family_that_the_system_lacks_keeps_none_from_being_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        lacking = (10_000, socket.SOCK_STREAM, 0, "", ("::1", 1, 0, 0))
+        found = [lacking, (socket.AF_INET, socket.SOCK_STREAM, 0, "", address)]
+        monkeypatch.setattr(thopters, "resolve", lambda *_: found)
+        with thopters.Deadline(10.0, thopters.Clock()) as deadline:
+            with thopters.connect_tcp("api.test", 443, deadline) as sock:
+                assert sock.getpeername() == address
+            found.pop()
+            with pytest.raises(OSError, match="not supported"):
+                thopters.connect_tcp("api.test", 443, deadline)
+
+
 # deadlines
 
 
