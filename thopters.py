@@ -1699,7 +1699,22 @@ class Transport:
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise self._not_sent(error, host, proxy, deadline) from None
+        connection.response_class = self._response_class()
         return connection
+
+    def _response_class(self) -> type[http.client.HTTPResponse]:
+        """Return http.client's answer that reads on past every 1xx: its own does past 100 alone.
+
+        But for 101, which ends an upgrade. A deadline ends a run of them that has no end.
+        """
+        import http.client
+
+        class Response(http.client.HTTPResponse):
+            def _read_status(self) -> tuple[str, int, str]:
+                version, status, reason = super()._read_status()  # type: ignore[misc]
+                return version, 100 if 102 <= status <= 199 else status, reason
+
+        return Response
 
     def _not_sent(
         self, error: Exception, host: str, proxy: Proxy | None, deadline: Deadline

@@ -24,7 +24,7 @@ from emulation import Emulator, Fault
 from emulation.journal import Request
 from emulation.wire import Wire
 from runs import environ_for, run_here
-from servers import Canned, Server, response
+from servers import Canned, Server, pump, response
 from test_units import CANARY, FakeClock, make_console
 
 import thopters as program
@@ -32,6 +32,10 @@ import thopters as program
 TOKEN = "acme/1/tok/ottoman-sapphire"
 STREAM_TYPE = "application/x-ndjson"
 NOT_FOUND = response(b'{"error": "not_found"}', 404)
+INTERIM = (  # answers that are not the last
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\nX: y\r\n\r\n"
+    b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\nContent-Length: 3\r\n\r\nHTTP/1.1 199 \r\n\r\n"
+)
 
 
 def make_transport(url: str, clock: program.Clock, **environ: str) -> program.Transport:
@@ -74,7 +78,7 @@ def slow(fault: str, quick: str = "", status: int = 200) -> Slow:
     if fault == "drips its body":
         return Slow(response(b"", status, "Content-Length: 100000"), b" ", quick)
     if fault == "says 100 for ever":
-        return Slow(piece=b"HTTP/1.1 100 Continue\r\n\r\n", quick=quick)
+        return Slow(piece=INTERIM, quick=quick)
     return Slow(quick=quick)
 
 
@@ -205,6 +209,42 @@ def test_r23_a_detached_command_begins_within_the_limit() -> None:
     with pytest.raises(program.ExecLost, match="did not begin within 60 s"):
         session.start()
     assert 60 <= clock.now - 1000.0 <= 62
+
+
+BEFORE_ANSWERS = {
+    "list": (b'{"sprites": [{"name": "dev", "status": "cold"}]}', "GET", "dev\t"),
+    "checkpoint dev": (b'{"type": "complete", "data": "Checkpoint v1 created"}', "POST", "v1\n"),
+}
+
+
+@pytest.mark.parametrize("command", BEFORE_ANSWERS)
+def test_r23_what_comes_before_an_answer_is_not_the_answer(
+    thopters: Thopters, command: str
+) -> None:
+    body, method, says = BEFORE_ANSWERS[command]
+    with Canned(lambda _, wire: wire.write(INTERIM * 2 + response(body))) as server:
+        env = {"SPRITES_API_URL": server.url, "SPRITE_TOKEN": TOKEN}
+        done = thopters(*command.split(), env=env)
+    assert done.code == 0 and done.out.startswith(says), done
+    assert server.methods() == [method]
+
+
+def test_r23_what_comes_before_an_upgrade_is_not_the_answer(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    emulator.add_sprite("dev", status="running")
+    port = int(emulator.url.rpartition(":")[2])
+
+    def serve(sock: socket.socket) -> None:
+        target = server.connect(port)
+        sock.sendall(INTERIM)
+        pump(sock, target)
+
+    with Server() as server:
+        server.serve = serve  # type: ignore[method-assign]
+        done = thopters("exec", "dev", "--", "echo", "x", env={"SPRITES_API_URL": server.url})
+    assert (done.code, done.out, done.err) == (0, "x\n", "")
+    assert [request.method for request in emulator.journal] == ["WS"]
 
 
 QUICK_PROGRAM = """\
