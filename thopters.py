@@ -1561,7 +1561,14 @@ def tls_context(environ: Mapping[str, str]) -> ssl.SSLContext:
     """Return a verifying context: the system's authorities and those that the user names."""
     import ssl
 
-    context = ssl.create_default_context()  # honours SSL_CERT_FILE and SSL_CERT_DIR
+    try:
+        context = ssl.create_default_context()  # honours SSL_CERT_FILE and SSL_CERT_DIR
+    except OSError as error:
+        raise NotSentError(
+            f"cannot write the file that SSLKEYLOGFILE names: {error.strerror}",
+            hint="unset SSLKEYLOGFILE: who reads that file can read what is sent",
+            final=True,
+        ) from None
     for name in ("THOPTERS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         path = environ.get(name)
         if path:

@@ -247,6 +247,19 @@ def test_r06_a_folder_of_authorities_and_one_that_is_not_there(
     assert len(emulator.journal) == 1
 
 
+def test_r06_a_key_log_that_can_not_be_written_is_said(
+    thopters: Thopters, emulator: Emulator, servers: ExitStack, authority: Authority
+) -> None:
+    relay = secured(servers, emulator, authority.issue("server"))
+    env = {"SPRITES_API_URL": relay.url, "THOPTERS_CA_BUNDLE": str(authority.certificate)}
+    for path, why in (("/nonexistent/x", "No such file or directory"), ("/", "Is a directory")):
+        done = thopters("list", env=env | {"SSLKEYLOGFILE": path})
+        assert (done.code, done.out) == (1, "")
+        said = f"thopters: error: cannot write the file that SSLKEYLOGFILE names: {why}\nhint: "
+        assert done.err.startswith(said), done
+    assert relay.accepted == 0
+
+
 # R07
 
 USER, PASSWORD = "us@er", "pass:wörd/%41 ottoman"
