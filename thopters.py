@@ -1517,12 +1517,16 @@ class Proxy:
                 final=True,
             )
         self.headers: dict[str, str] = {}
+        self.secrets: list[Secret] = []  # the password, as it is written and as it is meant
         if parts.username is not None:
             import base64
 
-            user, password = map(urllib.parse.unquote, (parts.username, parts.password or ""))
-            pair = base64.b64encode(f"{user}:{password}".encode()).decode()
+            texts = (parts.username, parts.password or "")
+            user, password = (urllib.parse.unquote_to_bytes(to_bytes(text)) for text in texts)
+            pair = base64.b64encode(user + b":" + password).decode()
             self.headers["Proxy-Authorization"] = "Basic " + pair
+            meant = password.decode("utf-8", "surrogateescape")
+            self.secrets = [Secret(texts[1]), Secret(meant)]
 
 
 def find_proxy(host: str, port: int) -> Proxy | None:
@@ -1688,6 +1692,8 @@ class Transport:
         port = self.base.port or (443 if secure else 80)
         proxy = find_proxy(host, port) if secure else None
         to = (proxy.host, proxy.port) if proxy else (host, port)
+        for secret in proxy.secrets if proxy else ():
+            self.console.redact.add(secret)
         if secure:
             self._context = self._context or tls_context(self.environ)
             connection: http.client.HTTPConnection = http.client.HTTPSConnection(
@@ -1741,7 +1747,8 @@ class Transport:
             name = proxy.host if proxy else host
             return NotSentError(f"cannot find the host {name}", hint=hint)
         timed_out = deadline.passed or isinstance(error, TimeoutError)
-        why = "it timed out" if timed_out else getattr(error, "strerror", None) or str(error)
+        words = getattr(error, "strerror", None) or str(error)  # a proxy's own, perhaps
+        why = "it timed out" if timed_out else self.console.redact(words)[:300]
         refused = proxy and "Tunnel connection failed" in str(error)
         return NotSentError(f"cannot reach {host}{via}: {why}", hint=hint, final=bool(refused))
 

@@ -1081,6 +1081,7 @@ def test_the_systems_own_exceptions_are_heeded(monkeypatch: pytest.MonkeyPatch) 
         ("us%40er:w%3Ao%2Frd", b"us@er:w:o/rd"),
         ("%C3%A9:%C3%A9", "é:é".encode()),
         (":word", b":word"),
+        ("%FF:%ff\udcff", b"\xff:\xff\xff"),
     ],
 )
 def test_a_proxys_credentials_are_in_its_header_alone(userinfo: str, pair: bytes) -> None:

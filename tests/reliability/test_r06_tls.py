@@ -484,6 +484,7 @@ CREDENTIALS = {
     "us%40er:w%3Ao%2Frd%20x@": b"us@er:w:o/rd x",
     "%C3%A9:%C3%A9@": "é:é".encode(),
     ":word@": b":word",
+    "us%FFer:w\udcffrd@": b"us\xffer:w\xffrd",  # no UTF-8
     "": b"",
 }
 
