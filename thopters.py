@@ -949,11 +949,18 @@ def api_base(
 
     url = environ.get(variable) or default
     hint = "set it to an https address, or unset it"
+    bad = [place for place, char in enumerate(url, 1) if not "!" <= char <= "~"]
+    if bad:
+        what = f"character {bad[0]} of {len(url)} can't be part of one"
+        raise UsageError(f"{variable} is not a URL: {what}", hint=hint)
     try:
         parts = urllib.parse.urlsplit(url)
         host, _ = parts.hostname or "", parts.port
     except ValueError:
         raise UsageError(f"{variable} is not a URL", hint=hint) from None
+    if host and not is_host(host):
+        what = "a part of its host's name is empty or above 63 characters"
+        raise UsageError(f"{variable} is not a URL: {what}", hint=hint)
     if parts.username or parts.password or parts.query or parts.fragment or not host:
         raise UsageError(f"{variable} may hold a host, a port and a path only", hint=hint)
     if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
@@ -962,6 +969,13 @@ def api_base(
             hint=hint,
         )
     return url.rstrip("/")
+
+
+def is_host(host: str) -> bool:
+    """Return whether a host's name can be asked for: printable ASCII, as IDNA wants its labels."""
+    labels = host.removesuffix(".").split(".")
+    printable = all("!" <= char <= "~" for char in host)
+    return printable and all(0 < len(label) < 64 for label in labels)
 
 
 def is_loopback(host: str) -> bool:
@@ -1504,6 +1518,8 @@ class Proxy:
         try:
             parts = urllib.parse.urlsplit(url if "//" in url else "//" + url, scheme="http")
             self.host, self.port = parts.hostname or "", parts.port or 80
+            if self.host and not is_host(self.host):
+                raise ValueError("not a host")
         except ValueError:  # its words may hold a piece of the password
             raise NotSentError(
                 "the proxy settings do not hold a URL",
@@ -1596,15 +1612,13 @@ def resolve(host: str, port: int, deadline: Deadline) -> list[tuple[Any, ...]]:
 
     answers: queue.SimpleQueue[list[Any] | OSError] = queue.SimpleQueue()
     # as bytes a name goes to the system as it is; as text it has Python import its IDNA tables
-    name = host.encode() if host.isascii() else host
+    name = host.encode()
 
     def look_up() -> None:
         try:
             answers.put(socket.getaddrinfo(name, port, type=socket.SOCK_STREAM))
         except OSError as error:
             answers.put(error)
-        except UnicodeError:
-            answers.put(socket.gaierror("not a host name"))
 
     threading.Thread(target=look_up, daemon=True).start()
     try:

@@ -339,6 +339,17 @@ def test_a_token_is_never_sent_unencrypted_to_another_machine(login: Login, url:
         "http://127.0.0.1:cAnArY",
         "http://[::1",
         "file:///etc/passwd",
+        "http://127.0.0.1:{port} ",
+        " http://127.0.0.1:{port}",
+        "http://127.0.0.1:{port}/cAnArY\n",
+        "http://127.0.0.1:{port}/a cAnArY",
+        "http://127.0.0.1:{port}/é",
+        "http://127.0.0.1:{port}/\udcff",
+        "https://cAnArY.пример.test",
+        "https://cAnArY test",
+        "https://.cAnArY.test",
+        "https://cAnArY..test",
+        "https://" + "cAnArY" * 11 + ".test",
     ],
 )
 def test_what_an_address_may_not_hold(login: Login, url: str) -> None:

@@ -1685,7 +1685,16 @@ def test_what_is_no_checkpoint_to_restore(text: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["http://user:se/cret@proxy:80", "http://proxy:99999", "http://proxy:abc", "http://[::1"],
+    [
+        "http://user:se/cret@proxy:80",
+        "http://proxy:99999",
+        "http://proxy:abc",
+        "http://[::1",
+        "http://user:secret@pro xy:80",
+        "http://user:secret@.proxy:80",
+        "http://user:secret@" + "a" * 64 + ".proxy:80",
+        "http://user:secret@пример:80",
+    ],
 )
 def test_a_malformed_proxy_is_said_without_its_password(url: str) -> None:
     with pytest.raises(thopters.NotSentError) as caught:

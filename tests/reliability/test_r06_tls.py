@@ -375,6 +375,27 @@ def test_r07_a_refusal_by_the_proxy_is_final(company: Company, status: str) -> N
     assert relay.accepted == len(company.emulator.journal) == 0
 
 
+def test_r07_a_proxys_own_words_are_cut_and_hold_no_password(company: Company) -> None:
+    for said in (f"bad login bob:{PASSWORD}", f"bad login {quote(PASSWORD, safe='')}"):
+        with ExitStack() as company.servers:
+            company.open(f"HTTP/1.1 407 {said} {'z' * 60_000}\r\n\r\n".encode("latin-1"))
+            done = company.run("--debug", "list")
+        assert (done.code, done.out) == (1, "")
+        assert "Tunnel connection failed: 407 bad login " in done.err and "****" in done.err
+        assert "zzzz" in done.err and len(done.err) < 600
+        assert company.proxy.accepted == 1
+
+
+@pytest.mark.parametrize("host", ["pro xy", "пример", ".proxy", "a" * 64 + ".proxy"])
+def test_r07_a_proxy_whose_host_can_be_none_is_refused(company: Company, host: str) -> None:
+    company.use(f"http://{host}:1")
+    for words, code in ((["list"], 1), (["exec", "dev", "--", "true"], 255)):
+        done = company.thopters(*words)
+        assert (done.code, done.out) == (code, "")
+        assert done.err.startswith("thopters: error: the proxy settings do not hold a URL\nhint: ")
+        company.check_words(done.err)
+
+
 def test_r07_a_dead_proxy(company: Company, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, where the waits between the tries need no time."""
     relay = company.open()
