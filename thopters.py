@@ -520,6 +520,8 @@ class Console:
         """Prompt on stderr, read one line of stdin; "" if it ends before the line does."""
         self.err.write(self.safe(question) + " ")
         self.err.flush()
+        if sys.stdin.errors == "strict":  # as in most locales, and a wrong key is no crash
+            sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
         line = sys.stdin.readline()
         if not line.endswith("\n"):
             self.err.write("\n")
@@ -538,6 +540,12 @@ class Console:
             except EOFError:
                 self.err.write("\n")
                 return ""
+            except UnicodeDecodeError:
+                self.err.write("\n")
+                raise UsageError(
+                    "what was typed is no text in this terminal's encoding",
+                    hint="thopters setup --from-env takes any bytes",
+                ) from None
             except getpass.GetPassWarning:
                 raise UsageError(
                     "this terminal would show what you type", hint="use: thopters setup --from-env"

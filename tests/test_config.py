@@ -295,6 +295,25 @@ def test_setup_does_not_undo_what_is_set_meanwhile(
     assert document["secrets"] == {"OPENAI_API_KEY": "new"}
 
 
+def test_setup_takes_bytes_that_are_no_text_where_it_shows_them_alone(
+    thopters: Thopters,
+    emulator: Emulator,
+    path: Path,
+    start: Start,  # noqa: F811
+) -> None:
+    thopters.env["PYTHONIOENCODING"] = "utf-8:strict"  # as it is in most locales
+    session = start("setup", columns=200)
+    assert answer_setup(session, ["typed-secret", "sk-\udce9-secret"]) == 2
+    assert session.settings_after == session.settings_before
+    said = session.screen.text.splitlines()[-2:]
+    assert said[0] == "thopters: error: what was typed is no text in this terminal's encoding"
+    assert said[1].startswith("hint: thopters setup --from-env") and "secret" not in said[1]
+    assert not path.exists()
+    session = start("setup", columns=200)
+    assert answer_setup(session, ["", "", "", "Ren\udce9", "", ""]) == 0
+    assert json.loads(path.read_bytes())["git"]["user"] == "Ren\udce9"  # as by --from-env
+
+
 def test_setup_that_is_interrupted_changes_nothing(
     thopters: Thopters,
     emulator: Emulator,

@@ -130,7 +130,7 @@ class Session:
             self._seen = self.output.index(wanted, self._seen) + len(wanted)
 
     def type(self, keys: str) -> None:
-        os.write(self._master, keys.encode())
+        os.write(self._master, keys.encode("utf-8", "surrogateescape"))
 
     def end(self) -> int:
         """Wait for the program's end, and for all that it wrote; return its exit status."""
@@ -217,21 +217,23 @@ def test_destroy_asks_for_the_name(emulator: Emulator, start: Start) -> None:
         ("y\n", 2),
         ("yes\n", 2),
         ("\n", 2),
+        ("d\udce9v\n", 2),  # the byte of another encoding
         (CTRL_D, 2),
         (CTRL_C, -signal.SIGINT),
         ("dev" + CTRL_C, -signal.SIGINT),
     ],
 )
 def test_destroy_takes_nothing_else_for_a_yes(
-    emulator: Emulator, start: Start, keys: str, status: int
+    thopters: Thopters, emulator: Emulator, start: Start, keys: str, status: int
 ) -> None:
+    thopters.env["PYTHONIOENCODING"] = "utf-8:strict"  # as it is in most locales
     emulator.add_sprite("dev")
     session = start("destroy", "dev")
     session.expect("Type dev to destroy it: ")
     session.type(keys)
     assert session.end() == status
-    said = "that is not the name: nothing was destroyed" if status == 2 else "interrupted"
-    assert said in session.screen.text
+    said = b"that is not the name: nothing was destroyed" if status == 2 else b"interrupted"
+    assert said in session.output
     assert not writes(emulator)
     assert list(emulator.sprites) == ["dev"]
 
