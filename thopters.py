@@ -170,6 +170,10 @@ class OutputError(ThoptersError):
     """Our own output can't be written; so this is said on stderr, with --json too."""
 
 
+class InputError(ThoptersError):
+    """Our own stdin can't be read."""
+
+
 class NotReadyError(TimedOutError):
     """A sprite does not do what is waited for; `answers` tells whether it ran the command."""
 
@@ -2872,7 +2876,10 @@ class LocalInput(SocketInput):
         return super().fileno() if os.name == "nt" else 0
 
     def read(self) -> bytes:
-        return super().read() if os.name == "nt" else os.read(0, 1 << 16)
+        try:
+            return super().read() if os.name == "nt" else os.read(0, 1 << 16)
+        except OSError as error:
+            raise InputError(f"cannot read stdin: {error.strerror}") from None
 
     def stop(self) -> None:
         """Leave it to the end of the program."""
@@ -3538,7 +3545,9 @@ class LocalTerminal:
 
         try:
             return self.keyboard.read()
-        except OSError:
+        except InputError:
+            if not self.is_terminal:
+                raise
             raise Interrupted(signal.SIGHUP) from None
 
     def wait_for_key(self) -> bytes:
@@ -3825,7 +3834,7 @@ class Sender:
         self.source = source
         self.sent = 0  # bytes
         self.ended = False
-        self.error: OSError | None = None
+        self.error: OSError | InputError | None = None
 
     def ping(self) -> None:
         self.websocket.send(OP_PING, self.sent.to_bytes(8, "big"))
@@ -3837,7 +3846,7 @@ class Sender:
                 self.sent += len(data)
                 while self.websocket.unsent() > self.MOST_UNSENT and self.websocket.drain(1.0):
                     pass
-        except OSError as error:
+        except (OSError, InputError) as error:
             self.error = error
         except ValueError:  # it was closed meanwhile
             pass

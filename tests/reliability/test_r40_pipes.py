@@ -10,6 +10,7 @@ import os
 import select
 import shlex
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 from conftest import Result, Thopters
 from emulation import Emulator, Fault, write_launcher
 from test_emulator import until
+from test_r12_exec_commands import refuse_websockets
 from test_sprite_program import free_ports
 
 both = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
@@ -85,6 +87,37 @@ def test_r40_a_full_disk(thopters: Thopters, many: Emulator, output: str) -> Non
     errors = [line for line in err.splitlines() if line.startswith(b"thopters: error: ")]
     assert errors == [b"thopters: error: cannot write the output: No space left on device"], err
     assert b"Traceback" not in err and b"Exception" not in err
+
+
+READERS = {
+    "exec": (["exec", "dev", "-i", "--", "cat"], 255),
+    "exec by POST": (["exec", "dev", "-i", "--", "cat"], 255),
+    "exec on a terminal": (["exec", "dev", "-t", "--", "sleep", "60"], 255),
+    "cp": (["cp", "-", "dev:copied"], 1),
+    "proxy": (["proxy", "dev", "-W", "localhost:{port}"], 1),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_r40_a_stdin_that_can_not_be_read(
+    thopters: Thopters, emulator: Emulator, tmp_path: Path, reader: str
+) -> None:
+    sprite = emulator.add_sprite("dev", status="running")
+    if "POST" in reader:
+        refuse_websockets(emulator)
+    words, code = READERS[reader]
+    stdin = os.open(tmp_path / "file", os.O_WRONLY | os.O_CREAT)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        process = thopters.start(*(word.format(port=port) for word in words), stdin=stdin)
+        os.close(stdin)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (code, b""), err
+    why = b"thopters: error: cannot read stdin: Bad file descriptor"
+    assert err.splitlines()[-1].endswith(why)
+    assert err.count(b"error") == 1 and not (sprite.home / "copied").exists()
+    for request in emulator.journal.requests("WS")[:1]:  # its input is not said to have ended
+        assert b"\4" not in [message[:1] for _, message in request.received]
 
 
 def test_r40_stderr_that_nobody_reads_changes_no_status(thopters: Thopters, many: Emulator) -> None:
