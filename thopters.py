@@ -2177,12 +2177,15 @@ class WebSocket:
     One thread receives. Any thread may send: the lock keeps OpenSSL to one call at a time.
     """
 
+    MOST_UNSENT = 1 << 20  # with more than that no ping is answered at once
+
     def __init__(self, connection: http.client.HTTPConnection, early: bytes, clock: Clock) -> None:
         import threading
 
         self.sock: socket.socket = connection.sock
         self.heard_at = clock.monotonic()
         self.pong = b""  # what the last one brought back
+        self._ping: bytes | None = None  # the newest that is not answered
         self._clock = clock
         self._connection = connection
         self._parser = FrameParser(early)
@@ -2228,18 +2231,26 @@ class WebSocket:
 
         Raises WebSocketLost at the end of the connection. Pings are answered here.
         """
+        self._answer_ping()
         if not self._unparsed and not self._receive():
             return
         self._unparsed = False
         for opcode, payload in self._parser.messages():
             if opcode == OP_PING:
-                self.send(OP_PONG, bytes(payload))
+                self._ping = bytes(payload)
+                self._answer_ping()
             elif opcode == OP_CLOSE:
                 raise end_of(bytes(payload))
             elif opcode == OP_PONG:
                 self.pong = bytes(payload)
             else:
                 yield opcode, payload
+
+    def _answer_ping(self) -> None:
+        """Send the pong that is due, unless much waits already: it may stand for those before."""
+        if self._ping is not None and self.unsent() < self.MOST_UNSENT:
+            self.send(OP_PONG, self._ping)
+            self._ping = None
 
     def one_message(self) -> list[tuple[int, bytes]]:
         """Return the next message if one is there, and leave what follows for `messages()`."""

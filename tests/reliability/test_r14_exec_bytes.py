@@ -16,8 +16,11 @@ from typing import IO
 import pytest
 from conftest import Thopters
 from emulation import Emulator
+from emulation.journal import Request
+from emulation.wire import ServerSocket, Wire, accept_key
 from relay import Cut, Relay
 from runs import environ_for, shorten
+from servers import Canned
 from test_r12_exec_commands import refuse_websockets
 from test_r17_exec_streams import EXITS, GREETING, OUT, PREAMBLE, REST, Peer
 from test_units import FakeClock, server_frame
@@ -214,6 +217,34 @@ def test_r16_pings_go_out_while_the_reader_is_slow(
     session.close()
     server.join()
     assert came == OUT
+
+
+def test_r16_a_flood_of_pings_that_nobody_drains_takes_little_memory(thopters: Thopters) -> None:
+    """And when the server reads again, the newest is answered."""
+    flood = server_frame(9, b"x" * 125) * 8192  # a MiB
+    memory: list[int] = []
+
+    def answer(request: Request, wire: Wire) -> None:
+        proof = accept_key(request.headers["Sec-WebSocket-Key"])
+        wire.write(b"HTTP/1.1 101 x\r\nSec-WebSocket-Accept: " + proof.encode() + b"\r\n\r\n")
+        for _ in range(48):
+            wire.write(flood)
+        status = Path(f"/proc/{process.pid}/status")
+        if status.exists():
+            fields = dict(line.split(":\t") for line in status.read_text().splitlines())
+            memory.append(int(fields["VmRSS"].split()[0]) << 10)
+        wire.write(GREETING + PREAMBLE + server_frame(9, b"the last"))
+        websocket = ServerSocket(wire, request, lambda _: None)
+        while websocket._frame()[1] != b"the last":
+            pass
+        wire.write(EXITS["byte"])
+
+    with Canned(answer) as server:
+        thopters.env |= {"SPRITES_API_URL": server.url, "SPRITE_TOKEN": "acme/1/tok/ottoman"}
+        process = thopters.start("exec", "dev", "--", "true")
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (0, b"", b"")
+    assert max(memory, default=0) < 40 << 20
 
 
 @pytest.mark.slow
