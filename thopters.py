@@ -2616,7 +2616,8 @@ class SpritesApi:
         answer = self.transport.fetch(
             "PUT", self.path(name), document={"url_settings": {"auth": auth}}
         )
-        self.fetch_json(answer, f"change the URL of {name}", name)
+        if not 200 <= answer.status < 300:
+            self.refuse(answer, f"change the URL of {name}", name)
         sprite = self.require_sprite(name)
         if sprite.auth != auth:
             raise ThoptersError(

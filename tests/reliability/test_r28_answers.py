@@ -368,6 +368,27 @@ def test_r29_a_body_after_creation_is_not_believed(
         assert 1 <= server.methods().count("POST") <= 2, (name, server.methods())
 
 
+@pytest.mark.parametrize("auth", ["public", "sprite"])
+def test_r29_a_change_is_seen_by_a_get_whatever_its_own_answer_is(
+    thopters: Thopters, auth: str
+) -> None:
+    sprite = {"name": "dev", "url": "https://dev.example", "url_settings": {"auth": auth}}
+
+    def answer(request: Request, wire: Wire) -> None:
+        changed = b"HTTP/1.1 204 No Content\r\n\r\n"
+        wire.write(changed if request.method == "PUT" else response(json.dumps(sprite).encode()))
+
+    with Canned(answer) as server:
+        env = {"SPRITES_API_URL": server.url, "SPRITE_TOKEN": TOKEN}
+        done = thopters("url", "dev", "--public", env=env)
+    assert server.methods()[-2:] == ["PUT", "GET"]
+    if auth == "public":
+        assert (done.code, done.out) == (0, "https://dev.example\n"), done
+    else:
+        assert (done.code, done.out) == (1, ""), done
+        assert "the API accepted the change, but the URL of dev is still sprite" in done.err
+
+
 # beside curl
 
 LINE = re.compile(rb"(GET|POST|PUT|DELETE) (/[!-~]*) HTTP/1\.1")
