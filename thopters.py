@@ -87,6 +87,7 @@ SLOWEST_UPLOAD = 20_000  # bytes per second
 NO_LIMIT_S = 45 * 86400.0  # more than a timer can wait on Windows is an error
 CREATE_LIMIT_S = 180.0
 STREAM_LIMIT_S = 600.0  # checkpoint and restore
+LAST_WORDS_S = 5.0  # for what may follow the event that says all is done
 WAKE_LIMIT_S = 120.0  # a cold sprite's first command
 PROBE_LIMIT_S = 3.0  # a fresh sprite's exec can hang instead of failing: ask again
 READY_LIMIT_S = 60.0
@@ -1946,7 +1947,11 @@ class Transport:
                 check_json(response.headers)
                 pieces = self.pieces(response, deadline, MAX_JSON_BYTES)
                 for line in split_lines(pieces):
-                    yield parse_event(line)
+                    event = parse_event(line)
+                    is_end = event.get("type") == "complete"
+                    if is_end and deadline.remaining() > LAST_WORDS_S:
+                        deadline.renew(LAST_WORDS_S)  # a server may hold the connection
+                    yield event
 
     def stream_head(
         self, target: str, body: bytes, deadline: Deadline, content_type: str = "application/json"
@@ -2682,20 +2687,27 @@ class SpritesApi:
     ) -> Iterator[str]:
         """Yield the texts of a stream of events; an error unless `complete` comes.
 
-        A failure arrives as an event inside an HTTP 200, so nothing else proves a success.
+        A failure arrives as an event inside an HTTP 200, so nothing else proves a success. It may
+        also come behind `complete`; how the stream then ends does not matter.
         """
+        done = False
         try:
             for event in self.transport.stream(path, document, query):
                 kind, text = event.get("type"), text_field(event, "data", "message")
-                if kind == "error" or "error" in event:
+                if kind == "error" or event.get("error"):
                     why = text_field(event, "error", "data", "message") or "no reason given"
                     raise ThoptersError(f"cannot {doing}: {why}")
                 yield text
-                if kind == "complete":
-                    return
+                done = done or kind == "complete"
         except RefusedError as error:
             self.refuse(error.answer, doing, name, changes=True)
-        raise NoAnswerError(f"cannot tell whether the API could {doing}: its answer was cut short")
+        except NoAnswerError:
+            if not done:
+                raise
+        if not done:
+            raise NoAnswerError(
+                f"cannot tell whether the API could {doing}: its answer was cut short"
+            )
 
 
 # --- exec -------------------------------------------------------------------------------

@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 from conftest import Thopters
 from emulation import Emulator, Fault
+from emulation.journal import Request
 from emulation.state import Sprite
-from runs import Done, environ_for, run_here
+from emulation.wire import Wire
+from runs import Done, environ_for, run_here, shorten
+from servers import Canned, response
 
 import thopters as program
 
@@ -35,6 +38,8 @@ FAILURES = {
     "error line without words": BEGIN + line("error"),
     "error beside complete": BEGIN + line("complete", error="the storage is not ready"),
     "error before complete": BEGIN + line("error", error="no") + DONE,
+    "error behind complete": BEGIN + ID + DONE + line("error", error="no"),
+    "error key behind complete": BEGIN + ID + DONE + line("info", data="x") + line("x", error="no"),
     "error key in an info": BEGIN + line("info", error="no") + DONE,
     "no complete": BEGIN + ID,
     "nothing": b"",
@@ -67,7 +72,8 @@ SUCCESSES = {
     "unknown events": BEGIN + line("heartbeat") + b"{}\n" + ID + DONE,
     "odd types": BEGIN + b'{"type": 7, "data": ["x"]}\n' + ID + DONE,
     "a line of 900 kB": BEGIN + line("info", data="x" * 900_000) + ID + DONE,
-    "what follows complete": BEGIN + ID + DONE + b"{oops\n" + line("error", error="late"),
+    "what follows complete": BEGIN + ID + DONE + line("info", data="bye") + b"{oops\n",
+    "error without an error": line("info", error=None) + ID + line("complete", error=None),
 }
 
 
@@ -269,8 +275,30 @@ def test_r22_words_of_ours_in_the_prose_are_no_id(place: Place, comment: str) ->
 
 
 @pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
-@pytest.mark.parametrize("name", ["error line", "no complete", "a line of 10 MB", "CRLF"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("error line", "no complete", "a line of 10 MB", "CRLF", "error without an error"),
+        *("error behind complete", "what follows complete"),
+    ],
+)
 def test_r22_the_program_itself(thopters: Thopters, place: Place, name: str) -> None:
     place.say("POST */checkpoint", (FAILURES | SUCCESSES)[name])
     done = thopters("checkpoint", "dev")
     assert (done.code, done.out) == ((0, "v1\n") if name in SUCCESSES else (1, "")), done
+
+
+def test_r22_nobody_waits_long_for_the_end_behind_complete(thopters: Thopters) -> None:
+    shorten(thopters, LAST_WORDS_S=0.3)
+
+    def answer(request: Request, wire: Wire) -> None:
+        wire.write(response(BEGIN + ID + DONE, 200, "Content-Length: 9999", kind=NDJSON))
+        server.stopping.wait()
+
+    with Canned(answer) as server:
+        env = {"SPRITES_API_URL": server.url, "SPRITE_TOKEN": "acme/1/tok/ottoman"}
+        started = time.monotonic()
+        done = thopters("checkpoint", "dev", env=env)
+        took = time.monotonic() - started
+    assert (done.code, done.out) == (0, "v1\n"), done
+    assert took < program.SILENCE_TIMEOUT_S / 2
