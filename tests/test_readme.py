@@ -121,8 +121,7 @@ WORKFLOWS = {
         rf"(issue-42\t{URL}\t)[\d.]+\n"
         rf"issue-55\t{URL}\t[\d.]+\n"
         r"\1[\d.]+\n"
-        rf"issue-42\trunning\t{TIME}\n"
-        rf"issue-55\trunning\t{TIME}\n"
+        rf"(issue-(42|55)\t(running|hibernating)\t{TIME}\n){{2}}"
         r"issue-55 (fell asleep after [\d.]+ s|is asleep already) \(warm\)\n",
         "",
     ),
