@@ -2622,7 +2622,7 @@ class SpritesApi:
             "PUT", self.path(name), document={"url_settings": {"auth": auth}}
         )
         if not 200 <= answer.status < 300:
-            self.refuse(answer, f"change the URL of {name}", name)
+            self.refuse(answer, f"change the URL of {name}", name, changes=True)
         sprite = self.require_sprite(name)
         if sprite.auth != auth:
             raise ThoptersError(
