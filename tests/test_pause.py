@@ -658,3 +658,16 @@ def test_errors_come_as_json_too(thopters: Thopters, emulator: Emulator) -> None
     told: dict[str, Any] = json.loads(done.out)
     assert (done.code, done.err, told["paused"]) == (3, "", [])
     assert [error["code"] for error in told["errors"]] == ["not_found"]
+
+
+def test_a_session_whose_id_is_no_text_is_one_that_can_not_be_ended(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    awake(emulator)
+    body = json.dumps({"sessions": [{"id": "\ud800x", "command": "a"}]}).encode()
+    emulator.fault(Fault("GET */exec", "status", status=200, body=body, times=None))
+    done = thopters("pause", "dev", "--force", "--timeout", "1")
+    assert (done.code, done.out) == (1, "")
+    assert "error: session \\ud800x of dev can't be ended: it still runs" in done.err
+    kills = [request.raw_path for request in emulator.journal.requests("POST")]
+    assert kills == ["/v1/sprites/dev/exec/%ED%A0%80x/kill"]
