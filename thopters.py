@@ -6937,8 +6937,7 @@ def restore(app: App, name: str, identity: str, saved: str | None) -> bool:
     marker = f".thopters-restore-{os.urandom(8).hex()}".encode()
     undo = f"; the state before is checkpoint {saved}" if saved else ""
     backup = f"; checkpoint {saved} holds the present state" if saved else ""
-    nothing = f"nothing was restored{backup}"
-    note = nothing
+    note = left = f"{name} was not restored{backup}"
     try:
         had_keys = bool(probe(app, name, b": > ~/" + marker + b" && " + LOOK_FOR_KEYS))
         note = f"{name} may or may not be at {identity} now{undo}"
@@ -6949,7 +6948,7 @@ def restore(app: App, name: str, identity: str, saved: str | None) -> bool:
             )
     except BaseException as error:
         if was_refused(error):
-            note = nothing
+            note = left
         elif isinstance(error, NotReadyError) and error.answers:
             note = f"{name} still shows the disk from before{undo}"
         remove_marker(app, name, marker)

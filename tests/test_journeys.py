@@ -612,7 +612,7 @@ def test_restore_that_is_never_asked_for_leaves_nothing_behind(
     done = thopters("restore", "dev", "v1", "--yes", *words)
     assert (done.code, done.out) == (1, ""), done
     present = "" if words else "; checkpoint v2 holds the present state"
-    assert f"nothing was restored{present}\n" in done.err
+    assert f"dev was not restored{present}\n" in done.err
     assert b": > ~/.thopters-restore-" in emulator.journal.requests("WS")[0].stdin
     assert not list(sprite.home.glob(".thopters-restore-*"))
     assert not emulator.journal.requests("POST", "/v1/sprites/dev/checkpoints/v1/restore")
@@ -621,10 +621,10 @@ def test_restore_that_is_never_asked_for_leaves_nothing_behind(
 @pytest.mark.parametrize(
     ("status", "code", "note"),
     [
-        (400, 1, "nothing was restored; checkpoint v2 holds the present state"),
-        (403, 4, "nothing was restored; checkpoint v2 holds the present state"),
-        (404, 3, "nothing was restored; checkpoint v2 holds the present state"),
-        (429, 6, "nothing was restored; checkpoint v2 holds the present state"),
+        (400, 1, "dev was not restored; checkpoint v2 holds the present state"),
+        (403, 4, "dev was not restored; checkpoint v2 holds the present state"),
+        (404, 3, "dev was not restored; checkpoint v2 holds the present state"),
+        (429, 6, "dev was not restored; checkpoint v2 holds the present state"),
         (408, 1, "dev may or may not be at v1 now; the state before is checkpoint v2"),
         (202, 1, "dev may or may not be at v1 now; the state before is checkpoint v2"),
         (504, 1, "dev may or may not be at v1 now; the state before is checkpoint v2"),

@@ -372,6 +372,7 @@ class Restore(Case):
         assert not restored or "nothing was restored" not in done.err
         assert not restored or "still shows the disk from before" not in done.err
         assert asked or not restored
+        assert not asked or "was not restored" not in done.err
         assert not asked or len(made) == 2  # a backup before that
         keys = (sprite.home / ".thopters" / "env").read_bytes()
         assert keys == OLD_KEYS or KEYS["GITHUB_PAT"].encode() in keys
