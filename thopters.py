@@ -488,11 +488,7 @@ class Console:
         if self.json and not isinstance(error, OutputError):
             body = {"code": error.code, "message": error.message, "hint": error.hint}
             self.answer_json({"error": body})
-        else:
-            self.tell(error)
-
-    def tell(self, error: ThoptersError) -> None:
-        """Say what failed on stderr."""
+            return
         self.label("thopters: error", "31", self.safe(error.message))
         if error.hint:
             self.hint(error.hint)
@@ -4955,23 +4951,18 @@ def each(
 ) -> list[T]:
     """Do something for each item; where one fails, the others still get their turn.
 
-    What fails is told at once, with --json by `finish`, or here if that is not reached.
+    What fails is told at once, with --json by `finish`.
     """
     results = []
-    try:
-        for item in items:
-            try:
-                results.append(action(item))
-            except (AuthError, NotSentError):
+    for item in items:
+        try:
+            results.append(action(item))
+        except ThoptersError as error:
+            if isinstance(error, (AuthError, NotSentError)) and not results and not failed:
                 raise  # it would be the same for every one
-            except ThoptersError as error:
-                failed.append(error)
-                if not console.json:
-                    console.tell(error)
-    except BaseException:
-        for earlier in failed if console.json else ():
-            console.tell(earlier)
-        raise
+            failed.append(error)
+            if not console.json:
+                console.error(error)
     return results
 
 

@@ -716,21 +716,42 @@ LOCKED = b'{"error": "locked", "message": "it is locked"}'
 
 @pytest.mark.parametrize("words", [[], ["--json"]], ids=str)
 @pytest.mark.parametrize("command", ["destroy", "pause", "resume", "init"])
-def test_what_ends_a_command_early_does_not_hide_what_had_failed(
+def test_of_several_each_is_told_whatever_fails(
     thopters: Thopters, emulator: Emulator, command: str, words: list[str]
 ) -> None:
-    for name in "ab":
-        emulator.add_sprite(name, status="running")
+    for name in "abcd":
+        emulator.add_sprite(name, status="cold" if command == "pause" else "running")
     route = {"destroy": "DELETE */{}", "init": "WS */{}/exec"}.get(command, "GET */{}")
-    emulator.fault(Fault(route.format("a"), "status", times=None, status=423, body=LOCKED))
-    emulator.fault(Fault(route.format("b"), "status", times=None, status=401))
+    emulator.fault(Fault(route.format("b"), "status", times=None, status=423, body=LOCKED))
+    emulator.fault(Fault(route.format("c"), "status", times=None, status=401))
     consent = ["--yes"] if command == "destroy" else []
-    done = thopters(command, "a", "b", *consent, *words)
+    done = thopters(command, "a", "b", "c", "d", *consent, *words)
     assert done.code == 4, done
-    assert done.err.count("error: ") == (1 if words else 2)
-    assert done.err.count("it is locked") == 1
-    told = json.loads(done.out)["error"]["message"] if words else done.err
-    assert "the API refused the token" in told
+    whys = ["it is locked", "the API refused the token"]
+    if words:
+        document = json.loads(done.out)
+        (made,) = (document[key] for key in document if key != "errors")
+        names = [item if isinstance(item, str) else item["name"] for item in made]
+        assert names == ["a", "d"]
+        told = [error["message"] for error in document["errors"]]
+        assert "thopters: error: " not in done.err
+    else:
+        assert [line[0] for line in done.out.replace("destroyed ", "").splitlines()] == ["a", "d"]
+        told = [line for line in done.err.splitlines() if line.startswith("thopters: error: ")]
+    assert len(told) == 2 and all(why in text for why, text in zip(whys, told, strict=True)), told
+
+
+@pytest.mark.parametrize("command", ["destroy", "pause", "resume", "init"])
+def test_of_several_the_first_tells_what_would_fail_for_all(
+    thopters: Thopters, emulator: Emulator, command: str
+) -> None:
+    for method in ("GET", "DELETE", "WS"):
+        emulator.fault(Fault(f"{method} *", "status", times=None, status=401))
+    consent = ["--yes"] if command == "destroy" else []
+    done = thopters(command, "a", "b", "c", *consent, "--json")
+    assert done.code == 4
+    assert json.loads(done.out)["error"]["code"] == "not_authenticated"
+    assert len(emulator.journal) == 1
 
 
 def test_destroy_that_the_api_only_claims(thopters: Thopters, emulator: Emulator) -> None:

@@ -556,7 +556,7 @@ def test_r24_a_restore_is_sent_once(emulator: Emulator, tmp_path: Path) -> None:
             assert (done.code, done.out) == (1, ""), (kind, params, done)
             assert done.err.count("thopters: error: ") == 1
             is_definite = (params.get("status") or 500) < 500
-            says = "nothing was restored" if is_definite else "may or may not be at v1"
+            says = "dev was not restored" if is_definite else "may or may not be at v1"
             assert says in done.err
 
 
