@@ -4581,12 +4581,16 @@ def remove_tree(folder: str) -> None:
     """Remove a folder of ours with all in it, also where its owner may not write."""
     import shutil
 
-    for parent, folders, _ in os.walk(folder):
-        for name in folders:
-            path = os.path.join(parent, name)
-            if not os.path.islink(path):
-                os.chmod(path, 0o700)
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        for parent, folders, _ in os.walk(folder):
+            for name in folders:
+                path = os.path.join(parent, name)
+                if not os.path.islink(path):
+                    os.chmod(path, 0o700)
+        shutil.rmtree(folder, ignore_errors=True)
+    except Interrupted:
+        remove_tree(folder)  # by the same wish we are not interrupted twice
+        raise
 
 
 # --- init -------------------------------------------------------------------------------
@@ -6392,8 +6396,6 @@ def copy_stdin(app: App, name: str, target: bytes) -> int:
 
 
 def copy_out(app: App, name: str, sources: list[str], target: str) -> int:
-    import tempfile
-
     if target == "-":
         if len(sources) > 1:
             raise UsageError("- stands for one file")
@@ -6410,11 +6412,9 @@ def copy_out(app: App, name: str, sources: list[str], target: str) -> int:
     if os.path.islink(target):
         target = os.path.realpath(target)  # as cp does; the link stays
     place = target if into else os.path.dirname(target) or "."
+    folder = os.path.join(place, f".thopters-cp.{random_word().decode()}")
     try:
-        folder = tempfile.mkdtemp(prefix=".thopters-cp.", dir=place)
-    except OSError as error:
-        raise ThoptersError(f"cannot write to {place}: {error.strerror}") from None
-    try:
+        make_folder(folder)
         with app.console.working(f"copying from {name}"):
             copy = download(app.api, name, list(map(os.fsencode, sources)), folder)
         top = os.path.join(folder, "t")
@@ -6432,6 +6432,14 @@ def copy_out(app: App, name: str, sources: list[str], target: str) -> int:
     finally:
         remove_tree(folder)
     return finish_copy(app, copy)
+
+
+def make_folder(folder: str) -> None:
+    try:
+        os.mkdir(folder, 0o700)
+    except OSError as error:
+        place = os.path.dirname(folder)
+        raise ThoptersError(f"cannot write to {place}: {error.strerror}") from None
 
 
 def last_part(path: str) -> str:

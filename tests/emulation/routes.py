@@ -508,7 +508,7 @@ def pump_target(target: socket.socket, connection: ServerSocket) -> None:
         while data := target.recv(1 << 16):
             connection.send(BINARY, data)
         connection.close(1000)
-    connection.wire.close()
+    connection.wire.end()
 
 
 ROUTES: list[tuple[str, str, Route]] = [

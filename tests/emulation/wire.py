@@ -34,7 +34,7 @@ class Wire:
         self.cut_in: int | None = None  # so many more bytes may come
         self.drip_s = 0.0
         self._buffer = b""
-        self._closed = False
+        self._ended = self._closed = False
 
     def read(self, size: int) -> bytes:
         """Return up to `size` bytes, Gone at the end."""
@@ -75,6 +75,8 @@ class Wire:
         return head + b"\r\n\r\n"
 
     def write(self, *parts: bytes | memoryview) -> None:
+        if self._ended:
+            return
         if self.cut_out is None and not self.drip_s:
             self._send_all(parts)
             return
@@ -105,6 +107,16 @@ class Wire:
         self._closed = True
         self.sock.close()
         raise Gone
+
+    def end(self) -> None:
+        """Send no more, and let the peer close: RFC 6455, 7.1.1.
+
+        A close with bytes of its own unread, a ping say, would be a reset, and what is on its way
+        would be lost.
+        """
+        self._ended = True
+        with contextlib.suppress(OSError):  # the peer was first
+            self.sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         if not self._closed:
