@@ -62,36 +62,31 @@ class Reader(threading.Thread):
         self.stream = stream
         self.status = Path(f"/proc/{process.pid}/status")
         self.hash = hashlib.sha256()
-        self.size = 0
         self.peak = 0
         self.start()
 
     def run(self) -> None:
         while data := self.stream.read(MIB):
             self.hash.update(data)
-            self.size += len(data)
             if self.status.exists():
                 fields = dict(line.split(":\t") for line in self.status.read_text().splitlines())
                 if "VmHWM" in fields:  # a process that has ended has none
                     self.peak = max(self.peak, int(fields["VmHWM"].split()[0]) << 10)
 
 
-def check_output(thopters: Thopters, emulator: Emulator, out: int, err: int) -> float:
-    """Have a command write so many blocks to both streams at once; return the bytes a second."""
+def check_output(thopters: Thopters, emulator: Emulator, out: int, err: int) -> None:
+    """Have a command write so many blocks to both streams at once, and all of them arrive."""
     block = give_block(emulator)
     script = f"({writer(out)}) & ({writer(err)}) >&2; wait"
-    started = time.monotonic()
     process = thopters.start("exec", "dev", "--", "sh", "-c", script)
     readers = [Reader(process, process.stdout), Reader(process, process.stderr)]
     for reader in readers:
         reader.join()
     assert process.wait(60) == 0
-    seconds = time.monotonic() - started
     told = [reader.hash.hexdigest() for reader in readers]
     assert told == [digest(block, out), digest(block, err)]
     if Path("/proc/self/status").exists():
         assert 0 < max(reader.peak for reader in readers) <= MOST_MEMORY
-    return sum(reader.size for reader in readers) / seconds
 
 
 both = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
@@ -116,7 +111,7 @@ def test_r14_a_gigabyte_on_each_stream(thopters: Thopters, emulator: Emulator) -
 
 @pytest.mark.slow
 def test_r15_five_gigabytes_in_little_memory(thopters: Thopters, emulator: Emulator) -> None:
-    assert check_output(thopters, emulator, 5 * 1024, 0) >= 200e6
+    check_output(thopters, emulator, 5 * 1024, 0)  # how fast is for tests/bench to say
 
 
 # input
