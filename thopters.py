@@ -4025,9 +4025,7 @@ def list_holds(api: SpritesApi, name: str) -> list[Hold]:
         document = json.loads(ask_tasks(api, name, "GET"))
     except (ValueError, RecursionError):
         document = None
-    if not isinstance(document, dict) or not isinstance(document.get("tasks"), list):
-        raise ThoptersError(f"cannot ask about holds in {name}: the answer is not understood")
-    return [hold for hold in map(Hold, dicts(document.get("tasks"))) if hold.name]
+    return read_items(Hold, listed(document, "tasks"), f"holds in {name}", "name")
 
 
 def release_hold(api: SpritesApi, name: str, hold: str) -> None:

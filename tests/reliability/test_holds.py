@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import signal
 import subprocess
 from pathlib import Path
@@ -101,6 +102,21 @@ def test_what_a_shell_has_left_running_does_not_hold(thopters: Thopters, dev: Sp
         assert shell.end_restored() == 0
     until(lambda: not dev.live_tasks(), "the hold is released")
     assert b"sleep\x00600\x00" in command_lines(dev)
+
+
+@pytest.mark.parametrize(
+    ("document", "code"),
+    [({"tasks": None}, 0), ({}, 1), ([], 1), ({"tasks": ["x"]}, 1), ({"tasks": [{"x": 1}]}, 1)],
+    ids=json.dumps,
+)
+def test_a_list_that_is_not_understood_is_not_taken_for_no_holds(
+    thopters: Thopters, dev: Sprite, monkeypatch: pytest.MonkeyPatch, document: object, code: int
+) -> None:
+    assert dev.inner
+    monkeypatch.setattr(dev.inner, "_answer", lambda *request: Reply.json(document))
+    done = thopters("hold", "dev", "--release")
+    assert done.code == code, done
+    assert ("the API's list of holds in dev h" in done.err) == (code == 1)
 
 
 def command_lines(dev: Sprite) -> list[bytes]:
