@@ -39,10 +39,10 @@ def started(
 
 
 def until_held_on(emulator: Emulator, dev: Sprite) -> None:
-    """Wait until a hold has lasted three times, in a sprite that sleeps as soon as none does."""
+    """Wait until a hold has lasted twice, in a sprite that sleeps as soon as none does."""
     until(lambda: dev.tasks, "it is held")
     [(name, task)] = dev.tasks.items()
-    end, emulator.idle_s = task["expires_at"] + 2 * (task["expires_at"] - task["started_at"]), 0.5
+    end, emulator.idle_s = 2 * task["expires_at"] - task["started_at"], 0.5
     until(lambda: dev.status != "running" or dev.tasks[name]["expires_at"] > end, "it is held on")
     assert dev.status == "running"
 
@@ -156,7 +156,7 @@ def test_a_quiet_command_outlives_many_idle_windows(
     failing: set[int],
 ) -> None:
     fail_refreshes(dev, monkeypatch, failing)
-    shorten(thopters, HOLD_FIRST_S=0.1, HOLD_EVERY_S=0.7, HOLD_AGAIN_S=0.1, HOLD_EXPIRY_S=2)
+    shorten(thopters, HOLD_FIRST_S=0.1, HOLD_EVERY_S=0.7, HOLD_AGAIN_S=0.1, HOLD_EXPIRY_S=4)
     client = thopters.start("exec", "dev", tty, "--", "sh", "-c", QUIET)
     until_held_on(emulator, dev)
     emulator.idle_s = 30.0
@@ -185,7 +185,7 @@ def test_a_detached_command_needs_its_client_no_more(
     thopters: Thopters, emulator: Emulator, dev: Sprite
 ) -> None:
     script = "until [ -e go ]; do sleep 0.1; done; echo done > told"
-    shorten(thopters, HOLD_FIRST_S=0.1, HOLD_EVERY_S=0.5, HOLD_EXPIRY_S=2)
+    shorten(thopters, HOLD_FIRST_S=0.1, HOLD_EVERY_S=0.5, HOLD_EXPIRY_S=4)
     client = thopters.start("exec", "dev", "--detach", "--hold", "--", "sh", "-c", script)
     assert client.stdout and client.stdout.readline()
     client.kill()
@@ -200,7 +200,7 @@ def test_a_detached_command_needs_its_client_no_more(
 
 def at_prompt(thopters: Thopters, *words: str) -> Tty:
     """Start something on a terminal that waits for a line."""
-    shorten(thopters, HOLD_FIRST_S=0.1, HOLD_EVERY_S=0.5, HOLD_EXPIRY_S=2)
+    shorten(thopters, HOLD_FIRST_S=0.1, HOLD_EVERY_S=0.5, HOLD_EXPIRY_S=4)
     return Tty(thopters, *words)
 
 
