@@ -1418,15 +1418,22 @@ class Answer:
         """
         import json
 
-        details = self.details()
+        document = self._document()
+        details = document if isinstance(document, dict) else {}
         texts = [details.get("message"), details.get("error")]
         words = [text for text in texts if isinstance(text, str) and text]
-        if not words and isinstance(details.get("errors"), list):
-            errors = details["errors"]
-            words = ["; ".join(e if isinstance(e, str) else json.dumps(e) for e in errors)]
-        document = self._document()
-        whole = self.body.decode("utf-8", "replace").strip()
-        text = words[0] if words else whole if document is None else json.dumps(document)
+        errors = details.get("errors")
+        try:
+            if words:
+                text = words[0]
+            elif isinstance(errors, list):
+                text = "; ".join(e if isinstance(e, str) else json.dumps(e) for e in errors)
+            elif document is None:
+                text = self.body.decode("utf-8", "replace").strip()
+            else:
+                text = json.dumps(document)
+        except RecursionError:  # what can just be read may be too deep to be written
+            text = "the answer is nested too deeply"
         if text.startswith("<"):
             text = "the answer is a web page"
         return self._redact(text)[:300] or "no reason given"

@@ -478,6 +478,19 @@ def test_a_signal_that_gets_lost_ends_the_program_all_the_same(happens: str) -> 
     assert done.stderr == "thopters: interrupted\n"
 
 
+@pytest.mark.parametrize("body", [b'{"errors": [[1]]}', b'{"detail": [1]}', b"[[1]]"])
+def test_an_answer_that_is_too_deep_to_be_written_again_is_told(
+    monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    """That it can be read and not be written is so at one depth in thousands."""
+
+    def too_deep(*_: object, **__: object) -> None:
+        raise RecursionError
+
+    monkeypatch.setattr(json, "dumps", too_deep)
+    assert make_answer(400, body).reason() == "the answer is nested too deeply"
+
+
 def test_a_reset_right_behind_the_upgrade_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes when the head is read, and before anything is waited for: rare in a process."""
     ours, theirs = socket.socketpair()
