@@ -156,6 +156,12 @@ def sealed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
+def compiled() -> Path:
+    """Return the module as Python keeps it: to compile it anew costs as much as all else."""
+    return Path(py_compile.compile(str(MODULE), doraise=True) or MODULE)
+
+
+@pytest.fixture(scope="session")
 def pyz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a freshly built thopters.pyz."""
     path = tmp_path_factory.mktemp("pyz") / "thopters.pyz"
@@ -168,9 +174,14 @@ def pyz(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def compiled() -> Path:
-    """Return the module as Python keeps it: to compile it anew costs as much as all else."""
-    return Path(py_compile.compile(str(MODULE), doraise=True) or MODULE)
+def pyz_cache(pyz: Path) -> Path:
+    """Return where the archive keeps its compiled code, with that in place."""
+    path = pyz.parent / "cache"
+    env = os.environ | {"XDG_CACHE_HOME": str(path)}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    subprocess.run([sys.executable, pyz, "--version"], env=env, check=True, capture_output=True)
+    assert list((path / "thopters").iterdir())
+    return path
 
 
 @pytest.fixture
@@ -181,8 +192,8 @@ def thopters(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Thopter
     home.mkdir()
     program = request.getfixturevalue("pyz" if kind == "pyz" else "compiled")
     thopters = Thopters(program, home)
-    if kind == "pyz":  # where it keeps its bytecode: one place, for the same reason
-        thopters.env["XDG_CACHE_HOME"] = str(program.parent / "cache")
+    if kind == "pyz":
+        thopters.env["XDG_CACHE_HOME"] = str(request.getfixturevalue("pyz_cache"))
     yield thopters
     thopters.end()
 
