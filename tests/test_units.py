@@ -945,6 +945,20 @@ def test_many_secrets_are_struck_out_as_by_one_pattern_of_all_forms(seed: int) -
         assert redact(text) == re.sub(pattern, "****", text)
 
 
+def test_a_secret_that_is_added_twice_stays_one() -> None:
+    redact = thopters.Redactor()  # as by a configuration that is saved, and read again
+    for _ in range(2):
+        redact.add(thopters.Secret("tok-123456"))
+    assert redact("tok-123456") == "****"
+
+
+def test_a_line_of_a_secret_is_struck_out_from_eight_characters_on() -> None:
+    redact = thopters.Redactor()
+    redact.add(thopters.Secret("-----BEGIN\nnine-long\neight-ch\nseven-c\n"))
+    text = "-----BEGIN nine-long eight-ch seven-c"
+    assert redact(text) == "**** **** **** seven-c"
+
+
 def test_a_secret_is_no_pattern() -> None:
     redact = thopters.Redactor()
     redact.add(thopters.Secret("a.*b|c$^["))
