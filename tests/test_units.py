@@ -860,7 +860,7 @@ def random_tokens() -> list[str]:
     rng = random.Random(1)
     every = [chr(code) for code in range(0x21, 0x7F)]
     made = ["".join(rng.choices(every, k=rng.randrange(8, 60))) for _ in range(60)]
-    known = ["acme/1/tok/0123456789abcdef", "".join(every), "'\"\\'\"\\'\"\\", "two words é+"]
+    known = ["acme/1/tok/0123456789abcdef", "".join(every), "'\"\\'\"\\'\"\\", "two words é+", "a\"quoted\" é"]
     return [CANARY, *known, *made]
 
 
