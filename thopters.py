@@ -1498,29 +1498,30 @@ class RetryPolicy:
     TRIES = 4
     BUSY_WAITS = 3
     LONGEST_WAIT_S = 60.0
-    BACKOFF_S, BACKOFF_CAP_S = 0.25, 8.0
+    BACKOFF_S = 0.25
 
     def __init__(self, *, repeatable: bool, starting_limit_s: float = WAKE_LIMIT_S) -> None:
         self.repeatable = repeatable
         self.starting_limit_s = starting_limit_s
-        self.counts = {NOT_SENT: 0, BUSY: 0, STARTING: 0, AMBIGUOUS: 0}
+        self.failures = 0  # not sent, and ambiguous
+        self.refusals = 0  # for being busy
         self.waited_s = 0.0
 
     def wait(self, kind: str, asked_s: float | None, jitter: float) -> float | None:
         """Return the seconds until the next try, None to give up; `jitter` is in [0, 1)."""
         if kind == AMBIGUOUS and not self.repeatable:
             return None
-        self.counts[kind] += 1
         if kind == BUSY:
+            self.refusals += 1
             wait = self.LONGEST_WAIT_S if asked_s is None else asked_s
-            give_up = self.counts[BUSY] > self.BUSY_WAITS or wait > self.LONGEST_WAIT_S
+            give_up = self.refusals > self.BUSY_WAITS or wait > self.LONGEST_WAIT_S
         elif kind == STARTING:
             wait = min(max(0.1, 1.0 if asked_s is None else asked_s), self.LONGEST_WAIT_S)
             give_up = self.waited_s + wait > self.starting_limit_s
         else:
-            tries = self.counts[NOT_SENT] + self.counts[AMBIGUOUS]
-            wait = min(self.BACKOFF_CAP_S, self.BACKOFF_S * 2**tries) * (0.5 + jitter / 2)
-            give_up = tries >= self.TRIES
+            self.failures += 1
+            wait = self.BACKOFF_S * 2**self.failures * (0.5 + jitter / 2)
+            give_up = self.failures >= self.TRIES
         self.waited_s += wait
         return None if give_up else wait
 
