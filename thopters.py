@@ -1929,9 +1929,13 @@ class Transport:
                 return answer
             uncertain = uncertain or kind == AMBIGUOUS
             self.console.detail(f"{why}; trying again in {wait:.1f} s")
-            if self.console.activity and kind == BUSY:
-                self.console.activity.text = f"the API asks to wait {wait:.0f} s"
+            activity = self.console.activity
+            usual = activity.text if activity else ""
+            if activity and kind == BUSY:
+                activity.text = f"the API asks to wait {wait:.0f} s"
             self.clock.sleep(wait or 0.0)
+            if activity:
+                activity.text = usual
 
     def stream(
         self, path: str, document: object, query: Sequence[tuple[str, str]] = ()

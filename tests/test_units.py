@@ -757,6 +757,33 @@ def test_a_request_is_sent_again_where_that_is_safe(
     assert retry(outcomes, repeatable=repeatable) == (outcomes[-1], slept, len(outcomes))
 
 
+def test_who_watches_is_told_that_the_api_asks_to_wait_while_it_does() -> None:
+    clock = FakeClock()
+    transport = make_transport(clock)
+    console, told = transport.console, []
+    console.activity = console.working("listing sprites")
+
+    def attempt() -> thopters.Answer | str:
+        assert console.activity
+        told.append(console.activity.text)
+        return outcomes.pop(0)
+
+    def sleep(seconds: float) -> None:
+        assert console.activity
+        told.append(f"{console.activity.text}: {seconds:.1f}")
+
+    clock.sleep = sleep  # type: ignore[method-assign]
+    starting = make_answer(503, b'{"error": "sprite_starting"}')
+    outcomes: list[thopters.Answer | str] = [starting, make_answer(429, Retry_After="7")]
+    outcomes += [make_answer(500), "open"]
+    transport.retry(thopters.RetryPolicy(repeatable=True), attempt)
+    usual = "listing sprites"
+    assert told == [
+        *(usual, f"{usual}: 1.0", usual, "the API asks to wait 7 s: 7.0"),
+        *(usual, f"{usual}: 0.2", usual),
+    ]
+
+
 def test_chance_only_shortens_a_wait() -> None:
     assert retry([not_sent] * 4, jitter=1.0)[1] == [0.5, 1.0, 2.0]
 
