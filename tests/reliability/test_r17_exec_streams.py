@@ -409,10 +409,14 @@ def test_r18_output_that_is_missing_is_no_success(thopters: Thopters, emulator: 
     """The command ends what encodes its output, the process behind its own pipe."""
     emulator.add_sprite("dev", status="running")
     refuse_websockets(emulator)
-    script = (
-        "pipe=$(readlink /proc/$$/fd/1); for p in /proc/[0-9]*; do "
-        'if [ "$(readlink "$p/fd/0")" = "$pipe" ]; then kill -9 "${p#/proc/}"; fi; done 2>&-; :'
-    )
+    script = """\
+pipe=$(readlink /proc/$$/fd/1) found=
+until [ "$found" ]; do  # it may begin after us
+  for p in /proc/[0-9]*; do
+    if [ "$(readlink "$p/fd/0")" = "$pipe" ]; then kill -9 "${p#/proc/}" && found=1; fi
+  done
+done 2>&-
+"""
     done = thopters("exec", "dev", "--", "sh", "-c", script)
     assert done.code == 255
     assert "a part of the command's output is missing" in done.err
