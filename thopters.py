@@ -4185,6 +4185,7 @@ def become_sprite_program(argv: list[str], environ: Mapping[str, str]) -> int:
     sys.stdout.flush()
     try:
         if os.name == "posix":
+            tick(0)  # it would go on, and end that program
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec keeps that
             os.execve(argv[0], argv, env)  # noqa: S606 (an absolute path, and words of our own)
         import subprocess
@@ -7320,7 +7321,10 @@ class StopSignals:
     What comes within a second of the first is taken for the same wish, so that what has to be
     cleaned up and said gets its time. Python drops an exception where it has nowhere to go, as in
     a finaliser; then the signal is sent once more, and what ends before it came ends as by it.
+    One that comes just before a call that waits is noticed when that is interrupted, by a tick.
     """
+
+    TICK_S = 1.0
 
     def __init__(self) -> None:
         self.dropped: int | None = None
@@ -7333,6 +7337,7 @@ class StopSignals:
         for number in stop_signals():
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._interrupt)
+        tick(self.TICK_S)
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         import time
@@ -7355,9 +7360,19 @@ class StopSignals:
         """Let them end us again: all is done, and nothing is left to be said."""
         import signal
 
+        tick(0)
         for number in stop_signals():
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
+
+
+def tick(every_s: float) -> None:
+    """Interrupt what waits every so many seconds, 0 for no more."""
+    import signal
+
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, lambda signum, frame: None)
+        signal.setitimer(signal.ITIMER_REAL, every_s, every_s)
 
 
 def find_interrupted(error: BaseException | None) -> Interrupted | None:
@@ -7425,6 +7440,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more
         return die_of(getattr(signal, "SIGPIPE", 13))
     except OutputError as error:
+        signals.let_go()
         console.error(error)
         return EXIT_FAILED
 

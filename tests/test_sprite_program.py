@@ -14,6 +14,7 @@ import re
 import shlex
 import signal
 import socket
+import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -253,6 +254,16 @@ def test_a_closed_pipe_ends_it(thopters: Thopters, emulator: Emulator, folder: P
     emulator.add_sprite("dev", status="running")
     write_program(folder, "kill -PIPE $$; exit 3")
     assert thopters(*SHELL).code == -signal.SIGPIPE
+
+
+@both
+def test_no_timer_of_ours_goes_on_in_it(
+    thopters: Thopters, emulator: Emulator, folder: Path
+) -> None:
+    emulator.add_sprite("dev", status="running")
+    asks = "import signal; print(signal.getitimer(signal.ITIMER_REAL))"
+    write_program(folder, "exec " + shlex.join([sys.executable, "-c", asks]))
+    assert thopters(*SHELL).out == "(0.0, 0.0)\n"
 
 
 def test_its_streams_are_ours(thopters: Thopters, emulator: Emulator, folder: Path) -> None:

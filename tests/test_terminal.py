@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import Thopters
+from conftest import MODULE, Thopters
 from emulation import Emulator, Fault
 
 if sys.platform == "win32":
@@ -207,6 +207,38 @@ def test_destroy_asks_for_the_name(emulator: Emulator, start: Start) -> None:
     assert session.end() == 0
     assert session.screen.lines == [asked, "Type dev to destroy it: dev", "destroyed dev", ""]
     assert not emulator.sprites
+
+
+# A signal that a thread other than the main one gets: what waits in the main one goes on waiting,
+# as for a signal that comes just before the wait
+UNNOTICED = """\
+import signal, sys, threading
+sys.path.insert(0, sys.argv.pop(1))
+import thopters
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+thopters.leave(thopters.main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "prompt"),
+    [
+        (["destroy", "dev"], "Type dev to destroy it: "),
+        (["setup"], "ANTHROPIC_API_KEY [not set]: "),
+    ],
+)
+def test_a_signal_just_before_a_wait_is_noticed(
+    thopters: Thopters, emulator: Emulator, start: Start, words: list[str], prompt: str
+) -> None:
+    thopters.argv = [sys.executable, "-c", UNNOTICED, str(MODULE.parent)]
+    emulator.add_sprite("dev")
+    session = start(*words)
+    session.expect(prompt)
+    session.type(CTRL_C)
+    assert session.end() == -signal.SIGINT
+    assert session.settings_after == session.settings_before
+    assert not writes(emulator)
 
 
 @pytest.mark.parametrize(
