@@ -4537,7 +4537,10 @@ def local_error(copy: Copy, error: Exception) -> ThoptersError:
     cause = copy.error if ours else error
     if isinstance(cause, ThoptersError):
         return cause
-    return ThoptersError(f"cannot copy: {cause}", hint=NOT_PUT)
+    what, why = "", str(cause)
+    if isinstance(cause, OSError) and cause.strerror:
+        what, why = f" {cause.filename}" if cause.filename else "", cause.strerror
+    return ThoptersError(f"cannot copy{what}: {why}", hint=NOT_PUT)
 
 
 def moves(source: str, target: str) -> list[tuple[str, str]]:

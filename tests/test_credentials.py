@@ -1027,11 +1027,15 @@ def test_an_odd_account_does_not_crash(login: Login, key: str) -> None:
 
 
 @posix
-@pytest.mark.skipif(os.name == "posix" and os.geteuid() == 0, reason="root can read everything")
 def test_a_keyring_file_that_can_not_be_read(login: Login) -> None:
     login.store(login.layout({"personal": {}}))
-    login.keyring_file("sprites-cli", usual(login), login.token()).chmod(0)
-    assert "Permission denied" in login.fails()
+    file = login.keyring_file("sprites-cli", usual(login), login.token())
+    file.chmod(0)
+    done = login.thopters("list", **login.thopters.as_somebody())
+    assert done.code == 4
+    assert "thopters: warning: cannot read " in done.err
+    assert f"/{file.name}: Permission denied\n" in done.err
+    assert not login.api.tokens
 
 
 @posix

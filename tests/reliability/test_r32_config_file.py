@@ -413,31 +413,6 @@ def test_r34_the_same_with_failures_of_the_system(
 # R35: what may be in the file's place
 
 
-def as_somebody(thopters: Thopters, tmp_path: Path) -> dict[str, Any]:
-    """Return how to run the program as a user whom modes bind, who owns the home."""
-    if os.geteuid() != 0:
-        return {}
-    options: dict[str, Any] = {"user": 52000, "group": 52000, "extra_groups": []}
-    probe = "import sys; sys.exit(sys.version_info < (3, 11))"
-    for python in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
-        try:
-            done = subprocess.run([python, "-c", probe], cwd="/", capture_output=True, **options)
-        except OSError:
-            continue
-        if done.returncode == 0:
-            break
-    else:
-        pytest.skip("no Python here can be run by another user")
-    copy = tmp_path / "thopters.py"
-    copy.write_bytes(MODULE.read_bytes())
-    thopters.argv = [python, str(copy)]
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    for place in (thopters.home, *thopters.home.rglob("*")):
-        os.lchown(place, 52000, 52000)
-    return options
-
-
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -584,11 +559,10 @@ def test_r35_what_is_read_only_is_said_and_left(
     thopters: Thopters,
     emulator: Emulator,
     path: Path,  # noqa: F811
-    tmp_path: Path,
     what: str,
 ) -> None:
     content = None if what == "home" else write(path, {"secrets": {"MINE": "old"}})
-    options = as_somebody(thopters, tmp_path)
+    options = thopters.as_somebody()
     place = {"home": thopters.home, "folder": path.parent, "file": path}[what]
     place.chmod(0o400 if what == "file" else 0o500)
     try:
