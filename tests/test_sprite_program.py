@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 import test_terminal
-from conftest import Thopters
+from conftest import Thopters, free_ports
 from emulation import SPRITE_PROGRAM, Emulator, write_launcher
 from test_terminal import CTRL_C, Start
 
@@ -92,13 +92,6 @@ def log_in(
     path.write_text(json.dumps(document))
     path.chmod(0o600)
     return path
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on; all are held at once, so that they differ."""
-    with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [server.getsockname()[1] for server in held]
 
 
 def words_of(command: str) -> list[str]:

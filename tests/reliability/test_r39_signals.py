@@ -17,12 +17,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MODULE, Thopters
+from conftest import MODULE, Thopters, free_ports
 from emulation import Emulator, Fault, write_launcher
 from emulation.exec import Session as RemoteSession
 from test_config import write
 from test_emulator import until
-from test_sprite_program import free_ports
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POINTS = 20

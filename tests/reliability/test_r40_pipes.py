@@ -15,11 +15,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import Result, Thopters
+from conftest import Result, Thopters, free_ports
 from emulation import Emulator, Fault, write_launcher
 from test_emulator import until
 from test_r12_exec_commands import refuse_websockets
-from test_sprite_program import free_ports
 
 both = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
 
