@@ -98,6 +98,7 @@ AT_ONCE_S = 0.5  # a detached command that ends so soon has failed to start, or 
 IDENTITY_LIMIT_S = 5.0  # for the platform to tell a session's id, once the command runs
 QUIET_S = 1.0  # a session that was quiet for so long may have been lost because its sprite sleeps
 STATUS_LAG_S = 5.0  # of a sprite's status behind its falling asleep
+SESSION_LAG_S = 3.0  # of the list of sessions behind a session's end
 HOLD_FIRST_S = 1  # a command that ends sooner holds nothing
 HOLD_EVERY_S = 60
 HOLD_AGAIN_S = 10  # where it could not be refreshed
@@ -4121,7 +4122,13 @@ def end_session(api: SpritesApi, name: str, session: Session, signal_name: str =
         status, wanted = signal_session(api, name, session.id, "KILL"), "KILL"
     if status == 3 or (status == 4 and not signal_name):
         api.kill_session(name, session.id, "SIG" + wanted)
-    return session.id not in [item.id for item in api.list_sessions(name)]
+    limit_s = 0.0 if status == 4 and signal_name else SESSION_LAG_S
+    end = api.clock.monotonic() + limit_s
+    while session.id in [item.id for item in api.list_sessions(name)]:
+        if api.clock.monotonic() >= end:
+            return False
+        api.clock.sleep(0.2)
+    return True
 
 
 def signal_session(api: SpritesApi, name: str, identity: str, signal_name: str) -> int:

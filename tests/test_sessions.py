@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 from conftest import Thopters
-from emulation import Emulator
+from emulation import Emulator, Fault
 from emulation.exec import Session
 from emulation.state import Sprite
 from test_emulator import needs_curl, needs_namespace
@@ -241,6 +241,19 @@ def test_kill_ends_a_session_and_all_of_it(
     assert session_of(dev, identity).ended.is_set()
     again = thopters("kill", "dev", identity)
     assert (again.code, again.out) == (0, f"{identity} has ended already\n")
+
+
+def test_kill_waits_for_a_list_that_lags_behind(
+    thopters: Thopters, emulator: Emulator, dev: Sprite
+) -> None:
+    identity = detach(thopters, "sleep", "600")
+    listed = json.loads(thopters("sessions", "dev", "--json").out)["sessions"]
+    listed = [{"id": item["id"], "command": item["command"], "tty": True} for item in listed]
+    body = json.dumps({"sessions": listed}).encode()
+    emulator.fault(Fault("GET */exec", "status", status=200, body=body, times=3))
+    done = thopters("kill", "dev", identity)
+    assert (done.code, done.out, done.err) == (0, f"{identity} has ended\n", "")
+    assert session_of(dev, identity).ended.is_set()
 
 
 def test_kill_sends_what_is_asked_for_and_no_more(thopters: Thopters, dev: Sprite) -> None:
