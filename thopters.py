@@ -3858,9 +3858,10 @@ def pass_on(websocket: WebSocket, clock: Clock, sender: Sender, sink: Sink) -> N
 
 
 class Sender:
-    """Sends what a local side has to its end; little is kept of what the server does not take."""
+    """Sends what a local side has to its end; nothing is read before the server took the last.
 
-    MOST_UNSENT = 1 << 18
+    So nothing stays behind while this waits to read and the other thread for its slow reader.
+    """
 
     def __init__(self, websocket: WebSocket, source: SocketInput) -> None:
         self.websocket = websocket
@@ -3877,7 +3878,7 @@ class Sender:
             while data := self.source.read():
                 self.websocket.send(OP_BINARY, data)
                 self.sent += len(data)
-                while self.websocket.unsent() > self.MOST_UNSENT and self.websocket.drain(1.0):
+                while self.websocket.unsent() and self.websocket.drain(1.0):
                     pass
         except (OSError, InputError) as error:
             self.error = error
@@ -4250,9 +4251,11 @@ targets=() locked=()
 for top in "${tops[@]}"; do
   if [ "$kind" = contents ]; then to=$dst; else to=${place%/}/${name:-${top##*/}}; fi
   targets+=("$to")
+  fits "$top" "$to"
+  [ -d "$top" ] && [ ! -L "$top" ] && [ -e "$to" ] || continue
   while IFS= read -r -d '' path; do
     fits "$top$path" "$to$path"
-  done < <(printf '\0'; [ ! -e "$to" ] || find "$top/" -mindepth 1 -printf '/%P\0')
+  done < <(find "$top/" -mindepth 1 -printf '/%P\0')
 done
 [ "${#locked[@]}" = 0 ] || chmod u+w -- "${locked[@]}" || exit 1
 [ ! "$stopped" ] || exit 1

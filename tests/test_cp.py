@@ -320,6 +320,16 @@ def test_one_file_by_stdin_and_stdout(thopters: Thopters, dev: Sprite) -> None:
     assert not leftovers(dev.home)
 
 
+def test_a_link_to_a_folder_is_not_looked_into(thopters: Thopters, dev: Sprite) -> None:
+    """What is in /etc is neither to be replaced nor, all of it, ours to read."""
+    for home in (thopters.home, dev.home):
+        (home / "l").symlink_to("/etc")
+    dev.machine.own(dev.home)
+    done = thopters("cp", "l", "dev:")
+    assert (done.code, done.err) == (0, ""), done
+    assert os.readlink(dev.home / "l") == "/etc"
+
+
 @pytest.mark.parametrize("words", [["f", "dev:link"], ["-", "dev:link"], ["dev:f", "link"]])
 def test_a_link_at_the_destination_stays_one(
     thopters: Thopters, dev: Sprite, words: list[str]

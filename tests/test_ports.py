@@ -443,7 +443,8 @@ def test_a_client_that_sends_all_before_it_reads_is_not_stuck(
     _, local = forward(thopters, serve(talk_and_listen))
     with connect(local) as client:
         client.settimeout(10.0)
-        send_all(client, 1, size)
+        for part in blocks(1, size):
+            client.sendall(part)
         assert taken.wait(30.0)
         assert digest(receive(client, size)) == digest(blocks(2, size))
 

@@ -30,6 +30,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 import traceback
 import unicodedata
@@ -1531,6 +1532,31 @@ def test_a_family_that_the_system_lacks_keeps_none_from_being_tried(
             found.pop()
             with pytest.raises(OSError, match="not supported"):
                 thopters.connect_tcp("api.test", 443, deadline)
+
+
+def test_what_a_local_side_sends_stays_behind_for_no_slow_reader_of_ours() -> None:
+    """Whoever receives may wait for the local side to read, which waits for us to send."""
+    size = 200_000
+    ours, local = socket.socketpair()
+    near, far = socket.socketpair()
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    connection = http.client.HTTPConnection("api.example")
+    connection.sock = near
+    websocket = thopters.WebSocket(connection, b"", thopters.Clock())
+    sender = thopters.Sender(websocket, thopters.SocketInput(ours))
+    with ours, local, near, far:
+        far.settimeout(30.0)
+        threading.Thread(target=sender.run, daemon=True).start()
+        local.settimeout(30.0)
+        feeder = threading.Thread(target=local.sendall, args=(bytes(size),))
+        feeder.start()
+        came = 0
+        while came < size:  # as frames, so that there is a little more
+            came += len(far.recv(1 << 16))
+        feeder.join()
+        local.shutdown(socket.SHUT_WR)
+        while not sender.ended:
+            far.recv(1 << 16)
 
 
 # deadlines
