@@ -24,10 +24,12 @@ def main() -> int:
     count = 3 * (os.cpu_count() or 1)
     began = time.monotonic()
     running = []
-    with tempfile.NamedTemporaryFile() as turns:
-        argv = [sys.executable, "-m", "pytest", "-q", f"--turns={turns.name}", *sys.argv[1:]]
-        for _ in range(count):
+    # each has a folder of its own: in the usual one they would clear up in each other's way
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        for number in range(count):
             output = tempfile.TemporaryFile()  # noqa: SIM115 (closed when it has been shown)
+            options = ["-q", f"--turns={folder}/turns", f"--basetemp={folder}/{number}"]
+            argv = [sys.executable, "-m", "pytest", *options, *sys.argv[1:]]
             process = subprocess.Popen(argv, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
             running.append((process, output))
         worst = max(abs(process.wait()) for process, _ in running)

@@ -1546,7 +1546,8 @@ def test_what_a_local_side_sends_stays_behind_for_no_slow_reader_of_ours() -> No
     sender = thopters.Sender(websocket, thopters.SocketInput(ours))
     with ours, local, near, far:
         far.settimeout(30.0)
-        threading.Thread(target=sender.run, daemon=True).start()
+        sending = threading.Thread(target=sender.run, daemon=True)
+        sending.start()
         local.settimeout(30.0)
         feeder = threading.Thread(target=local.sendall, args=(bytes(size),))
         feeder.start()
@@ -1555,8 +1556,8 @@ def test_what_a_local_side_sends_stays_behind_for_no_slow_reader_of_ours() -> No
             came += len(far.recv(1 << 16))
         feeder.join()
         local.shutdown(socket.SHUT_WR)
-        while not sender.ended:
-            far.recv(1 << 16)
+        sending.join(30.0)
+        assert sender.ended and sender.sent == size
 
 
 # deadlines
