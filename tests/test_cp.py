@@ -580,19 +580,22 @@ def tree(folder: Path) -> dict[str, str]:
     }
 
 
+OLD_TARFILE = """\
+import sys, tarfile
+if hasattr(tarfile, "data_filter"):
+    new = tarfile.TarFile.extractall
+    tarfile.TarFile.extractall = lambda self, path=".", members=None, *, numeric_owner=False: new(
+        self, path, members, numeric_owner=numeric_owner, filter="fully_trusted")
+    del tarfile.data_filter, tarfile.fully_trusted_filter
+sys.path.insert(0, sys.argv.pop(1))
+import thopters
+thopters.leave(thopters.main())
+"""
+
+
 def use_old_tarfile(thopters: Thopters) -> None:
     """Have tarfile be as it was before it had filters, in Python 3.11.0 to 3.11.3."""
-    old = (
-        "import sys, tarfile\n"
-        "new = tarfile.TarFile.extractall\n"
-        "tarfile.TarFile.extractall = lambda self, path='.', members=None, *, numeric_owner=False: "
-        "new(self, path, members, numeric_owner=numeric_owner, filter='fully_trusted')\n"
-        "del tarfile.data_filter, tarfile.fully_trusted_filter\n"
-        f"sys.path.insert(0, {str(MODULE.parent)!r})\n"
-        "import thopters\n"
-        "thopters.leave(thopters.main())\n"
-    )
-    thopters.argv = [sys.executable, "-c", old]
+    thopters.argv = [sys.executable, "-c", OLD_TARFILE, str(MODULE.parent)]
 
 
 def test_a_round_trip_where_tarfile_has_no_filter(thopters: Thopters, dev: Sprite) -> None:

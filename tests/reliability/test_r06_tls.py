@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import itertools
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -161,7 +162,9 @@ def test_r06_tls_1_1_is_refused(
     for version, done in on_every_python(thopters, "list", env=env, patient=False).items():
         assert (done.code, done.out) == (1, ""), (version, done)
         assert done.err.startswith("thopters: error: cannot reach localhost: "), (version, done)
-        assert "PROTOCOL" in done.err and len(done.err.splitlines()) == 2, (version, done)
+        # the second are an older OpenSSL's words, which looks at the signature first
+        assert re.search("PROTOCOL|legacy sigalg", done.err), (version, done)
+        assert len(done.err.splitlines()) == 2, (version, done)
     assert relay.handshakes == 0 < relay.accepted
     assert len(emulator.journal) == 0
 
