@@ -2911,6 +2911,9 @@ class LocalInput(SocketInput):
     def read(self) -> bytes:
         try:
             return super().read() if os.name == "nt" else os.read(0, 1 << 16)
+        except BlockingIOError:  # whoever shares it with us wants it so
+            wait_for([self], [], None)
+            return self.read()
         except OSError as error:
             raise InputError(f"cannot read stdin: {error.strerror}") from None
 
@@ -4594,11 +4597,15 @@ def move(source: str, target: str) -> None:
         folders.add(source)
     modes = {folder: os.stat(folder).st_mode & 0o7777 for folder in folders}
     locked = {folder: mode for folder, mode in modes.items() if not mode & 0o200}
-    for folder, mode in locked.items():
-        os.chmod(folder, mode | 0o200)
-    os.replace(source, target)
-    for folder, mode in locked.items():
-        os.chmod(target if folder == source else folder, mode)
+    place = source
+    try:
+        for folder, mode in locked.items():
+            os.chmod(folder, mode | 0o200)
+        os.replace(source, target)
+        place = target
+    finally:
+        for folder, mode in locked.items():
+            os.chmod(place if folder == source else folder, mode)
 
 
 def remove_tree(folder: str) -> None:

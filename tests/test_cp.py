@@ -215,6 +215,19 @@ def test_a_directory_that_nobody_may_write_in_is_merged(
         assert not leftovers(target)
 
 
+def test_a_folder_that_nobody_may_write_in_stays_so_when_nothing_can_be_moved(
+    tmp_path: Path,
+) -> None:
+    source, target = tmp_path / "from" / "d", tmp_path / "to"
+    source.mkdir(parents=True)
+    (target / "d" / "f").mkdir(parents=True)
+    for folder in (source, target):
+        folder.chmod(0o555)
+    with pytest.raises(OSError, match="not empty"):
+        program.move(str(source), str(target / "d"))
+    assert [folder.stat().st_mode & 0o777 for folder in (source, target)] == [0o555, 0o555]
+
+
 def test_a_file_that_is_replaced_from_stdin_keeps_its_mode(thopters: Thopters, dev: Sprite) -> None:
     for name, mode in (("key", 0o600), ("run.sh", 0o755)):
         (dev.home / name).write_text("old")

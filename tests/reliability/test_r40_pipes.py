@@ -307,3 +307,20 @@ def test_r40_a_pipe_that_does_not_block_is_waited_for(
     with open(read_end, "rb") as pipe:
         assert len(pipe.read()) == 1_000_000
     assert process.wait(30) == 0
+
+
+def test_r40_stdin_that_does_not_block_is_waited_for(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    """By POST, where all of it is read before anything is sent."""
+    emulator.add_sprite("dev", status="running")
+    refuse_websockets(emulator)
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    os.write(write_end, b"one ")
+    process = thopters.start("exec", "dev", "-i", "--", "cat", stdin=read_end)
+    until(lambda: not select.select([read_end], [], [], 0)[0])
+    os.write(write_end, b"two")
+    os.close(write_end)
+    assert process.communicate(timeout=30) == (b"one two", b"")
+    os.close(read_end)
