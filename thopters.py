@@ -109,6 +109,7 @@ READ_BACK_LIMIT_S = 30.0
 PAUSE_LIMIT_S = 120.0
 PAUSE_LOOK_EVERY_S = 1.0
 KEYRING_LIMIT_S = 5.0
+SAME_WISH_S = 1.0  # a window that closes sends HUP twice, and users press ^C more than once
 PING_INTERVAL_S = 15.0
 DEAD_AFTER_S = 45.0
 
@@ -205,6 +206,27 @@ class NoAnswerError(ThoptersError):
     """The request was sent and may have been carried out; no whole answer came back."""
 
     code = "no_answer"
+
+
+class After:
+    """Says of what fails in it that it came after something which was, or may have been, done.
+
+    The error stays of its kind, but that something was sent.
+    """
+
+    def __init__(self, done: str, hint: str | None = None) -> None:
+        self.done = done
+        self.hint = hint
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ThoptersError):
+            error.message = f"{self.done}, but {error.message}"
+            error.hint = self.hint or error.hint
+        if isinstance(error, NotSentError):
+            raise NoAnswerError(error.message, hint=error.hint) from None
 
 
 class StatusUnknownError(ThoptersError):
@@ -458,8 +480,12 @@ class Console:
     def _say(self, line: str) -> None:
         if self.activity:
             self.activity.hide()
+        self.tell(line + "\n")
+
+    def tell(self, text: str) -> None:
+        """Write to stderr as it is."""
         try:
-            self.err.write(line + "\n")
+            self.err.write(text)
             self.err.flush()
         except BrokenPipeError:
             raise
@@ -520,13 +546,14 @@ class Console:
 
     def ask(self, question: str) -> str:
         """Prompt on stderr, read one line of stdin; "" if it ends before the line does."""
-        self.err.write(self.safe(question) + " ")
-        self.err.flush()
+        self.tell(self.safe(question) + " ")
+        if os.name == "posix":
+            wait_for([sys.stdin], [], None)  # it may be shared with somebody who has it not block
         if sys.stdin.errors == "strict":  # as in most locales, and a wrong key is no crash
             sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
         line = sys.stdin.readline()
         if not line.endswith("\n"):
-            self.err.write("\n")
+            self.tell("\n")
             return ""
         return line.rstrip("\n")
 
@@ -540,10 +567,10 @@ class Console:
             try:
                 return getpass.getpass(self.safe(question) + " ", stream=self.err)
             except EOFError:
-                self.err.write("\n")
+                self.tell("\n")
                 return ""
             except UnicodeDecodeError:
-                self.err.write("\n")
+                self.tell("\n")
                 raise UsageError(
                     "what was typed is no text in this terminal's encoding",
                     hint="thopters setup --from-env takes any bytes",
@@ -591,8 +618,7 @@ class Activity:
                     return
                 seconds = time.monotonic() - self._started
                 line = self.console.safe(f"{self.text} ({seconds:.0f} s)")
-                self.console.err.write(f"\r{line}\x1b[K")
-                self.console.err.flush()
+                self.console.tell(f"\r{line}\x1b[K")
                 self._shown = True
             wait = self.EVERY_S
 
@@ -600,8 +626,7 @@ class Activity:
         """Wipe the line, so that something else can be printed."""
         with self._lock:
             if self._shown:
-                self.console.err.write("\r\x1b[K")
-                self.console.err.flush()
+                self.console.tell("\r\x1b[K")
                 self._shown = False
 
     def stop(self) -> None:
@@ -629,13 +654,13 @@ def home_directory(environ: Mapping[str, str]) -> str:
     return home
 
 
-def is_special(path: str) -> bool:
+def is_special(path: str, *, followed: bool = False) -> bool:
     """Return whether there is something that is neither a file nor a folder nor a link."""
     import stat
 
     try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
+        mode = os.stat(path, follow_symlinks=followed).st_mode
+    except OSError:
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
 
@@ -734,14 +759,22 @@ class Config:
     def __init__(self, environ: Mapping[str, str], console: Console) -> None:
         self.console = console
         self.path = config_path(environ)
-        # a symbolic link, as dotfiles have it, stays one
-        self.real_path = os.path.realpath(self.path)
+        self.real_path = self._find()
         self.folder = os.path.dirname(self.real_path)
         self.document: dict[str, Any] = {}
         self.exists = False
         self.load()
 
     # reading
+
+    def _find(self) -> str:
+        """Return where the file lies: a symbolic link, as dotfiles have it, stays one."""
+        if is_special(self.path, followed=True):
+            return self.path  # the shell's /dev/fd/63 is a link to no place
+        try:
+            return os.path.realpath(self.path)
+        except OSError as error:
+            raise ThoptersError(f"cannot tell where {self.path} is: {error.strerror}") from None
 
     def load(self) -> None:
         """Read the file; ThoptersError if it is unreadable, no configuration, or not ours."""
@@ -824,7 +857,7 @@ class Config:
         Whoever is killed, whatever fails: the file holds the old or the new text, whole.
         """
         try:
-            if is_special(self.real_path):
+            if is_special(self.real_path, followed=True):
                 raise ThoptersError(f"{self.path} is no file, so nothing can be saved in it")
             self._make_folder()
             with self._lock():
@@ -1506,10 +1539,12 @@ class RetryPolicy:
         self.starting_limit_s = starting_limit_s
         self.failures = 0  # not sent, and ambiguous
         self.refusals = 0  # for being busy
+        self.uncertain = False  # whether a try may have been carried out all the same
         self.waited_s = 0.0
 
     def wait(self, kind: str, asked_s: float | None, jitter: float) -> float | None:
         """Return the seconds until the next try, None to give up; `jitter` is in [0, 1)."""
+        self.uncertain = self.uncertain or kind == AMBIGUOUS
         if kind == AMBIGUOUS and not self.repeatable:
             return None
         if kind == BUSY:
@@ -1904,11 +1939,17 @@ class Transport:
         target = self.target(path, query)
         body = None if document is None else encode_json(document)
         policy = RetryPolicy(repeatable=method in ("GET", "PUT", "DELETE"))
-        return self.retry(policy, lambda: self.fetch_once(method, target, body, limit_s))
+        try:
+            return self.retry(policy, lambda: self.fetch_once(method, target, body, limit_s))
+        except NotSentError as error:
+            if method == "GET" or not policy.uncertain:
+                raise
+            raise NoAnswerError(
+                f"{error.message}; an earlier try may have been carried out", hint=error.hint
+            ) from None
 
     def retry(self, policy: RetryPolicy, attempt: Callable[[], Answer | T]) -> Answer | T:
         """Call `attempt` until it opens something, its answer is final, or `policy` gives up."""
-        uncertain = False
         while True:
             answer, error, asked = None, None, None
             try:
@@ -1926,9 +1967,8 @@ class Transport:
             if wait is None and error:
                 raise error
             if wait is None and answer:
-                answer.uncertain = uncertain
+                answer.uncertain = policy.uncertain
                 return answer
-            uncertain = uncertain or kind == AMBIGUOUS
             self.console.detail(f"{why}; trying again in {wait:.1f} s")
             activity = self.console.activity
             usual = activity.text if activity else ""
@@ -2632,7 +2672,8 @@ class SpritesApi:
         )
         if not 200 <= answer.status < 300:
             self.refuse(answer, f"change the URL of {name}", name, changes=True)
-        sprite = self.require_sprite(name)
+        with After(f"the API accepted the change of the URL of {name}"):
+            sprite = self.require_sprite(name)
         if sprite.auth != auth:
             raise ThoptersError(
                 f"the API accepted the change, but the URL of {name} is still "
@@ -3344,7 +3385,7 @@ def wait_until_ready(api: SpritesApi, name: str, limit_s: float, argv: Sequence[
 
 
 class SignalRelay:
-    """While a command runs, passes our first signal to stop on to it; a second one ends us.
+    """While a command runs, passes our first signal to stop on to it; a later one ends us.
 
     `target` returns the remote process group, None as long as there is nothing to signal.
     """
@@ -3353,6 +3394,7 @@ class SignalRelay:
         self.target = target
         self.send = send
         self.received: int | None = None
+        self._came_at = 0.0  # in seconds of the monotonic clock
 
     def __enter__(self) -> SignalRelay:
         import signal
@@ -3365,11 +3407,14 @@ class SignalRelay:
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         import threading
+        import time
 
+        if self.received is not None and time.monotonic() - self._came_at < SAME_WISH_S:
+            return
         group = self.target()
         if self.received is not None or group is None:
             raise Interrupted(signum)
-        self.received = signum
+        self.received, self._came_at = signum, time.monotonic()
         threading.Thread(target=self.send, args=(group, signum), daemon=True).start()
 
     def __exit__(self, *exc: object) -> None:
@@ -4128,10 +4173,11 @@ def end_session(api: SpritesApi, name: str, session: Session, signal_name: str =
         api.kill_session(name, session.id, "SIG" + wanted)
     limit_s = 0.0 if status == 4 and signal_name else SESSION_LAG_S
     end = api.clock.monotonic() + limit_s
-    while session.id in [item.id for item in api.list_sessions(name)]:
-        if api.clock.monotonic() >= end:
-            return False
-        api.clock.sleep(0.2)
+    with After(f"session {session.id} of {name} got {wanted}"):
+        while session.id in [item.id for item in api.list_sessions(name)]:
+            if api.clock.monotonic() >= end:
+                return False
+            api.clock.sleep(0.2)
     return True
 
 
@@ -4234,37 +4280,57 @@ kind=$2
 case $kind$name in many?*) echo "$dst is not a directory" >&2; exit 1;; esac
 [ -n "$name" ] || [ -d "$dst" ] || { echo "$dst is not a directory" >&2; exit 1; }
 new=${place%/}/.thopters-cp.$3
-take_away() { find "$new" -type d -exec chmod u+rwx {} +; rm -rf -- "$new"; }
+locked=() modes=()
+take_away() {
+  for number in "${!locked[@]}"; do chmod "${modes[number]}" -- "${locked[number]}"; done
+  find "$new" -type d -exec chmod u+rwx {} +
+  rm -rf -- "$new"
+}
 tidy_up
 mkdir -m 700 -- "$new" || exit 1
 tar -x -p --no-same-owner -f - -C "$new" || exit 1
 rmdir -- "$new/.thopters-end" || { echo 'not all has arrived' >&2; exit 1; }
+shopt -s dotglob nullglob
+is_folder() { [ -d "$1" ] && [ ! -L "$1" ]; }
 fits() {
-  if [ -d "$1" ] && [ ! -L "$1" ]; then
-    [ ! -L "$2" ] || { echo "cannot replace $2 by a directory" >&2; exit 1; }
-    [ -d "$2" ] || [ ! -e "$2" ] || { echo "cannot replace $2 by a directory" >&2; exit 1; }
-    [ ! -d "$2" ] || [ -w "$2" ] || locked+=("$2")
-  elif [ ! -L "$2" ] && [ -e "$2" ]; then
-    [ -f "$2" ] || { echo "cannot replace $2 by a file" >&2; exit 1; }
+  local entry mode
+  if ! is_folder "$1"; then
+    [ -L "$2" ] || [ ! -e "$2" ] || [ -f "$2" ] ||
+      { echo "cannot replace $2 by a file" >&2; exit 1; }
+  elif is_folder "$2"; then
+    [ -w "$2" ] || { mode=$(stat -c %a -- "$2") && locked+=("$2") modes+=("$mode"); } || exit 1
+    for entry in "$1"/*; do fits "$entry" "$2/${entry##*/}"; done
+  elif [ -L "$2" ] || [ -e "$2" ]; then
+    echo "cannot replace $2 by a directory" >&2
+    exit 1
   fi
 }
-shopt -s dotglob nullglob
+put() {
+  local entry whole=()
+  if ! is_folder "$1" || ! is_folder "$2"; then
+    cp -a -l -T --remove-destination -- "$1" "$2" || exit 4
+    return
+  fi
+  for entry in "$1"/*; do
+    if is_folder "$entry" && is_folder "$2/${entry##*/}"; then
+      put "$entry" "$2/${entry##*/}"
+    else
+      whole+=("$entry")
+    fi
+  done
+  [ "${#whole[@]}" = 0 ] ||
+    printf '%s\0' "${whole[@]}" | xargs -0 cp -a -l --remove-destination -t "$2" -- || exit 4
+}
 if [ "$kind" = contents ]; then tops=("$new/t"); else tops=("$new/t"/*); fi
-targets=() locked=()
+targets=()
 for top in "${tops[@]}"; do
   if [ "$kind" = contents ]; then to=$dst; else to=${place%/}/${name:-${top##*/}}; fi
   targets+=("$to")
   fits "$top" "$to"
-  [ -d "$top" ] && [ ! -L "$top" ] && [ -e "$to" ] || continue
-  while IFS= read -r -d '' path; do
-    fits "$top$path" "$to$path"
-  done < <(find "$top/" -mindepth 1 -printf '/%P\0')
 done
 [ "${#locked[@]}" = 0 ] || chmod u+w -- "${locked[@]}" || exit 1
 [ ! "$stopped" ] || exit 1
-for number in "${!tops[@]}"; do
-  cp -a -l -T --remove-destination -- "${tops[number]}" "${targets[number]}" || exit 4
-done
+for number in "${!tops[@]}"; do put "${tops[number]}" "${targets[number]}"; done
 """
 )
 UPLOAD_END = ".thopters-end"
@@ -4291,12 +4357,14 @@ for path; do
   case $path in /*) ;; *) path=$PWD/$path;; esac
   while [ "${path%/}" != "$path" ]; do path=${path%/}; done
   [ -e "${path:-/}" ] || [ -L "$path" ] || { echo "there is no $path" >&2; exit 1; }
+  [ ! -f "$path" ] || [ -s "$path" ] || [ "$(head -c 1 -- "$path" | wc -c)" = 0 ] ||
+    { echo "$path tells no size; copy it to -" >&2; exit 1; }
   case $path in
     ''|*/.|*/..) words+=(-C "$path/" .);;
     *) words+=(-C "${path%/*}/" "./${path##*/}");;
   esac
 done
-tar -c --format=posix -f - "${words[@]}"
+LC_ALL=C tar -c --format=posix -f - "${words[@]}"
 status=$?
 [ "$status" != 1 ] || exit 5
 exit "$status"
@@ -4312,6 +4380,7 @@ class Copy:
         self.console = console
         self.bytes = 0
         self.left_out: list[str] = []
+        self.has_changed = False  # something, while it was read
         self.is_whole = False
         self.error: Exception | None = None
 
@@ -4324,8 +4393,27 @@ class Copy:
         """Write files, each with its name, as a tar stream; without the end mark none is put."""
         import tarfile
 
+        class Archive(tarfile.TarFile):
+            def gettarinfo(
+                _self, name: Any = None, arcname: Any = None, fileobj: Any = None
+            ) -> Any:
+                member = super().gettarinfo(name, arcname, fileobj)
+                if member is None:  # a socket
+                    self._leave_out(arcname)
+                return member
+
+            def addfile(_self, tarinfo: tarfile.TarInfo, fileobj: Any = None) -> None:
+                if fileobj and not tarinfo.size and fileobj.read(1):  # as all in /proc
+                    self._leave_out(tarinfo.name)
+                    return
+                super().addfile(tarinfo, fileobj)
+                if fileobj:
+                    now = os.fstat(fileobj.fileno())
+                    was = tarinfo.size, tarinfo.mtime
+                    self.has_changed = self.has_changed or was != (now.st_size, now.st_mtime)
+
         try:
-            with feed, feed.makefile("wb") as stream, tarfile.open(
+            with feed, feed.makefile("wb") as stream, Archive.open(
                 mode="w|", fileobj=stream, format=tarfile.PAX_FORMAT, bufsize=1 << 18,
                 errors="surrogateescape",
             ) as archive:  # fmt: skip
@@ -4337,9 +4425,12 @@ class Copy:
         except Exception as error:  # it is raised again by who waits for us
             self.error = error
 
+    def _leave_out(self, name: str) -> None:
+        self.left_out.append(name.removeprefix("t/"))
+
     def _pack_member(self, member: tarfile.TarInfo) -> tarfile.TarInfo | None:
         if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
-            self.left_out.append(member.name.removeprefix("t/"))
+            self._leave_out(member.name)
             return None
         member.uid = member.gid = 0
         member.uname = member.gname = ""
@@ -4457,10 +4548,11 @@ class Unpacker:
 
 def run_copy(
     api: SpritesApi, name: str, argv: list[bytes], source: SocketInput | None, sink: Sink
-) -> int:
+) -> tuple[int, list[str]]:
     """Run one side of a copy in a sprite; ThoptersError unless it ends well.
 
-    The status is 0, or 5 from DOWNLOAD_SCRIPT where files changed while they were read.
+    Returns the status, 0 or 5 from DOWNLOAD_SCRIPT where files changed while they were read, and
+    the lines of stderr.
     """
     import signal
 
@@ -4478,12 +4570,12 @@ def run_copy(
         raise
     finally:
         session.close()
+    words = errors.decode("utf-8", "replace").strip().splitlines()
     if status not in (0, 5):
-        words = errors.decode("utf-8", "replace").strip().splitlines()
         why = words[0] if words else f"the command in {name} ended with {status}"
         hint = "some of it may be in place" if status == 4 else NOT_PUT
         raise ThoptersError(f"cannot copy: {why}", hint=hint)
-    return status
+    return status, words
 
 
 def upload(api: SpritesApi, name: str, sources: Sequence[tuple[str, str]], target: bytes) -> Copy:
@@ -4513,6 +4605,7 @@ def upload(api: SpritesApi, name: str, sources: Sequence[tuple[str, str]], targe
 
 def download(api: SpritesApi, name: str, sources: Sequence[bytes], folder: str) -> Copy:
     """Copy files and folders of a sprite into `t` in a local folder, which is ours alone."""
+    import re
     import socket
     import threading
 
@@ -4526,8 +4619,11 @@ def download(api: SpritesApi, name: str, sources: Sequence[bytes], folder: str) 
     unpacker.start()
     try:
         with ours:
-            if run_copy(api, name, argv, None, ours.sendall):
-                api.console.warn("some files changed while they were read")
+            status, words = run_copy(api, name, argv, None, ours.sendall)
+            copy.has_changed = status != 0
+            copy.left_out += re.findall(
+                r"^tar: (?:\./)?(.*): socket ignored$", "\n".join(words), re.M
+            )
     except (OSError, ThoptersError) as error:
         unpacker.join()
         raise local_error(copy, error) from None
@@ -5111,10 +5207,12 @@ def asked_values(
     for name in dict.fromkeys([*USUAL_SECRETS, *config.secrets]):
         secret = config.secrets.get(name)
         shown = f"**** ({secret.length} characters)" if secret else "not set"
-        typed = console.ask_secretly(f"{name} [{shown}]:").strip()
-        if typed:
-            check_value(name, name, typed)
-            secrets[name] = "" if typed == "-" else typed
+        typed = console.ask_secretly(f"{name} [{shown}]:")
+        bare = typed.strip()
+        if bare:
+            value = bare if name in USUAL_SECRETS else typed
+            check_value(name, name, value)
+            secrets[name] = "" if bare == "-" else value
     settings: dict[tuple[str, str], str] = {}
     offered: dict[tuple[str, str], str] = {}
     for words, section, key, _ in USUAL_SETTINGS:
@@ -5211,7 +5309,11 @@ def check_github_token(app: App) -> bool:
     if secret is None:
         return True
     base = api_base(app.environ, "THOPTERS_GITHUB_API", DEFAULT_GITHUB_API)
-    credential = Credential(check_token(secret.reveal(), "GITHUB_PAT"), "GITHUB_PAT")
+    try:
+        credential = Credential(check_token(secret.reveal(), "GITHUB_PAT"), "GITHUB_PAT")
+    except AuthError as error:
+        app.console.note(f"GITHUB_PAT: rejected: {error.message}")
+        return False
     transport = Transport(
         base, credential, console=app.console, clock=app.clock, environ=app.environ
     )
@@ -5323,16 +5425,15 @@ def cmd_create(app: App, args: argparse.Namespace) -> int:
 
 def init_created(app: App, name: str, config: Config | None, *, made: bool) -> dict[str, Any]:
     """Put the keys in; whatever ends it, the sprite is kept, and it is said how to go on."""
+    was = "was created" if made else "exists"
+    keep = f"thopters init {name}; or remove it: thopters destroy {name}"
     try:
-        return init(app, name, config)
-    except BaseException as error:
-        was = "was created" if made else "exists"
-        keep = f"thopters init {name}; or remove it: thopters destroy {name}"
-        if isinstance(error, ThoptersError):
-            error.message = f"{name} {was}, but {error.message}"
-            error.hint = f"put them in: {keep}"
-        else:
-            app.console.note(f"{name} {was}, but not all keys may be in it. Go on with: {keep}")
+        with After(f"{name} {was}", f"put them in: {keep}"):
+            return init(app, name, config)
+    except ThoptersError:
+        raise
+    except BaseException:
+        app.console.note(f"{name} {was}, but not all keys may be in it. Go on with: {keep}")
         raise
 
 
@@ -5349,25 +5450,34 @@ def create_or_find(app: App, name: str) -> tuple[Sprite, bool]:
     The API can answer 500, or nothing, and have made it all the same: so whenever that is
     possible we look for it, and POST a second time only if it stays absent.
     """
+    look = f"look again: thopters list --prefix {name}"
     try:
-        for again in (False, True):
-            try:
-                answer = app.api.create_sprite(name)
-                if failure_kind(answer) != AMBIGUOUS:
-                    return created_sprite(app, name, answer, again=again)
-                why = f"the API answered {answer.status}: {answer.reason()}"
-            except NoAnswerError as error:
-                why = error.message
-            app.console.detail(f"{why}; looking whether {name} exists now")
-            found = read_back(app, name, READ_BACK_LIMIT_S)
-            if found:
-                return found, True
+        found, why = post_and_look(app, name, again=False)
+        if found is None:
+            with After(f"{name} may have been created ({why})", look):
+                found, why = post_and_look(app, name, again=True)
     except ThoptersError:
         raise
     except BaseException:
         say_what_exists(app, name)
         raise
-    raise ThoptersError(f"cannot create {name}: {why}", hint="try again later")
+    if found is None:
+        raise NoAnswerError(f"cannot create {name}: {why}", hint=f"it did not appear; {look}")
+    return found
+
+
+def post_and_look(app: App, name: str, *, again: bool) -> tuple[tuple[Sprite, bool] | None, str]:
+    """Ask once for a sprite; None, and why, where none came of it that can be seen."""
+    try:
+        answer = app.api.create_sprite(name)
+        if failure_kind(answer) != AMBIGUOUS:
+            return created_sprite(app, name, answer, again=again), ""
+        why = f"the API answered {answer.status}: {answer.reason()}"
+    except NoAnswerError as error:
+        why = error.message
+    app.console.detail(f"{why}; looking whether {name} exists now")
+    found = read_back(app, name, READ_BACK_LIMIT_S)
+    return (found, True) if found else None, why
 
 
 def created_sprite(app: App, name: str, answer: Answer, *, again: bool) -> tuple[Sprite, bool]:
@@ -5423,10 +5533,9 @@ def get_ready(app: App, name: str) -> None:
     """Wait until a new sprite runs commands; whatever ends the wait, the sprite is kept."""
     keep = f"thopters exec {name} -- COMMAND; or remove it: thopters destroy {name}"
     try:
-        wait_until_ready(app.api, name, READY_LIMIT_S, [b"true"])
-    except ThoptersError as error:
-        error.message = f"{name} was created, but {error.message}"
-        error.hint = f"it may only need time: {keep}"
+        with After(f"{name} was created", f"it may only need time: {keep}"):
+            wait_until_ready(app.api, name, READY_LIMIT_S, [b"true"])
+    except ThoptersError:
         raise
     except BaseException:
         app.console.note(f"{name} was created; it is not known to be ready. Go on with: {keep}")
@@ -5512,7 +5621,9 @@ def missing_keys(config: Config | None) -> list[str]:
     if "GITHUB_PAT" not in config.secrets:
         missing.append("GITHUB_PAT is not configured: git reaches no private repository")
     if not config.git_user or not config.git_email:
-        missing.append("git's user and email are not configured: git will not commit")
+        missing.append(
+            "git's user and email are not configured: without its own, git will not commit"
+        )
     return missing
 
 
@@ -5948,6 +6059,12 @@ def start_detached(app: App, name: str, script: bytes) -> int:
             status = session.start()
         except ExecLost as lost:
             raise lost_status(app, name, lost) from None
+        except BaseException:
+            if not session.script:
+                look = f"attach {name} {session.identity}"
+                look = look if session.identity else f"sessions {name}"
+                app.console.note(f"it may go on in {name}; look at it: thopters {look}")
+            raise
         finally:
             session.websocket.close()
     if status:
@@ -6004,7 +6121,7 @@ def write_stdout(data: bytes | memoryview) -> None:
 
 def say_between(console: Console, text: str) -> None:
     """Say something between what a remote program has shown, on a line of its own."""
-    console.err.write("\n")
+    console.note("")
     console.note(f"[{text}]")
 
 
@@ -6294,7 +6411,7 @@ def cmd_proxy(app: App, args: argparse.Namespace) -> int:
         if command is None:
             for here, there in pairs:
                 app.console.answer(f"localhost:{here} -> {name}:{there}")
-            app.console.out.flush()
+            app.console.flush()
             forwarder.serve()
     finally:
         forwarder.close()
@@ -6432,7 +6549,8 @@ def copy_out(app: App, name: str, sources: list[str], target: str) -> int:
             raise UsageError("- stands for one file")
         sys.stdout.flush()
         binary_streams()
-        argv = [b"cat", b"--", os.fsencode(sources[0])]
+        # to cat, - is its stdin
+        argv = [b"cat", b"--", b"./-" if sources[0] == "-" else os.fsencode(sources[0])]
         run_copy(app.api, name, argv, None, write_stdout)
         return EXIT_OK
     names = [last_part(path) for path in sources]
@@ -6487,7 +6605,9 @@ def check_names(names: list[str]) -> None:
 
 
 def finish_copy(app: App, copy: Copy) -> int:
-    """Say what was left out; that makes it a failure, as with cp."""
+    """Say what was left out, which makes it a failure, as with cp, and what may be torn."""
+    if copy.has_changed:
+        app.console.warn("some files changed while they were read")
     for member in copy.left_out:
         app.console.warn(f"left out: {member}: a special file, or a link that leads outside")
     return EXIT_FAILED if copy.left_out else EXIT_OK
@@ -6624,7 +6744,7 @@ def cmd_kill(app: App, args: argparse.Namespace) -> int:
     name, identity = valid_name(args.name), valid_session(args.session)
     known = ("TERM", "INT", "HUP", "KILL", "QUIT", "USR1", "USR2")
     wanted = (args.signal or "").upper().removeprefix("SIG")
-    if wanted and wanted not in known:
+    if args.signal is not None and wanted not in known:
         raise UsageError(
             f"{args.signal[:64]!r} is no signal", hint=f"use one of {', '.join(known)}"
         )
@@ -6674,13 +6794,19 @@ def cmd_hold(app: App, args: argparse.Namespace) -> int:
     with console.working(f"holding {name}"):
         session = open_outliving(app.api, name)
         try:
-            if session.start(script, SILENCE_TIMEOUT_S) is not None:
-                raise ThoptersError(f"cannot hold {name}: the command for it has ended")
-            wait_for_hold(app, name, f"thopters-{session.output.group}")
-        except ExecLost as lost:
-            raise ThoptersError(f"cannot hold {name}: {lost}") from None
+            ended = session.start(script, SILENCE_TIMEOUT_S)
+            if ended is None:
+                with After(f"a hold of {name} was asked for"):
+                    wait_for_hold(app, name, f"thopters-{session.output.group}")
+        except BaseException as error:
+            console.note(f"{name} may be held all the same: thopters hold {name} --release")
+            if isinstance(error, ExecLost):
+                raise NoAnswerError(f"cannot tell whether {name} is held: {error}") from None
+            raise
         finally:
             session.close()
+        if ended is not None:
+            raise ThoptersError(f"cannot hold {name}: the command for it has ended")
     console.answer(f"{name} stays awake for {args.time} s")
     console.hint(f"let it sleep sooner: thopters hold {name} --release")
     return EXIT_OK
@@ -6699,7 +6825,7 @@ def wait_for_hold(app: App, name: str, task: str) -> None:
     end = app.clock.monotonic() + 10.0
     while task not in [hold.name for hold in list_holds(app.api, name)]:
         if app.clock.monotonic() > end:
-            raise TimedOutError(f"the hold of {name} does not appear")
+            raise TimedOutError("it does not appear")
         app.clock.sleep(0.3)
 
 
@@ -6711,10 +6837,11 @@ def release_holds(app: App, name: str) -> int:
     told = probe(app, name, b"cat " + file + b" 2> /dev/null; rm -f " + file).split()
     # what has expired, or died, leaves its file
     held = next((hold for hold in holds if told[1:] == [to_bytes(hold)]), None)
-    with app.console.working(f"letting {name} sleep"):
+    told_to_end = After(f"the hold {held} of {name} was told to end")
+    with app.console.working(f"letting {name} sleep"), told_to_end:
         while held and held in [hold.name for hold in list_holds(app.api, name)]:
             if app.clock.monotonic() > end:
-                raise TimedOutError(f"{name} is still held by {held}")
+                raise TimedOutError("it is still there")
             app.clock.sleep(0.5)
     app.console.answer(f"{name} {'may sleep again' if held else 'was not held by hand'}")
     return EXIT_OK
@@ -6796,7 +6923,8 @@ def new_checkpoint(app: App, name: str, comment: str, known: Sequence[str], star
     A list may lag behind, and comments repeat, so the age counts, by the server's clock alone. To
     look at the ids beforehand would cost every checkpoint a request, and hardly one needs it.
     """
-    found = app.api.list_checkpoints(name, include_auto=False)
+    with After(f"the checkpoint of {name} was made"):
+        found = app.api.list_checkpoints(name, include_auto=False)
     oldest = app.clock.monotonic() - started + 1.0  # both stamps may lack a part of a second
     new = []
     for item in found:
@@ -6939,17 +7067,17 @@ def renew_keys(
     None, and nothing done, where it had none before and has none now.
     """
     try:
-        if not had_keys and not probe(app, name, LOOK_FOR_KEYS):
-            return None
-        if config is None or not config.exists:
-            app.console.warn(
-                f"the keys in {name} are those of {identity}: "
-                "there is no configuration to renew them"
-            )
-            return None
-        report = init(app, name, config)
-    except ThoptersError as error:
-        error.message = f"{name} was restored to {identity}, but {error.message}"
+        with After(f"{name} was restored to {identity}"):
+            if not had_keys and not probe(app, name, LOOK_FOR_KEYS):
+                return None
+            if config is None or not config.exists:
+                app.console.warn(
+                    f"the keys in {name} are those of {identity}: "
+                    "there is no configuration to renew them"
+                )
+                return None
+            report = init(app, name, config)
+    except ThoptersError:
         raise
     except BaseException:
         app.console.note(f"{name} was restored to {identity}, but may hold its old keys")
@@ -7141,10 +7269,11 @@ def destroy(app: App, name: str) -> str:
     with app.console.working(f"destroying {name}"):
         app.api.delete_sprite(name)
         end = app.clock.monotonic() + 10.0
-        while app.api.get_sprite(name):
-            if app.clock.monotonic() > end:
-                raise TimedOutError(f"the API accepted it, but {name} is still there after 10 s")
-            app.clock.sleep(0.3)
+        with After(f"the API said that it deletes {name}"):
+            while app.api.get_sprite(name):
+                if app.clock.monotonic() > end:
+                    raise TimedOutError("it is still there after 10 s")
+                app.clock.sleep(0.3)
     if not app.console.json:
         app.console.answer(f"destroyed {name}")
     return name
@@ -7168,10 +7297,10 @@ def add_help(parser: argparse.ArgumentParser) -> None:
 )
 def cmd_help(app: App, args: argparse.Namespace) -> int:
     if args.topic is None:
-        app.console.out.write(overview())
+        app.console.answer(overview())
     else:
         command = find_command(args.topic)
-        app.console.out.write(build_parser(command).format_help())
+        app.console.answer(help_of(build_parser(command)))
     return EXIT_OK
 
 
@@ -7206,8 +7335,7 @@ exit status:
 examples:
   thopters create dev
   thopters exec dev -- git clone https://github.com/user/repo
-  thopters help exec
-"""
+  thopters help exec"""
 
 
 def find_command(word: str) -> Command:
@@ -7221,10 +7349,21 @@ def find_command(word: str) -> Command:
     raise UsageError(f"there is no command {word[:64]!r}", hint=hint)
 
 
+class HelpWanted(Exception):
+    """The user wants the help of a command, which the text is."""
+
+
+def help_of(parser: argparse.ArgumentParser) -> str:
+    return parser.format_help().rstrip("\n")
+
+
 def build_parser(command: Command) -> argparse.ArgumentParser:
     import argparse
 
     class Parser(argparse.ArgumentParser):
+        def print_help(self, file: object = None) -> NoReturn:
+            raise HelpWanted(help_of(self))  # its own way hides that it could not be written
+
         def error(self, message: str) -> NoReturn:
             raise UsageError(message, hint=f"see: thopters {command.name} --help")
 
@@ -7281,7 +7420,7 @@ def parse(argv: list[str]) -> tuple[Command, argparse.Namespace]:
 def run(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     """Carry out one command line and return the exit status."""
     if not argv or argv[0] in ("-h", "--help"):
-        console.out.write(overview())
+        console.answer(overview())
         return EXIT_OK
     if argv[0] == "--version":
         python = sys.version.split()[0]
@@ -7297,28 +7436,32 @@ def run(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
         console.flush()
         return status
     except ThoptersError as error:
-        if environ.get("THOPTERS_DEBUG"):
-            show_traceback(console)
-        console.error(error)
-        return failure_status(command, error)
-    except SystemExit as done:  # argparse has shown a help
-        return int(done.code or 0)
+        return fail(error, command, console, environ)
+    except HelpWanted as wanted:
+        console.answer(str(wanted))
+        return EXIT_OK
     except (Interrupted, BrokenPipeError):
         raise
     except Exception as error:
         if hidden := find_interrupted(error):
             raise hidden from None
-        if environ.get("THOPTERS_DEBUG"):
-            show_traceback(console)
         failure = ThoptersError(
             f"internal error: {type(error).__name__}: {error}",
             hint="this is a bug; THOPTERS_DEBUG=1 shows where",
         )
-        console.error(failure)
-        return failure_status(command, failure)
+        return fail(failure, command, console, environ)
 
 
-def failure_status(command: Command | None, error: ThoptersError) -> int:
+def fail(
+    error: ThoptersError, command: Command | None, console: Console, environ: Mapping[str, str]
+) -> int:
+    """Say what ended a command, and return its exit status."""
+    # an error repeats the user's words, and may come before anything has looked for the token
+    for name in ("SPRITE_TOKEN", "SPRITES_TOKEN", *USUAL_SECRETS):
+        console.redact.add(Secret(environ.get(name, "").strip()))
+    if environ.get("THOPTERS_DEBUG"):
+        show_traceback(console)
+    console.error(error)
     if command and command.own_failure and not isinstance(error, (UsageError, NoProgramError)):
         return command.own_failure
     return error.exit_code
@@ -7362,7 +7505,7 @@ class StopSignals:
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         import time
 
-        if self._came_at is None or time.monotonic() - self._came_at >= 1.0:
+        if self._came_at is None or time.monotonic() - self._came_at >= SAME_WISH_S:
             self._came_at, self.dropped = time.monotonic(), None
             raise Interrupted(signum)
 
@@ -7427,6 +7570,49 @@ def replace_closed_streams() -> None:
             setattr(sys, name, stream)
 
 
+def patient(stream: TextIO) -> TextIO:
+    """Return a stream to the same place that waits where it would block.
+
+    Whoever shares the place with us may want it so, as Node does. It is not for every stream: in
+    code that is not C, a signal can come between writing something and knowing that it is written.
+    """
+    import io
+
+    class Buffer(io.BufferedIOBase):
+        fileno, isatty = stream.fileno, stream.isatty
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            rest = memoryview(data)
+            while rest:
+                try:
+                    count = stream.buffer.write(rest) or 0  # None if there is no room at all
+                except BlockingIOError as full:
+                    count = full.characters_written
+                rest = rest[count:]
+                if rest:
+                    wait_for([], [self], None)
+            return len(data)
+
+        def flush(self) -> None:
+            while True:
+                try:
+                    return stream.buffer.flush()
+                except BlockingIOError:
+                    wait_for([], [self], None)
+
+    if os.name != "posix" or os.get_blocking(stream.fileno()):
+        return stream
+    by_line = bool(stream.line_buffering)
+    return io.TextIOWrapper(
+        Buffer(),
+        stream.encoding,
+        line_buffering=by_line,  # type: ignore[type-var]
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
     import contextlib
@@ -7436,8 +7622,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.set_threshold(100_000)  # imports make much that lives and little garbage
 
     replace_closed_streams()
+    sys.stdout, sys.stderr = patient(sys.stdout), patient(sys.stderr)
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
     console = Console(sys.stdout, sys.stderr, os.environ)
     signals = StopSignals()
     try:
@@ -7452,7 +7639,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         signals.let_go()
         with contextlib.suppress(OSError, OutputError):
             console.flush()  # what was done before is no less true
-        console.note("thopters: interrupted")
+        with contextlib.suppress(BrokenPipeError):
+            console.note("thopters: interrupted")
         return die_of(interrupted.signum)
     except BrokenPipeError:
         with contextlib.suppress(OSError, OutputError):
@@ -7461,7 +7649,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return die_of(getattr(signal, "SIGPIPE", 13))
     except OutputError as error:
         signals.let_go()
-        console.error(error)
+        with contextlib.suppress(BrokenPipeError):
+            console.error(error)
         return EXIT_FAILED
 
 
