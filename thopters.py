@@ -109,7 +109,7 @@ READ_BACK_LIMIT_S = 30.0
 PAUSE_LIMIT_S = 120.0
 PAUSE_LOOK_EVERY_S = 1.0
 KEYRING_LIMIT_S = 5.0
-SAME_WISH_S = 1.0  # a window that closes sends HUP twice, and users press ^C more than once
+SAME_SIGNAL_S = 0.02  # nobody presses ^C as fast
 PING_INTERVAL_S = 15.0
 DEAD_AFTER_S = 45.0
 
@@ -3406,11 +3406,13 @@ class SignalRelay:
         return self
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
+        import signal
         import threading
         import time
 
-        if self.received is not None and time.monotonic() - self._came_at < SAME_WISH_S:
-            return
+        is_soon = time.monotonic() - self._came_at < SAME_SIGNAL_S
+        if signum == self.received and (is_soon or signum == getattr(signal, "SIGHUP", 0)):
+            return  # a window that closes sends two, and so does `timeout`
         group = self.target()
         if self.received is not None or group is None:
             raise Interrupted(signum)
@@ -7505,7 +7507,7 @@ class StopSignals:
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         import time
 
-        if self._came_at is None or time.monotonic() - self._came_at >= SAME_WISH_S:
+        if self._came_at is None or time.monotonic() - self._came_at >= 1.0:
             self._came_at, self.dropped = time.monotonic(), None
             raise Interrupted(signum)
 

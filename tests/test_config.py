@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -164,6 +165,15 @@ def test_rejected_tokens_are_said_and_fail(
     assert json.loads(path.read_bytes())["secrets"]["GITHUB_PAT"] == "ghp_rejected_canary"
 
 
+def test_a_malformed_key_of_githubs_is_said_and_fails(
+    thopters: Thopters, emulator: Emulator, path: Path
+) -> None:
+    done = thopters("setup", "--from-env", env={"GITHUB_PAT": "gh\tp"})
+    assert (done.code, done.out) == (1, f"saved {path}\n")
+    assert "GITHUB_PAT: rejected: the token from GITHUB_PAT is malformed: " in done.err
+    assert "sprite login" not in done.err
+
+
 def test_unreachable_servers_are_no_verdict(thopters: Thopters, path: Path) -> None:
     nowhere = {"SPRITES_API_URL": "http://127.0.0.1:9", "THOPTERS_GITHUB_API": "http://127.0.0.1:9"}
     done = thopters("setup", "--from-env", env=nowhere | KEYS | {"SPRITE_TOKEN": "tok-0123456"})
@@ -259,6 +269,19 @@ def test_setup_asks_and_does_not_show_what_is_typed(
     del document["secrets"]["OPENAI_API_KEY"]
     document["defaults"]["prefix"] = "dev-"
     assert json.loads(path.read_bytes()) == document
+
+
+def test_setup_keeps_the_spaces_that_are_typed_for_a_secret_of_ones_own(
+    thopters: Thopters,
+    emulator: Emulator,
+    path: Path,
+    start: Start,  # noqa: F811
+) -> None:
+    write(path, {"secrets": {"MINE": "old", "NEXT": "old", "LAST": "old"}})
+    typed = ["", " gpt \t", "", "  a b ", "  ", " - ", "", "", ""]
+    assert answer_setup(start("setup", columns=200), typed) == 0
+    secrets = {"OPENAI_API_KEY": "gpt", "MINE": "  a b ", "NEXT": "old"}
+    assert json.loads(path.read_bytes())["secrets"] == secrets
 
 
 def test_setup_offers_no_git_name_that_it_would_not_take(
@@ -430,6 +453,35 @@ def test_another_file_can_be_named(thopters: Thopters, emulator: Emulator) -> No
     done = thopters("setup", "--from-env", env=SECRETS | {"THOPTERS_CONFIG": str(named)})
     assert done.out == f"saved {named}\n"
     assert (mode(named), mode(named.parent)) == (0o600, 0o700)
+
+
+@pytest.mark.parametrize("place", ["<(printf %s '{content}')", "/dev/stdin"])
+def test_a_pipe_of_the_shells_is_read(thopters: Thopters, emulator: Emulator, place: str) -> None:
+    """Its name under /dev/fd is a link to no path."""
+    content = json.dumps({"secrets": {"MINE": "abc"}})
+    argv = shlex.join(thopters.argv)
+    given = place.format(content=content)
+    for words, code in (("create dev", 0), ("setup --from-env", 1)):
+        command = f"printf %s '{content}' | THOPTERS_CONFIG={given} {argv} {words}"
+        done = subprocess.run(
+            ["bash", "-c", command], env=thopters.env | {"MINE": "new"}, cwd=thopters.home,
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == code, done
+        assert ("is no file, so nothing can be saved in it" in done.stderr) == bool(code)
+    assert thopters("exec", "dev", "--", "printenv", "MINE").out == "abc\n"
+    assert not (thopters.home / ".sprite-thopters").exists()
+
+
+def test_a_file_that_is_nowhere(thopters: Thopters, tmp_path: Path) -> None:
+    command = f"mkdir {tmp_path}/gone && cd {tmp_path}/gone && rmdir {tmp_path}/gone"
+    command += f" && THOPTERS_CONFIG=mine.json {shlex.join(thopters.argv)} config"
+    done = subprocess.run(
+        ["bash", "-c", command], env=thopters.env, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    why = "error: cannot tell where mine.json is: No such file or directory\n"
+    assert done.stderr == f"thopters: {why}"
 
 
 @pytest.mark.parametrize("home", ["", "relative"])

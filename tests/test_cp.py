@@ -228,6 +228,109 @@ def test_a_folder_that_nobody_may_write_in_stays_so_when_nothing_can_be_moved(
     assert [folder.stat().st_mode & 0o777 for folder in (source, target)] == [0o555, 0o555]
 
 
+MODES = {"contents": ("d/.", "dev:", "."), "merged": ("d", "dev:", "d")}
+
+
+@pytest.mark.parametrize("case", MODES)
+@pytest.mark.parametrize("new", [0o777, 0o555, 0o700])
+def test_a_directory_that_is_there_keeps_its_mode(
+    thopters: Thopters, dev: Sprite, case: str, new: int
+) -> None:
+    """As with cp; what is put at a home's mode may not lock its owner out."""
+    source, target, merged = MODES[case]
+    folder = thopters.home / "d"
+    (folder / "sub" / "new").mkdir(parents=True)
+    (folder / "sub" / "f").write_text("x")
+    (dev.home / merged / "sub").mkdir(parents=True)
+    for path in (folder / "sub" / "new", folder / "sub", folder):
+        path.chmod(new)
+    for path in (dev.home / merged, dev.home / merged / "sub"):
+        path.chmod(0o750)
+    dev.machine.own(dev.home)
+    assert thopters("cp", source, target).code == 0
+    there = dev.home / merged
+    modes = [path.stat().st_mode & 0o777 for path in (there, there / "sub", there / "sub" / "new")]
+    assert modes == [0o750, 0o750, new]
+    assert (there / "sub" / "f").read_text() == "x"
+    assert not leftovers(dev.home)
+
+
+def test_a_directory_of_somebody_elses_is_merged_where_all_may_write(
+    thopters: Thopters, dev: Sprite
+) -> None:
+    """Such as /tmp, whose times and mode are not ours to set."""
+    (thopters.home / "d" / "sub").mkdir(parents=True)
+    (thopters.home / "d" / "sub" / "f").write_text("x")
+    (dev.home / "all").mkdir()
+    dev.machine.own(dev.home)
+    if os.geteuid() == 0:
+        os.chown(dev.home / "all", 0, 0)
+    (dev.home / "all").chmod(0o1777)
+    for text in ("x", "y"):
+        (thopters.home / "d" / "sub" / "f").write_text(text)
+        done = thopters("cp", "d/.", "dev:all")
+        assert (done.code, done.err) == (0, ""), done
+        assert (dev.home / "all" / "sub" / "f").read_text() == text
+    assert (dev.home / "all").stat().st_mode & 0o7777 == 0o1777
+
+
+def test_what_was_opened_is_closed_again_when_not_all_can_be(
+    thopters: Thopters, dev: Sprite
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can make what is another user's")
+    for name in "ab":
+        (thopters.home / "d" / name).mkdir(parents=True)
+        (thopters.home / "d" / name / "f").write_text("x")
+        (dev.home / "d" / name).mkdir(parents=True)
+    (dev.home / "d" / "a").chmod(0o555)
+    dev.machine.own(dev.home)
+    os.chown(dev.home / "d" / "b", 0, 0)
+    done = thopters("cp", "d", "dev:")
+    assert (done.code, done.out) == (1, ""), done
+    assert "hint: nothing was put in place" in done.err
+    assert (dev.home / "d" / "a").stat().st_mode & 0o777 == 0o555
+    assert not leftovers(dev.home)
+
+
+def test_thousands_of_files_are_put_over_those_that_are_there(
+    thopters: Thopters, dev: Sprite
+) -> None:
+    """More than one command line can name."""
+    folder = thopters.home / "d"
+    folder.mkdir()
+    for number in range(9000):
+        (folder / f"{number:0200}").touch()
+    assert thopters("cp", "d", "dev:").code == 0
+    (folder / f"{8999:0200}").write_text("new")
+    done = thopters("cp", "d", "dev:")
+    assert (done.code, done.err) == (0, "")
+    assert len(os.listdir(dev.home / "d")) == 9000
+    assert (dev.home / "d" / f"{8999:0200}").read_text() == "new"
+
+
+@pytest.mark.parametrize("place", ["long", "closed"])
+def test_a_destination_that_can_not_be_looked_at(
+    thopters: Thopters, dev: Sprite, place: str
+) -> None:
+    (dev.home / "d").mkdir()
+    (dev.home / "d" / "f").write_text("x")
+    dev.machine.own(dev.home)
+    options: dict[str, Any] = {}
+    if place == "closed":
+        (thopters.home / "d").mkdir()
+        options = thopters.as_somebody()
+        (thopters.home / "d").chmod(0)
+    words = ["dev:d", "."] if place == "closed" else ["dev:d/f", "1" * 300]
+    done = thopters("cp", *words, **options)
+    if place == "closed":
+        (thopters.home / "d").chmod(0o700)
+    assert (done.code, done.out) == (1, ""), done
+    why = "Permission denied" if place == "closed" else "File name too long"
+    assert re.search(f"error: cannot put .* in place: {why}\nhint: nothing was put", done.err)
+    assert not leftovers(thopters.home)
+
+
 def test_a_file_that_is_replaced_from_stdin_keeps_its_mode(thopters: Thopters, dev: Sprite) -> None:
     for name, mode in (("key", 0o600), ("run.sh", 0o755)):
         (dev.home / name).write_text("old")
@@ -328,6 +431,8 @@ def test_one_file_by_stdin_and_stdout(thopters: Thopters, dev: Sprite) -> None:
     assert thopters("cp", "-", "dev:empty", stdin=b"").code == 0
     assert (dev.home / "empty").read_bytes() == b""
     assert thopters("cp", "dev:nowhere", "-").code == 1
+    (dev.home / "-").write_bytes(b"a file of that name")
+    assert thopters("cp", "dev:-", "-").out == "a file of that name"
     (dev.home / "folder").mkdir()
     assert thopters("cp", "-", "dev:folder", stdin=data).code == 1
     assert not leftovers(dev.home)
@@ -391,16 +496,62 @@ def test_special_files_are_left_out_and_said(thopters: Thopters, dev: Sprite) ->
         (home / "d").mkdir()
         (home / "d" / "file").write_text("x")
         os.mkfifo(home / "d" / "pipe")
+        make_socket(home / "d" / "a socket")
     (dev.home / "d" / "passwd").symlink_to("/etc/passwd")
+    (thopters.home / "d" / "version").symlink_to("/proc/version")  # a link is one, and no file
     dev.machine.own(dev.home)
     done = thopters("cp", "d", "dev:e")
     assert done.code == 1
-    assert "left out: d/pipe" in done.err
-    assert sorted(os.listdir(dev.home / "e")) == ["file"]
+    assert sorted(re.findall("left out: (.*?):", done.err)) == ["d/a socket", "d/pipe"]
+    assert sorted(os.listdir(dev.home / "e")) == ["file", "version"]
     done = thopters("cp", "dev:d", "e")
     assert done.code == 1
-    assert done.err.count("left out: ") == 2
+    assert sorted(re.findall("left out: (.*?):", done.err)) == ["d/a socket", "d/passwd", "d/pipe"]
     assert sorted(os.listdir(thopters.home / "e")) == ["file"]
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(os.path.relpath(path))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/version"), reason="there is no /proc here")
+def test_a_file_that_tells_no_size_is_not_copied_as_an_empty_one(
+    thopters: Thopters, dev: Sprite
+) -> None:
+    done = thopters("cp", "/proc/version", "dev:")
+    assert (done.code, "left out: version" in done.err) == (1, True)
+    assert not (dev.home / "version").exists()
+    done = thopters("cp", "dev:/proc/version", ".")
+    assert (done.code, done.out) == (1, "")
+    assert "cannot copy: /proc/version tells no size; copy it to -" in done.err
+    assert not leftovers(thopters.home) and not (thopters.home / "version").exists()
+    assert thopters("cp", "dev:/proc/version", "-").out == Path("/proc/version").read_text()
+    (thopters.home / "empty").write_bytes(b"")
+    assert thopters("cp", "empty", "dev:").code == 0
+    assert thopters("cp", "dev:empty", "back").code == 0
+
+
+def test_a_local_file_that_grows_meanwhile_is_copied_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "log").write_text("one\n")
+    copy_bytes = tarfile.copyfileobj  # type: ignore[attr-defined]
+
+    def grow(*words: Any, **more: Any) -> None:
+        copy_bytes(*words, **more)
+        with open(tmp_path / "log", "a") as log:
+            log.write("two\n")
+
+    monkeypatch.setattr(tarfile, "copyfileobj", grow)
+    console = program.Console(io.StringIO(), io.StringIO(), {})
+    copy = program.Copy(console)
+    ours, theirs = socket.socketpair()
+    copy.pack([(str(tmp_path / "log"), "log")], theirs)
+    with ours, ours.makefile("rb") as stream, tarfile.open(mode="r|", fileobj=stream) as archive:
+        member = archive.next()
+        assert member and archive.extractfile(member).read() == b"one\n"  # type: ignore[union-attr]
+    assert (copy.error, copy.has_changed, copy.left_out) == (None, True, [])
 
 
 # what a hostile sprite could send

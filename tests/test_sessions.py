@@ -205,6 +205,8 @@ def test_who_only_watches_does_not_wake_the_sprite_without_end(
         (["kill", "dev", "a b"], 2, "is not a session's id"),
         (["kill", "dev", "1", "--signal", "STOP"], 2, "is no signal"),
         (["sessions", "nope"], 3, "there is no sprite nope"),
+        (["kill", "dev", "1", "--signal", ""], 2, "'' is no signal"),
+        (["kill", "dev", "1", "--signal", "SIG"], 2, "'SIG' is no signal"),
         (["hold", "dev", "--for", "soon"], 2, "is no time"),
         (["hold", "dev", "--for", "0"], 2, "is no time"),
         (["hold", "dev"], 2, "required"),

@@ -92,13 +92,20 @@ class Session:
     """The program on a pseudo-terminal; a thread keeps all that it writes there."""
 
     def __init__(
-        self, thopters: Thopters, words: tuple[str, ...], columns: int, **streams: Any
+        self,
+        thopters: Thopters,
+        words: tuple[str, ...],
+        columns: int,
+        *,
+        blocking: bool = True,
+        **streams: Any,
     ) -> None:
         self.columns = columns
         self.output = b""
         self._seen = 0
         self._changed = threading.Condition()
         self._master, self._slave = pty.openpty()
+        os.set_blocking(self._slave, blocking)
         fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         self.settings_before = termios.tcgetattr(self._slave)
         trampoline = [sys.executable, "-I", "-S", "-c", TAKE_TERMINAL, os.ttyname(self._slave)]
@@ -296,6 +303,17 @@ def test_destroy_asks_for_each_before_it_begins(
 def test_destroy_yes_asks_nothing(emulator: Emulator, start: Start) -> None:
     emulator.add_sprite("dev")
     assert run(start, "destroy", "dev", "--yes").lines == ["destroyed dev", ""]
+
+
+def test_a_question_waits_on_a_terminal_that_does_not_block(
+    emulator: Emulator, start: Start
+) -> None:
+    emulator.add_sprite("dev", status="cold")
+    session = start("destroy", "dev", blocking=False)
+    session.expect("Type dev to destroy it: ")
+    session.type("dev\n")
+    assert session.end() == 0
+    assert session.screen.lines[-2:] == ["destroyed dev", ""]
 
 
 # restore

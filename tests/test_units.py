@@ -463,12 +463,14 @@ def test_a_signal_is_not_lost_where_python_drops_exceptions() -> None:
 )
 def test_a_signal_that_gets_lost_ends_the_program_all_the_same(happens: str) -> None:
     script = (
-        "import os, signal, threading, thopters\n"
+        "import argparse, os, signal, threading, thopters\n"
         "def send():\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "class Nothing:\n"
+        "    run = staticmethod(lambda app, args: 0)\n"
         "def parse(argv):\n"
         f"    exec({happens!r}, globals())\n"
-        "    raise SystemExit(0)\n"
+        "    return Nothing, argparse.Namespace(verbose=False, debug=False)\n"
         "thopters.parse = parse\n"
         "thopters.leave(thopters.main(['list']))\n"
     )

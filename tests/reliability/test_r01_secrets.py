@@ -254,6 +254,22 @@ def test_r01_what_the_server_says_back_is_struck_out(watch: Watch, command: str)
         assert "****" in done.err
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=" ".join)
+@pytest.mark.parametrize("name", ["SPRITE_TOKEN", "SPRITES_TOKEN", "GITHUB_PAT"])
+def test_r01_wrong_usage_shows_no_secret_of_the_environment(
+    watch: Watch, name: str, options: list[str]
+) -> None:
+    """As a variable that a shell put into the wrong place; nothing has looked for the token."""
+    other = "another-token-0123456789"
+    value = {"SPRITE_TOKEN": watch.emulator.token, "SPRITES_TOKEN": other}.get(name)
+    value = value or watch.secrets[name]
+    for words in (["exec", "dev", "echo", value], ["list", value], [value], ["--" + value]):
+        given = options if words[0] != "exec" else []
+        done = watch.thopters(*words, *given, env={name: value})
+        assert (done.code, value in done.out + done.err) == (2, False), done
+        assert "****" in done.out + done.err
+
+
 def test_r02_programs_get_no_secret_that_was_not_exported(watch: Watch) -> None:
     watch.run("setup", "--from-env", env={"ANTHROPIC_API_KEY": "another-value-0123456789"})
     watch.run("shell", "dev")

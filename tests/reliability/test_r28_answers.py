@@ -21,8 +21,9 @@ from conftest import Thopters
 from emulation import Emulator, Fault
 from emulation.journal import Request
 from emulation.wire import Wire
-from runs import run_here
+from runs import run_here, shorten
 from servers import Canned, response
+from test_emulator import until
 from test_units import FakeClock
 
 import thopters as program
@@ -392,6 +393,61 @@ def test_r29_a_change_is_seen_by_a_get_whatever_its_own_answer_is(
 # beside curl
 
 LINE = re.compile(rb"(GET|POST|PUT|DELETE) (/[!-~]*) HTTP/1\.1")
+CHANGES = {
+    # words, how many GETs are answered, and what is said
+    "url": (["url", "dev", "--public"], 0, "the API accepted the change of the URL of dev, but "),
+    "destroy": (["destroy", "dev", "--yes"], 1, "the API said that it deletes dev, but "),
+    "checkpoint": (["checkpoint", "dev"], 0, "the checkpoint of dev was made, but "),
+    "create": (["create", "new", "--no-init"], 1, "new may have been created ("),
+}
+
+
+def error_of(out: bytes) -> dict[str, str]:
+    """Return the error in an answer, of several names that of the first."""
+    answer = json.loads(out)
+    error: dict[str, str] = answer["error"] if "error" in answer else answer["errors"][0]
+    return error
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_r28_a_change_before_the_network_went_away_is_told(
+    thopters: Thopters, emulator: Emulator, change: str
+) -> None:
+    """What fails is the look afterwards: that nothing was sent would be false."""
+    shorten(thopters, READ_BACK_LIMIT_S=0.5)
+    emulator.add_sprite("dev", status="running")
+    words, answered, says = CHANGES[change]
+    untold = json.dumps({"type": "complete", "data": "done"}).encode()
+    told = {"status": 200, "body": untold, "content_type": "application/x-ndjson"}
+    emulator.fault(Fault("POST */checkpoint", "done_but", **told))  # type: ignore[arg-type]
+    emulator.fault(Fault("POST /v1/sprites", "done_but", status=None))
+    emulator.fault(Fault("GET *", "hang", after=answered))
+    process = thopters.start(*words, "--json")
+    until(lambda: len(emulator.journal) > answered + 1, 60)
+    emulator.stop()
+    out, _ = process.communicate(timeout=60)
+    error = error_of(out)
+    assert (process.returncode, error["code"]) == (1, "no_answer"), error
+    assert error["message"].startswith(says) and "cannot reach 127.0.0.1" in error["message"]
+
+
+@pytest.mark.parametrize("words", [["url", "dev", "--public"], ["destroy", "dev", "--yes"]])
+def test_r28_a_request_that_was_lost_is_not_called_unsent(
+    thopters: Thopters, emulator: Emulator, words: list[str]
+) -> None:
+    """The first try may have been carried out, though the others never got away."""
+    emulator.add_sprite("dev", status="running")
+    for method in ("PUT", "DELETE"):
+        emulator.fault(Fault(f"{method} *", "hang"))
+    process = thopters.start(*words, "--json")
+    until(lambda: emulator.journal.requests("PUT") or emulator.journal.requests("DELETE"), 60)
+    emulator.stop()
+    out, _ = process.communicate(timeout=60)
+    error = error_of(out)
+    assert (process.returncode, error["code"]) == (1, "no_answer"), error
+    assert error["message"].endswith("; an earlier try may have been carried out")
+
+
 HEADER = re.compile(rb"[A-Z][A-Za-z0-9]*(?:-[A-Z][A-Za-z0-9]*)*: [!-~](?:[ -~]*[!-~])?")
 OWN = {"Accept-Encoding", "Connection"}  # what curl does without
 

@@ -20,6 +20,7 @@ import pytest
 from conftest import MODULE, Thopters, free_ports
 from emulation import Emulator, Fault, write_launcher
 from emulation.exec import Session as RemoteSession
+from runs import shorten
 from test_config import write
 from test_emulator import until
 
@@ -228,11 +229,60 @@ def test_r39_a_second_signal_ends_it_though_the_server_answers_no_more(
     assert process.stdout and process.stdout.readline() == b"up\n"
     emulator.fault(Fault("WS */exec", "hang", times=None))
     process.send_signal(signal.SIGINT)
+    soon = time.monotonic() + 0.1  # one that comes at once is taken for the same
     until(lambda: len(emulator.journal.requests(path="/v1/sprites/dev/exec")) > 1, 60)
+    until(lambda: time.monotonic() > soon)
     started = time.monotonic()
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == -signal.SIGINT
     assert time.monotonic() - started < 3 * 3.0  # of which 3.0 s are waited
+
+
+def test_r39_a_window_that_closes_sends_two_and_means_one(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    """One comes from the system and one from the shell; the command gets its time to clean up."""
+    sprite = emulator.add_sprite("dev", status="running")
+    script = "trap 'sleep 0.5; touch cleaned; exit 3' HUP; echo up; while :; do sleep 0.05; done"
+    process = thopters.start("exec", "dev", "--", "bash", "-c", script)
+    assert process.stdout and process.stdout.readline() == b"up\n"
+    process.send_signal(signal.SIGHUP)
+    until(lambda: len(emulator.journal.requests(path="/v1/sprites/dev/exec")) > 1, 60)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 3
+    assert (sprite.home / "cleaned").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "goes_on"),
+    [
+        (
+            ["exec", "dev", "--detach", "--", "sh", "-c", "touch ran; sleep 77"],
+            "it may go on in dev; look at it: ",
+        ),
+        (["hold", "dev", "--for", "1h"], "dev may be held all the same: "),
+    ],
+    ids=["--detach", "hold"],
+)
+def test_r39_what_goes_on_is_said(
+    thopters: Thopters, emulator: Emulator, words: list[str], goes_on: str
+) -> None:
+    shorten(thopters, AT_ONCE_S=60, HOLD_FIRST_S=60)  # so that it is waited for
+    sprite = emulator.add_sprite("dev", status="running")
+    process = thopters.start(*words)
+    begun = {"exec": "ran", "hold": ".thopters/hold"}[words[0]]
+    until(lambda: (sprite.home / begun).exists(), 60)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (-signal.SIGINT, b"")
+    assert goes_on in err.decode(), err
+    if words[0] == "exec":
+        assert list(sprite.sessions) == [err.split()[err.split().index(b"attach") + 2].decode()]
+        assert not next(iter(sprite.sessions.values())).ended.is_set()
+    else:
+        assert b"thopters hold dev --release" in err
+        assert thopters("hold", "dev", "--release").code == 0
+        until(lambda: not sprite.machine.processes(), 60)
 
 
 @pytest.mark.parametrize("command", ["create", "exec", "restore", "pause"])

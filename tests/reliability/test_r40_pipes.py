@@ -35,9 +35,15 @@ OUTPUTS = {
     "--version": (["--version"], 1),
     "help of a command": (["exec", "--help"], 1),
     "exec": (["exec", "s-00000", "--", "echo", "x"], 255),
+    "proxy": (["proxy", "s-00000", "{port}"], 1),
 }
 LONG = ["exec", "s-00000", "--", "seq", "200000"]
 each_output = pytest.mark.parametrize("output", OUTPUTS)
+
+
+def with_port(words: list[str]) -> list[str]:
+    [port] = free_ports(1)
+    return [word.format(port=port) for word in words]
 
 
 @pytest.fixture
@@ -68,7 +74,7 @@ def test_r40_into_head(thopters: Thopters, many: Emulator, words: list[str]) -> 
 def test_r40_nobody_reads_at_all(thopters: Thopters, many: Emulator, output: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    process = thopters.start(*OUTPUTS[output][0], stdout=writer)
+    process = thopters.start(*with_port(OUTPUTS[output][0]), stdout=writer)
     os.close(writer)
     _, err = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGPIPE, err
@@ -76,11 +82,13 @@ def test_r40_nobody_reads_at_all(thopters: Thopters, many: Emulator, output: str
 
 
 @each_output
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
-def test_r40_a_full_disk(thopters: Thopters, many: Emulator, output: str) -> None:
+def test_r40_a_full_disk(thopters: Thopters, many: Emulator, output: str, unbuffered: str) -> None:
+    thopters.env["PYTHONUNBUFFERED"] = unbuffered
     words, code = OUTPUTS[output]
     with open("/dev/full", "wb") as full:
-        process = thopters.start(*words, stdout=full)
+        process = thopters.start(*with_port(words), stdout=full)
         _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     errors = [line for line in err.splitlines() if line.startswith(b"thopters: error: ")]
@@ -139,6 +147,66 @@ def test_r40_a_full_disk_for_stderr_changes_no_status(thopters: Thopters, many: 
             out, _ = process.communicate(timeout=60)
         assert process.returncode == code, line
         assert (out != b"") == (line == "ls")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_r40_a_signal_ends_it_though_nobody_reads_stderr(
+    thopters: Thopters, emulator: Emulator, number: signal.Signals
+) -> None:
+    """As a tee that dies of the same ^C leaves it, in a loop that is to end."""
+    emulator.add_sprite("dev", status="running")
+    reader, writer = os.pipe()
+    process = thopters.start("exec", "dev", "--", "sh", "-c", "echo up; sleep 60", stderr=writer)
+    os.close(writer)
+    assert process.stdout and process.stdout.readline() == b"up\n"
+    os.close(reader)
+    process.send_signal(number)
+    assert process.wait(60) == -number
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("words", [["list", "--json"], ["list"]], ids=" ".join)
+def test_r40_an_answer_waits_where_a_pipe_does_not_block(
+    thopters: Thopters, many: Emulator, words: list[str], unbuffered: str
+) -> None:
+    thopters.env["PYTHONUNBUFFERED"] = unbuffered
+    whole = thopters(*words).out_bytes
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    process = thopters.start(*words, stdout=writer)
+    until(lambda: not select.select([], [writer], [], 0)[1])  # it is full
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        assert pipe.read() == whole
+    assert process.wait(60) == 0
+
+
+def test_r40_what_is_said_waits_where_a_pipe_does_not_block(thopters: Thopters) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    process = thopters.start("list", "x" * 100_000, stderr=writer)
+    until(lambda: not select.select([], [writer], [], 0)[1])  # it is full
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        assert pipe.read().endswith(b"xxx\nhint: see: thopters list --help\n")
+    assert process.wait(60) == 2
+
+
+def test_r40_a_terminal_that_goes_away_changes_no_outcome(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    """As one does whose window is closed behind a command that was told not to care."""
+    emulator.idle_s = 3.0
+    emulator.add_sprite("dev", status="running")
+    master, slave = os.openpty()
+    process = thopters.start("pause", "dev", stderr=slave)
+    os.close(slave)
+    shown = b""
+    while b"waiting for dev to fall asleep" not in shown:
+        shown += os.read(master, 1 << 16)
+    os.close(master)
+    out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out[:22]) == (0, b"dev fell asleep after ")
 
 
 # what a shell says to close a stream, and the exit status, stdout and stderr that come of it
