@@ -4300,6 +4300,7 @@ fits() {
     [ -L "$2" ] || [ ! -e "$2" ] || [ -f "$2" ] ||
       { echo "cannot replace $2 by a file" >&2; exit 1; }
   elif is_folder "$2"; then
+    chmod u+rx -- "$1" || exit 1  # its own mode is not put
     [ -w "$2" ] || { mode=$(stat -c %a -- "$2") && locked+=("$2") modes+=("$mode"); } || exit 1
     for entry in "$1"/*; do fits "$entry" "$2/${entry##*/}"; done
   elif [ -L "$2" ] || [ -e "$2" ]; then

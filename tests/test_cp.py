@@ -293,6 +293,19 @@ def test_what_was_opened_is_closed_again_when_not_all_can_be(
     assert not leftovers(dev.home)
 
 
+def test_a_directory_that_only_root_could_read_is_merged(thopters: Thopters, dev: Sprite) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root reads what has no mode for it")
+    for home in (thopters.home, dev.home):
+        (home / "d" / "sub").mkdir(parents=True)
+    (thopters.home / "d" / "sub" / "f").write_text("x")
+    for path in (thopters.home / "d" / "sub", thopters.home / "d"):
+        path.chmod(0)
+    dev.machine.own(dev.home)
+    assert thopters("cp", "d", "dev:").code == 0
+    assert (dev.home / "d" / "sub" / "f").read_text() == "x"
+
+
 def test_thousands_of_files_are_put_over_those_that_are_there(
     thopters: Thopters, dev: Sprite
 ) -> None:
