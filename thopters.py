@@ -211,7 +211,7 @@ class NoAnswerError(ThoptersError):
 class After:
     """Says of what fails in it that it came after something which was, or may have been, done.
 
-    The error stays of its kind, but that something was sent.
+    The error stays of its kind, but that something was sent. Without words nothing was done.
     """
 
     def __init__(self, done: str, hint: str | None = None) -> None:
@@ -222,9 +222,10 @@ class After:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ThoptersError):
-            error.message = f"{self.done}, but {error.message}"
-            error.hint = self.hint or error.hint
+        if not self.done or not isinstance(error, ThoptersError):
+            return
+        error.message = f"{self.done}, but {error.message}"
+        error.hint = self.hint or error.hint
         if isinstance(error, NotSentError):
             raise NoAnswerError(error.message, hint=error.hint) from None
 
@@ -4259,16 +4260,16 @@ def become_sprite_program(argv: list[str], environ: Mapping[str, str]) -> int:
 
 # Both ways a tar stream goes over one exec, and all of it below a folder `t`. What arrives is
 # unpacked beside its place. Once all of it has come and every entry fits what is there, the files
-# are put in place one by one; `cp -l` links instead of copying. A link that DST itself is stays
-# one, as with cp; no other is followed.
-# A signal ends what is under way, and nothing of what takes away.
+# are put in place one by one, by a rename; a new folder by `cp -l`, which links what is in it, for
+# one that may not be written in can't be renamed. A link that DST itself is stays one, as with cp;
+# no other is followed. A signal ends what is under way, and nothing of what puts or takes away.
 PREPARE = rb"""
 tidy_up() {
   stopped=
   trap stopped=1 INT TERM HUP
   trap 'trap "" INT TERM HUP; take_away' EXIT
 }
-dst=$1
+case $1 in -*) dst=./$1;; *) dst=$1;; esac
 [ ! -L "$dst" ] || { dst=$(readlink -vm -- "$dst" && echo .) && dst=${dst%??}; } || exit 1
 place=$dst name=
 if [ ! -d "$dst" ]; then
@@ -4282,7 +4283,7 @@ kind=$2
 case $kind$name in many?*) echo "$dst is not a directory" >&2; exit 1;; esac
 [ -n "$name" ] || [ -d "$dst" ] || { echo "$dst is not a directory" >&2; exit 1; }
 new=${place%/}/.thopters-cp.$3
-locked=() modes=()
+merged=() locked=() modes=()
 take_away() {
   for number in "${!locked[@]}"; do chmod "${modes[number]}" -- "${locked[number]}"; done
   find "$new" -type d -exec chmod u+rwx {} +
@@ -4291,7 +4292,7 @@ take_away() {
 tidy_up
 mkdir -m 700 -- "$new" || exit 1
 tar -x -p --no-same-owner -f - -C "$new" || exit 1
-rmdir -- "$new/.thopters-end" || { echo 'not all has arrived' >&2; exit 1; }
+rmdir -- "$new/.thopters-end" 2> /dev/null || { echo 'not all has arrived' >&2; exit 1; }
 shopt -s dotglob nullglob
 is_folder() { [ -d "$1" ] && [ ! -L "$1" ]; }
 fits() {
@@ -4300,7 +4301,9 @@ fits() {
     [ -L "$2" ] || [ ! -e "$2" ] || [ -f "$2" ] ||
       { echo "cannot replace $2 by a file" >&2; exit 1; }
   elif is_folder "$2"; then
-    chmod u+rx -- "$1" || exit 1  # its own mode is not put
+    # its own mode is not put
+    { [ -r "$1" ] && [ -w "$1" ] && [ -x "$1" ]; } || chmod u+rwx -- "$1" || exit 1
+    merged+=("$2")
     [ -w "$2" ] || { mode=$(stat -c %a -- "$2") && locked+=("$2") modes+=("$mode"); } || exit 1
     for entry in "$1"/*; do fits "$entry" "$2/${entry##*/}"; done
   elif [ -L "$2" ] || [ -e "$2" ]; then
@@ -4309,20 +4312,21 @@ fits() {
   fi
 }
 put() {
-  local entry whole=()
-  if ! is_folder "$1" || ! is_folder "$2"; then
-    cp -a -l -T --remove-destination -- "$1" "$2" || exit 4
-    return
-  fi
+  local entry files=() folders=()
+  if ! is_folder "$1"; then mv -fT -- "$1" "$2" || exit 4; return; fi
+  if ! is_folder "$2"; then cp -a -l -T -- "$1" "$2" || exit 4; return; fi
   for entry in "$1"/*; do
-    if is_folder "$entry" && is_folder "$2/${entry##*/}"; then
-      put "$entry" "$2/${entry##*/}"
+    if ! is_folder "$entry"; then
+      files+=("$entry")
+    elif ! is_folder "$2/${entry##*/}"; then
+      folders+=("$entry")
     else
-      whole+=("$entry")
+      put "$entry" "$2/${entry##*/}"
     fi
   done
-  [ "${#whole[@]}" = 0 ] ||
-    printf '%s\0' "${whole[@]}" | xargs -0 cp -a -l --remove-destination -t "$2" -- || exit 4
+  [ "${#files[@]}" = 0 ] || printf '%s\0' "${files[@]}" | xargs -0 mv -f -t "$2" -- || exit 4
+  [ "${#folders[@]}" = 0 ] ||
+    printf '%s\0' "${folders[@]}" | xargs -0 cp -a -l -t "$2" -- || exit 4
 }
 if [ "$kind" = contents ]; then tops=("$new/t"); else tops=("$new/t"/*); fi
 targets=()
@@ -4331,7 +4335,12 @@ for top in "${tops[@]}"; do
   targets+=("$to")
   fits "$top" "$to"
 done
+disk=$(stat -c %d -- "$new")
+[ "${#merged[@]}" = 0 ] ||
+  ! printf '%s\0' "${merged[@]}" | xargs -0 stat -c %d -- | grep -qvx "$disk" ||
+  { echo "a part of $dst is on another disk; copy to that part by itself" >&2; exit 1; }
 [ "${#locked[@]}" = 0 ] || chmod u+w -- "${locked[@]}" || exit 1
+trap '' INT TERM HUP
 [ ! "$stopped" ] || exit 1
 for number in "${!tops[@]}"; do put "${tops[number]}" "${targets[number]}"; done
 """
@@ -4367,7 +4376,7 @@ for path; do
     *) words+=(-C "${path%/*}/" "./${path##*/}");;
   esac
 done
-LC_ALL=C tar -c --format=posix -f - "${words[@]}"
+LC_ALL=C tar -c --no-unquote --format=posix -f - "${words[@]}"
 status=$?
 [ "$status" != 1 ] || exit 5
 exit "$status"
@@ -4409,7 +4418,7 @@ class Copy:
                 if fileobj and not tarinfo.size and fileobj.read(1):  # as all in /proc
                     self._leave_out(tarinfo.name)
                     return
-                super().addfile(tarinfo, fileobj)
+                super().addfile(tarinfo, Padded(fileobj) if fileobj else None)
                 if fileobj:
                     now = os.fstat(fileobj.fileno())
                     was = tarinfo.size, tarinfo.mtime
@@ -4420,8 +4429,9 @@ class Copy:
                 mode="w|", fileobj=stream, format=tarfile.PAX_FORMAT, bufsize=1 << 18,
                 errors="surrogateescape",
             ) as archive:  # fmt: skip
-                for path, name in sources:
-                    archive.add(path, f"t/{name}".rstrip("/"), filter=self._pack_member)
+                for path, name in entries(sources):
+                    name = f"t/{name}".rstrip("/")
+                    archive.add(path, name, recursive=False, filter=self._pack_member)
                 end = tarfile.TarInfo(UPLOAD_END)
                 end.type, end.mode = tarfile.DIRTYPE, 0o700
                 archive.addfile(end)
@@ -4440,16 +4450,42 @@ class Copy:
         self.count(member.size)
         return member
 
-    def unpack(self, folder: str, names: Sequence[str] | None, feed: socket.socket) -> None:
-        """Unpack a tar stream into a folder; `names` may be at its top, None for any."""
+    def unpack(
+        self, folder: str, names: Sequence[str] | None, feed: socket.socket, root: str = ""
+    ) -> None:
+        """Unpack a tar stream into a folder; `names` may be at its top, None for any.
+
+        `root` is the one that becomes the destination itself, "" where they go into it.
+        """
         try:
             with feed, feed.makefile("rb") as stream:
-                Unpacker(self, folder, names).run(stream)
+                Unpacker(self, folder, names, root).run(stream)
                 while stream.read(1 << 18):
                     pass  # what tar sends behind the end
             self.is_whole = True
         except Exception as error:  # likewise
             self.error = error
+
+
+class Padded:
+    """Reads a file that may have shrunk; zeros stand for what is gone, as tar has it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(size).ljust(size, b"\0")
+
+
+def entries(sources: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Yield files, and folders with all in them, each with its name; a tree may be deep."""
+    waiting = [*reversed(sources)]
+    while waiting:
+        path, name = waiting.pop()
+        yield path, name
+        if os.path.isdir(path) and not os.path.islink(path):
+            for entry in sorted(os.listdir(path), reverse=True):
+                waiting.append((os.path.join(path, entry), f"{name}/{entry}".lstrip("/")))
 
 
 class Unpacker:
@@ -4460,8 +4496,9 @@ class Unpacker:
     are taken away again.
     """
 
-    def __init__(self, copy: Copy, folder: str, names: Sequence[str] | None) -> None:
+    def __init__(self, copy: Copy, folder: str, names: Sequence[str] | None, root: str) -> None:
         self._copy = copy
+        self._root = root
         self._folder = os.path.realpath(folder)  # so that what differs has gone through a link
         self._top = os.path.join(self._folder, "t")
         self._names = names
@@ -4489,15 +4526,17 @@ class Unpacker:
             os.symlink(member.linkname, path)
             if os.utime in os.supports_follow_symlinks:
                 os.utime(path, (member.mtime, member.mtime), follow_symlinks=False)
+        root = os.path.join(self._top, self._root) if self._root else self._top
+        root = root if os.path.isdir(root) and not os.path.islink(root) else self._top
         for path, member in self._links.items():
-            if os.path.isabs(member.linkname) or not self._is_inside(path):
+            if os.path.isabs(member.linkname) or not self._is_inside(path, root):
                 os.unlink(path)
                 self._copy.left_out.append(self._name(path))
         for path, member in sorted(self._folders.items(), reverse=True):
             os.chmod(path, member.mode & 0o777)
             os.utime(path, (member.mtime, member.mtime))
 
-    def _is_inside(self, link: str) -> bool:
+    def _is_inside(self, link: str, root: str) -> bool:
         """Return whether a link leads to nowhere else, as far as that can be followed."""
         try:
             real = os.path.realpath(link, strict=True)
@@ -4505,7 +4544,7 @@ class Unpacker:
             real = os.path.realpath(link)
         except OSError:  # too long, or in a circle
             return False
-        return f"{real}/".startswith(f"{self._top}/")
+        return f"{real}/".startswith(f"{root}/")
 
     def _name(self, path: str) -> str:
         return os.path.relpath(path, self._top)
@@ -4570,6 +4609,8 @@ def run_copy(
     except BaseException:
         if group := session.await_group(2.0):  # it has something to take away
             signal_group(api, name, group, signal.SIGTERM)
+        if source:
+            api.console.note(f"it is not known whether {name} has any of it")
         raise
     finally:
         session.close()
@@ -4606,8 +4647,13 @@ def upload(api: SpritesApi, name: str, sources: Sequence[tuple[str, str]], targe
     return copy
 
 
-def download(api: SpritesApi, name: str, sources: Sequence[bytes], folder: str) -> Copy:
-    """Copy files and folders of a sprite into `t` in a local folder, which is ours alone."""
+def download(
+    api: SpritesApi, name: str, sources: Sequence[bytes], folder: str, *, into: bool
+) -> Copy:
+    """Copy files and folders of a sprite into `t` in a local folder, which is ours alone.
+
+    From there they go `into` a folder, or one of them becomes it.
+    """
     import re
     import socket
     import threading
@@ -4616,7 +4662,7 @@ def download(api: SpritesApi, name: str, sources: Sequence[bytes], folder: str) 
     ours, theirs = socket.socketpair()
     names = [os.fsdecode(os.path.basename(path.rstrip(b"/"))) for path in sources]
     expected = None if names[0] in ALL_IN_IT else names
-    arguments = (folder, expected, theirs)
+    arguments = (folder, expected, theirs, "" if into or not expected else names[0])
     unpacker = threading.Thread(target=copy.unpack, args=arguments, daemon=True)
     argv = [b"bash", b"-c", DOWNLOAD_SCRIPT, b"thopters-cp", *sources]
     unpacker.start()
@@ -4709,15 +4755,21 @@ def move(source: str, target: str) -> None:
 
 def remove_tree(folder: str) -> None:
     """Remove a folder of ours with all in it, also where its owner may not write."""
-    import shutil
+    import contextlib
 
+    found = [folder]  # and those in it, each behind the one that holds it
     try:
-        for parent, folders, _ in os.walk(folder):
-            for name in folders:
-                path = os.path.join(parent, name)
-                if not os.path.islink(path):
-                    os.chmod(path, 0o700)
-        shutil.rmtree(folder, ignore_errors=True)
+        for parent in found:
+            with contextlib.suppress(OSError):
+                os.chmod(parent, 0o700)
+                for entry in os.scandir(parent):
+                    if entry.is_dir(follow_symlinks=False):
+                        found.append(entry.path)
+                    else:
+                        os.unlink(entry)
+        for parent in reversed(found):
+            with contextlib.suppress(OSError):
+                os.rmdir(parent)
     except Interrupted:
         remove_tree(folder)  # by the same wish we are not interrupted twice
         raise
@@ -5061,7 +5113,7 @@ def valid_checkpoint(text: str) -> str:
     text = text.removeprefix("checkpoints/")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text):
         raise UsageError(
-            f"{text[:64]!r} is not a checkpoint's id", hint="see: thopters checkpoints"
+            f"{text[:64]!r} is not a checkpoint's id", hint="see: thopters checkpoints NAME"
         )
     if text in ("Current", "active"):
         raise UsageError(f"{text} stands for the present state, there is nothing to restore")
@@ -5735,7 +5787,12 @@ def cmd_pause(app: App, args: argparse.Namespace) -> int:
     # all are looked at first, so that they fall asleep together
     pauses = each(app.console, names, lambda name: quieten(app, name, force=args.force), failed)
     started = app.clock.monotonic()
-    done = each(app.console, pauses, lambda pause: see_asleep(app, pause, args, started), failed)
+
+    def wait(pause: Pause) -> dict[str, Any]:
+        with pause.after():
+            return see_asleep(app, pause, args, started)
+
+    done = each(app.console, pauses, wait, failed)
     return finish(app.console, "paused", done, failed)
 
 
@@ -5766,6 +5823,9 @@ class Pause:
         self.was = was
         self.ended: list[str] = []
 
+    def after(self) -> After:
+        return After(f"{', '.join(self.ended)} of {self.name} ended" if self.ended else "")
+
 
 def quieten(app: App, name: str, *, force: bool) -> Pause:
     """Look once at what keeps a sprite awake, and end it with the user's consent.
@@ -5786,7 +5846,8 @@ def quieten(app: App, name: str, *, force: bool) -> Pause:
         return pause  # it has fallen asleep while the question stood there
     with app.console.working(f"ending what keeps {name} awake"):
         for keeper in keepers:
-            end_keeper(app.api, name, keeper)
+            with pause.after():
+                end_keeper(app.api, name, keeper)
             pause.ended.append(f"{keeper.kind} {keeper.id}")
     return pause
 
@@ -6228,11 +6289,16 @@ def fell_asleep(app: App, name: str, terminal: LocalTerminal, lost: ExecLost) ->
 
 
 def is_asleep(app: App, name: str) -> bool:
+    return state_of(app, name) == "hibernating"
+
+
+def state_of(app: App, name: str) -> str:
+    """Return a sprite's state in the user's words: "gone" if there is none, "" if none is told."""
     try:
         sprite = app.api.get_sprite(name)
     except ThoptersError:
-        return False
-    return sprite is not None and sprite.is_asleep()
+        return ""
+    return sprite.state() if sprite else "gone"
 
 
 def binary_streams() -> None:
@@ -6291,14 +6357,18 @@ def run_attached(
 
 def lost_status(app: App, name: str, lost: ExecLost) -> StatusUnknownError:
     """Say what is known of a command whose exit status never came."""
+    state = state_of(app, name)
+    look = f"thopters exec {name} -- ps aux" if state != "gone" else "thopters list"
     if not lost.started:
         return StatusUnknownError(
             f"the connection to {name} was lost before the command answered ({lost}): it is not "
             "known whether it has run; it was not run again",
-            hint=f"look whether it has: thopters exec {name} -- ps aux",
+            hint=f"look whether it has: {look}",
         )
-    why, hint = str(lost), f"see what it has done: thopters exec {name} -- ps aux"
-    if is_asleep(app, name):
+    why, hint = str(lost), f"see what it has done: {look}"
+    if state == "gone":
+        why, hint = f"there is no sprite {name} any more", f"see what there is: {look}"
+    if state == "hibernating":
         why = "the sprite has paused, as it does when a command is quiet for long"
         hint = "it may go on when the sprite wakes; " + hint
     return StatusUnknownError(
@@ -6568,7 +6638,7 @@ def copy_out(app: App, name: str, sources: list[str], target: str) -> int:
     try:
         make_folder(folder)
         with app.console.working(f"copying from {name}"):
-            copy = download(app.api, name, list(map(os.fsencode, sources)), folder)
+            copy = download(app.api, name, list(map(os.fsencode, sources)), folder, into=into)
         top = os.path.join(folder, "t")
         if names[0] in ALL_IN_IT:
             found = moves(top, target)
@@ -7029,7 +7099,8 @@ def cmd_restore(app: App, args: argparse.Namespace) -> int:
         if app.console.ask(question).strip().lower() not in YES:
             raise UsageError(f"{name} was left as it is")
     saved = take_checkpoint(app, name, backup, known) if backup else None
-    had_keys = restore(app, name, identity, saved)
+    with After(f"checkpoint {saved} of the present was made" if saved else ""):
+        had_keys = restore(app, name, identity, saved)
     seconds = app.clock.monotonic() - started
     if not args.json:
         app.console.answer(f"restored {name} to {identity} in {seconds:.1f} s")
@@ -7071,13 +7142,14 @@ def renew_keys(
     """
     try:
         with After(f"{name} was restored to {identity}"):
-            if not had_keys and not probe(app, name, LOOK_FOR_KEYS):
-                return None
             if config is None or not config.exists:
-                app.console.warn(
-                    f"the keys in {name} are those of {identity}: "
-                    "there is no configuration to renew them"
-                )
+                if probe(app, name, b"[ ! -s ~/.thopters/env ] || echo keys"):
+                    app.console.warn(
+                        f"the keys in {name} are those of {identity}: "
+                        "there is no configuration to renew them"
+                    )
+                return None
+            if not had_keys and not probe(app, name, LOOK_FOR_KEYS):
                 return None
             report = init(app, name, config)
     except ThoptersError:
@@ -7326,8 +7398,8 @@ commands:
 options, before or after the command:
   -v, --verbose   say what was tried
   --debug         one line per request: never a body, a header or a secret
-  --version       the version of this program
   -h, --help      this text; after a command, the command's
+  --version       in place of a command: the version of this program
 
 exit status:
   0 done, 1 failed, 2 wrong usage or no consent, 3 no such sprite or checkpoint,
@@ -7422,10 +7494,11 @@ def parse(argv: list[str]) -> tuple[Command, argparse.Namespace]:
 
 def run(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     """Carry out one command line and return the exit status."""
-    if not argv or argv[0] in ("-h", "--help"):
+    first = next((word for word in argv if word not in GLOBAL_OPTIONS), "")
+    if not argv or first in ("-h", "--help"):
         console.answer(overview())
         return EXIT_OK
-    if argv[0] == "--version":
+    if first == "--version":
         python = sys.version.split()[0]
         console.answer(f"thopters {__version__} (Python {python}, {sys.platform})")
         return EXIT_OK

@@ -75,18 +75,21 @@ def open_shell(env: dict[str, str]) -> int:
 
 def run(env: dict[str, str], argv: list[str]) -> int:
     """Run a command to its end; ^C is for the command, not for us."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, lambda *_: None)  # what is ignored stays so for all who follow
     try:
-        process = subprocess.Popen(argv, env=env, preexec_fn=restore_interrupt)
+        process = subprocess.Popen(argv, env=env)
     except OSError as error:
         print(f"cannot run {argv[0]}: {error.strerror}", file=sys.stderr)
         return 127
-    code = process.wait()
+    try:
+        code = process.wait()
+    finally:
+        process.terminate()
     return code if code >= 0 else 128 - code
 
 
-def restore_interrupt() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def end(signum: int, frame: object) -> NoReturn:
+    sys.exit(128 + signum)
 
 
 def usage() -> NoReturn:
@@ -98,6 +101,8 @@ def main() -> int:
     args = sys.argv[1:]
     if args not in ([], ["--demo"]) and (args[0] != "--" or not args[1:]):
         usage()
+    for number in (signal.SIGHUP, signal.SIGTERM):  # so that nothing is left behind
+        signal.signal(number, end)
     with tempfile.TemporaryDirectory(prefix="thopters-") as folder, Emulator() as emulator:
         env = environment(emulator, Path(folder))
         if args == ["--demo"]:

@@ -20,7 +20,9 @@ from typing import Any
 import pytest
 from conftest import MODULE, Thopters
 from emulation import Emulator, Fault, exec
+from emulation.machine import namespace_kind
 from emulation.state import Sprite
+from test_emulator import needs_namespace
 
 import thopters as program
 
@@ -557,14 +559,33 @@ def test_a_local_file_that_grows_meanwhile_is_copied_with_a_warning(
             log.write("two\n")
 
     monkeypatch.setattr(tarfile, "copyfileobj", grow)
-    console = program.Console(io.StringIO(), io.StringIO(), {})
-    copy = program.Copy(console)
+    assert packed(tmp_path / "log") == b"one\n"
+
+
+def packed(path: Path) -> bytes:
+    """Pack a file that changes meanwhile, and return what comes of it."""
+    copy = program.Copy(program.Console(io.StringIO(), io.StringIO(), {}))
     ours, theirs = socket.socketpair()
-    copy.pack([(str(tmp_path / "log"), "log")], theirs)
+    copy.pack([(str(path), "log")], theirs)
     with ours, ours.makefile("rb") as stream, tarfile.open(mode="r|", fileobj=stream) as archive:
         member = archive.next()
-        assert member and archive.extractfile(member).read() == b"one\n"  # type: ignore[union-attr]
+        data = archive.extractfile(member).read()  # type: ignore[union-attr, arg-type]
     assert (copy.error, copy.has_changed, copy.left_out) == (None, True, [])
+    return data
+
+
+def test_a_local_file_that_shrinks_meanwhile_is_copied_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "log").write_text("one\n")
+    copy_bytes = tarfile.copyfileobj  # type: ignore[attr-defined]
+
+    def shrink(*words: Any, **more: Any) -> None:
+        os.truncate(tmp_path / "log", 2)
+        copy_bytes(*words, **more)
+
+    monkeypatch.setattr(tarfile, "copyfileobj", shrink)
+    assert packed(tmp_path / "log") == b"on\0\0"
 
 
 # what a hostile sprite could send
@@ -627,10 +648,14 @@ def test_nothing_gets_out_of_the_destination(tmp_path: Path, case: str) -> None:
 
 
 def put_tar(dev: Sprite, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Put a tar of our own into the sprite."""
-    (folder := dev.home / ".programs").mkdir()
-    (folder / "tar").write_text(f"#!/bin/sh\n{script}\n")
-    (folder / "tar").chmod(0o755)
+    put_program(dev, monkeypatch, "tar", script)
+
+
+def put_program(dev: Sprite, monkeypatch: pytest.MonkeyPatch, name: str, script: str) -> None:
+    """Put a program of our own into the sprite."""
+    (folder := dev.home / ".programs").mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
     path = f"{dev.machine.home_inside}/.programs:/usr/bin:/bin"
     monkeypatch.setattr(exec, "DEFAULT_PATH", path)
     dev.machine.own(dev.home)
@@ -908,6 +933,113 @@ def test_what_is_interrupted_in_its_middle_leaves_nothing(
     assert all(session.ended.wait(30) for session in sessions)
     assert not leftovers(target)
     assert not (target / "f").exists() and not (target / "many").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_while_all_is_put_in_place_leaves_no_half(
+    thopters: Thopters, dev: Sprite, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """It comes to the whole group, as ours do, just before the programs that put something."""
+    for name in ("mv", "cp"):
+        real = shutil.which(name, path="/usr/bin:/bin")
+        kill = f"kill -{number.name[3:]} -- -$(cut -d' ' -f5 /proc/$$/stat)"
+        put_program(dev, monkeypatch, name, f'{kill}; exec {real} "$@"')
+    for home, text in ((thopters.home, "new"), (dev.home, "old")):
+        for folder in ("d", "d/sub"):
+            (home / folder).mkdir()
+            for file in "abc":
+                (home / folder / file).write_text(text)
+    (thopters.home / "d" / "fresh" / "deep").mkdir(parents=True)
+    dev.machine.own(dev.home)
+    done = thopters("cp", "d", "dev:")
+    assert (done.code, done.err) == (0, ""), done
+    texts = [path.read_text() for path in sorted(dev.home.glob("d/**/*")) if path.is_file()]
+    assert texts == ["new"] * 6 and (dev.home / "d" / "fresh" / "deep").is_dir()
+    assert not leftovers(dev.home)
+
+
+@needs_namespace
+def test_what_lies_on_another_disk_is_not_lost(thopters: Thopters, dev: Sprite) -> None:
+    """Nothing gets there by a rename, and to take the old away first could be the end of both."""
+    for folder in (thopters.home / "d" / "m", dev.home / "d" / "m"):
+        folder.mkdir(parents=True)
+    (thopters.home / "d" / "m" / "f").write_text("new")
+    (thopters.home / "d" / "g").write_text("new")
+    dev.machine.own(dev.home)
+    assert thopters("exec", "dev", "--", "true").code == 0
+    options = ["--user", "--preserve-credentials"] if namespace_kind() == "user" else []
+    holder = str(dev.machine._start_holder())
+    inside = ["nsenter", "--target", holder, "--mount", "--root", *options, "--"]
+    mount = ["mount", "-t", "tmpfs", "-o", "mode=777", "tmpfs", "/home/sprite/d/m"]
+    subprocess.run([*inside, *mount], check=True)
+    assert thopters("exec", "dev", "--", "sh", "-c", "echo precious > d/m/f").code == 0
+    done = thopters("cp", "d", "dev:")
+    assert (done.code, done.out) == (1, "")
+    assert "is on another disk; copy to that part by itself\nhint: nothing was put" in done.err
+    assert thopters("exec", "dev", "--", "cat", "d/m/f").out == "precious\n"
+    assert not (dev.home / "d" / "g").exists() and not leftovers(dev.home)
+    assert thopters("cp", "d/m/f", "dev:d/m").code == 0
+    assert thopters("exec", "dev", "--", "cat", "d/m/f").out == "new"
+
+
+def test_a_deep_tree_goes_both_ways_and_is_cleared_away(thopters: Thopters, dev: Sprite) -> None:
+    """Deeper than Python calls functions within each other."""
+    deep = "/".join(["d"] * 1100)
+    subprocess.run(["mkdir", "-p", str(thopters.home / "top" / deep)], check=True)
+    (thopters.home / "top" / deep / "f").write_text("x")
+    assert thopters("cp", "top", "dev:").code == 0
+    assert (dev.home / "top" / deep / "f").read_text() == "x"
+    assert thopters("cp", "top", "dev:").code == 0  # and into what is there
+    (thopters.home / "clash").write_text("x")
+    done = thopters("cp", "dev:top", "clash")
+    assert (done.code, "cannot replace clash by a folder" in done.err) == (1, True), done
+    assert not leftovers(thopters.home)
+    assert thopters("cp", "dev:top", "back").code == 0
+    assert (thopters.home / "back" / deep / "f").read_text() == "x"
+    for place in (thopters.home, dev.home):  # pytest's own way can't
+        subprocess.run(["rm", "-rf", *map(str, place.glob("*"))], check=True)
+
+
+def test_a_link_out_of_a_folder_that_becomes_the_destination_is_left_out(
+    thopters: Thopters, dev: Sprite
+) -> None:
+    """What lies beside it there is something else here."""
+    (dev.home / "p" / "sub").mkdir(parents=True)
+    (dev.home / "p" / "f").write_text("x")
+    (dev.home / "p" / "keys").symlink_to("../.ssh/authorized_keys")
+    (dev.home / "p" / "up").symlink_to("..")
+    (dev.home / "p" / "sub" / "fine").symlink_to("../f")
+    dev.machine.own(dev.home)
+    done = thopters("cp", "dev:p", "./new")
+    assert done.code == 1
+    assert sorted(re.findall("left out: (.*?):", done.err)) == ["p/keys", "p/up"]
+    assert sorted(os.listdir(thopters.home / "new")) == ["f", "sub"]
+    assert os.readlink(thopters.home / "new" / "sub" / "fine") == "../f"
+
+
+@pytest.mark.parametrize("name", [r"a\nb", r"d\101", r"\\", "*", "[a]", "a b ", "-x", "\n"])
+def test_odd_names_are_taken_as_they_are(thopters: Thopters, dev: Sprite, name: str) -> None:
+    (dev.home / name).write_text("file")
+    (dev.home / (name + "d")).mkdir()
+    (dev.home / (name + "d") / name).write_text("inside")
+    dev.machine.own(dev.home)
+    assert thopters("cp", f"dev:./{name}", f"dev:{name}d", ".").code == 0
+    assert (thopters.home / name).read_text() == "file"
+    assert (thopters.home / (name + "d") / name).read_text() == "inside"
+    assert thopters("cp", f"./{name}", f"./{name}d", "dev:.").code == 0
+
+
+def test_a_destination_that_looks_like_an_option(thopters: Thopters, dev: Sprite) -> None:
+    (thopters.home / "ro" / "sub").mkdir(parents=True)
+    (thopters.home / "ro" / "sub" / "f").write_text("x")
+    for path in (thopters.home / "ro" / "sub", thopters.home / "ro"):
+        path.chmod(0o555)
+    (dev.home / "-foo").mkdir()
+    dev.machine.own(dev.home)
+    assert thopters("cp", "ro", "dev:-foo").code == 0
+    assert (dev.home / "-foo" / "ro" / "sub" / "f").read_text() == "x"
+    assert (dev.home / "-foo" / "ro" / "sub" / "f").stat().st_nlink == 1
+    assert not leftovers(dev.home / "-foo")
 
 
 def limit(size: int) -> Callable[[], None]:

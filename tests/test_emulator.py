@@ -5,6 +5,7 @@ What the official SDK makes of it stands in test_sdk.py.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -559,6 +560,38 @@ def test_one_command_runs_in_that_environment(tmp_path: Path) -> None:
     done = run_emulator("--", "sh", "-c", script, env={**os.environ, "TMPDIR": str(tmp_path)})
     assert done.returncode == 42, done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_ends_what_runs_in_a_sprite_there(tmp_path: Path) -> None:
+    """What the emulator would ignore, all that it starts would."""
+    script = "thopters create dev --no-init >&2; thopters exec dev -- sh -c 'kill -INT $$'"
+    done = run_emulator("--", "sh", "-c", script, env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert done.returncode == 130, done
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_nothing_stays_when_it_is_ended(tmp_path: Path, number: signal.Signals) -> None:
+    mark = os.urandom(16).hex()
+    script = (
+        "thopters create dev --no-init; "
+        f"thopters exec dev --detach -- sh -c 'sleep 982; : {mark}'; echo up; exec sleep 983"
+    )
+    (folder := tmp_path / "temporary").mkdir()
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "tests" / "emulator.py"), "--", "sh", "-c", script],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(folder)},
+    )  # fmt: skip
+    with process:
+        assert process.stdout
+        while process.stdout.readline() != b"up\n":
+            assert process.poll() is None
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
+    assert list(folder.iterdir()) == []
+    for entry in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        with contextlib.suppress(OSError):
+            assert mark.encode() not in Path(f"/proc/{entry}/cmdline").read_bytes()
 
 
 @pytest.mark.parametrize("words", [["--"], ["--what"], ["--demo", "x"], ["ls"]])

@@ -714,6 +714,17 @@ def test_restore_says_when_the_keys_stay_old(
     assert "the keys in dev are those of v1" in done.err
 
 
+def test_restore_does_not_call_old_what_is_empty(
+    thopters: Thopters, emulator: Emulator, config: Path
+) -> None:
+    config.unlink()
+    assert thopters("create", "dev").code == 0
+    assert (emulator.sprite("dev").home / ".thopters" / "env").read_bytes() == b""
+    assert thopters("checkpoint", "dev").code == 0
+    done = thopters("restore", "dev", "v1", "--yes")
+    assert (done.code, "are those of" in done.err) == (0, False), done
+
+
 def test_restore_whose_init_fails_says_that_it_is_done(
     thopters: Thopters, emulator: Emulator, config: Path
 ) -> None:

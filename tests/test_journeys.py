@@ -867,6 +867,8 @@ def test_errors_in_json(thopters: Thopters, emulator: Emulator) -> None:
 
 
 def test_version_and_help(thopters: Thopters) -> None:
+    for words in (["--debug", "--version"], ["-v", "--debug", "--help"]):
+        assert thopters(*words).out == thopters(words[-1]).out != ""
     done = thopters("--version")
     assert (done.code, done.err) == (0, "")
     assert re.match(r"thopters \d+\.\d+\.\d+ \(Python 3\.\d+", done.out)

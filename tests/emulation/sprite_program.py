@@ -16,6 +16,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import socket
 import struct
 import sys
@@ -237,6 +238,7 @@ def record() -> None:
 
 
 def main() -> int:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback: it is no Python to its users
     record()
     words = sys.argv[1:]
     options: dict[str, str] = {}

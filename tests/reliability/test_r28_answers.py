@@ -398,6 +398,11 @@ CHANGES = {
     "url": (["url", "dev", "--public"], 0, "the API accepted the change of the URL of dev, but "),
     "destroy": (["destroy", "dev", "--yes"], 1, "the API said that it deletes dev, but "),
     "checkpoint": (["checkpoint", "dev"], 0, "the checkpoint of dev was made, but "),
+    "restore": (
+        ["restore", "dev", "v1", "--yes"],
+        1,
+        "checkpoint v2 of the present was made, but ",
+    ),
     "create": (["create", "new", "--no-init"], 1, "new may have been created ("),
 }
 
@@ -419,7 +424,10 @@ def test_r28_a_change_before_the_network_went_away_is_told(
     words, answered, says = CHANGES[change]
     untold = json.dumps({"type": "complete", "data": "done"}).encode()
     told = {"status": 200, "body": untold, "content_type": "application/x-ndjson"}
-    emulator.fault(Fault("POST */checkpoint", "done_but", **told))  # type: ignore[arg-type]
+    if change == "checkpoint":
+        emulator.fault(Fault("POST */checkpoint", "done_but", **told))  # type: ignore[arg-type]
+    emulator.sprite("dev").add_checkpoint("first")
+    emulator.fault(Fault("WS *", "hang"))
     emulator.fault(Fault("POST /v1/sprites", "done_but", status=None))
     emulator.fault(Fault("GET *", "hang", after=answered))
     process = thopters.start(*words, "--json")
@@ -429,6 +437,21 @@ def test_r28_a_change_before_the_network_went_away_is_told(
     error = error_of(out)
     assert (process.returncode, error["code"]) == (1, "no_answer"), error
     assert error["message"].startswith(says) and "cannot reach 127.0.0.1" in error["message"]
+
+
+def test_r28_what_a_pause_has_ended_is_told(thopters: Thopters, emulator: Emulator) -> None:
+    emulator.add_sprite("dev", status="running")
+    started = thopters("exec", "dev", "--detach", "--", "sleep", "600")
+    emulator.journal.clear()
+    emulator.fault(Fault("GET /v1/sprites/dev", "hang", after=2))
+    process = thopters.start("pause", "dev", "--force", "--json")
+    until(lambda: len(emulator.journal.requests("GET", "/v1/sprites/dev")) > 2, 60)
+    emulator.stop()
+    out, _ = process.communicate(timeout=60)
+    error = error_of(out)
+    assert (process.returncode, error["code"]) == (1, "no_answer"), error
+    ended = f"session {started.out.strip()} of dev ended, but cannot reach 127.0.0.1: "
+    assert error["message"].startswith(ended), error
 
 
 @pytest.mark.parametrize("words", [["url", "dev", "--public"], ["destroy", "dev", "--yes"]])
