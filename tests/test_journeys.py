@@ -438,6 +438,21 @@ def test_exec_lets_the_command_handle_the_interrupt(thopters: Thopters, emulator
     assert (process.returncode, out) == (9, b"caught\n")
 
 
+def test_exec_in_a_sprite_that_is_destroyed_meanwhile(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    emulator.add_sprite("dev", status="running")
+    process = thopters.start("exec", "dev", "--", "sh", "-c", "echo up; sleep 60")
+    assert process.stdout and process.stdout.readline() == b"up\n"
+    emulator.account.remove("dev")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 255
+    assert (
+        b"there is no sprite dev any more" in err
+        and b"hint: see what there is: thopters list" in err
+    )
+
+
 def test_exec_into_a_closed_pipe(thopters: Thopters, emulator: Emulator) -> None:
     emulator.add_sprite("dev", status="running")
     process = thopters.start("exec", "dev", "--", "yes")
