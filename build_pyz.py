@@ -49,6 +49,11 @@ if sys.version_info < (3, 11):
 
 import os  # part of the interpreter itself, and loaded already
 
+import _signal  # likewise
+
+if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # to compile takes a while: no traceback
+
 
 def full(path):
     return os.path.normcase(os.path.abspath(path))
@@ -86,15 +91,26 @@ def cache_folder():
     return os.path.join(base, "thopters") if os.stat(home).st_uid == os.geteuid() else None
 
 
+FOLDER, FILE = 4, 8  # the first bits of a mode
+
+
+def is_ours(status, kind):
+    """Return whether something is of a kind, and nobody else can have put it or changed it."""
+    mode = status.st_mode
+    return mode >> 12 == kind and status.st_uid == os.geteuid() and not mode & 0o022
+
+
 def read_kept(path, stamp):
-    """Return the code that was kept; None unless it is whole, and nobody else can have put it."""
+    """Return the code that was kept; None unless it is whole, and ours with its folder."""
     try:
-        with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
+        if not is_ours(os.lstat(os.path.dirname(path)), FOLDER):
+            return None
+        # neither through a link nor from a pipe
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            if not is_ours(os.fstat(file.fileno()), FILE):
+                return None
             data = file.read()
     except OSError:
-        return None
-    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
         return None
     body = data[len(stamp) + 4 :]
     if data[: len(stamp) + 4] != stamp + crc32(body).to_bytes(4, "little"):
@@ -108,6 +124,8 @@ def keep(path, stamp, code):
     temporary = "%s.%d" % (path, os.getpid())
     try:
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        if not is_ours(os.lstat(os.path.dirname(path)), FOLDER):
+            return
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with open(fd, "wb") as file:
@@ -252,10 +270,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = HERE / "thopters.pyz"
     parser.add_argument("--output", type=Path, metavar="FILE", default=output, help="write here")
     same = "write nothing; exit 1 unless FILE (default: the output) is what a build would give"
-    parser.add_argument("--check", nargs="?", const="", metavar="FILE", help=same)
+    parser.add_argument("--check", nargs="?", const=True, metavar="FILE", help=same)
     args = parser.parse_args(argv)
-    path = Path(args.check) if args.check else args.output
+    path = args.output if args.check in (None, True) else Path(args.check)
     try:
+        if not path.name:
+            raise BuildError(f"{str(args.check or path)!r} names no file")
         contents = entries()
         data = archive(contents)
         line = checksum_line(path, data)

@@ -598,6 +598,7 @@ class Activity:
         self._shown = False
 
     def __enter__(self) -> Activity:
+        import contextlib
         import threading
         import time
 
@@ -606,7 +607,8 @@ class Activity:
         self._lock = threading.Lock()
         if self.console.err_is_terminal and not self.console.json and not self.console.activity:
             self.console.activity = self
-            threading.Thread(target=self._run, daemon=True).start()
+            with contextlib.suppress(ThoptersError):
+                in_background(self._run)
         return self
 
     def _run(self) -> None:
@@ -655,15 +657,40 @@ def home_directory(environ: Mapping[str, str]) -> str:
     return home
 
 
-def is_special(path: str, *, followed: bool = False) -> bool:
+def is_special(path: str) -> bool:
     """Return whether there is something that is neither a file nor a folder nor a link."""
     import stat
 
     try:
-        mode = os.stat(path, follow_symlinks=followed).st_mode
+        mode = os.lstat(path).st_mode
     except OSError:
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
+
+
+def is_placeless(path: str) -> bool:
+    """Return whether a path leads to what can't be replaced: a pipe, a device, a deleted file.
+
+    The shell gives /dev/fd/63 for such, which is a link to no path.
+    """
+    import stat
+
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    return not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)) or not status.st_nlink
+
+
+class DuplicateError(Exception):
+    """A JSON object has a name twice; one of the values would be lost."""
+
+
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise DuplicateError
+    return found
 
 
 def read_json_file(path: str, check: Callable[[os.stat_result], None]) -> dict[str, Any] | None:
@@ -680,7 +707,7 @@ def read_json_file(path: str, check: Callable[[os.stat_result], None]) -> dict[s
             data = file.read(MAX_JSON_BYTES + 1)
         if len(data) > MAX_JSON_BYTES:
             raise ThoptersError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB")
-        document = json.loads(data)
+        document = json.loads(data, object_pairs_hook=distinct)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -690,6 +717,8 @@ def read_json_file(path: str, check: Callable[[os.stat_result], None]) -> dict[s
         raise ThoptersError(f"{path} is not valid JSON: {error.msg} at {where}") from None
     except (ValueError, RecursionError):
         raise ThoptersError(f"{path} is not valid JSON") from None
+    except DuplicateError:
+        raise ThoptersError(f"{path} has one name twice in an object") from None
     if not isinstance(document, dict):
         raise ThoptersError(f"{path} does not hold a JSON object")
     return document
@@ -770,8 +799,8 @@ class Config:
 
     def _find(self) -> str:
         """Return where the file lies: a symbolic link, as dotfiles have it, stays one."""
-        if is_special(self.path, followed=True):
-            return self.path  # the shell's /dev/fd/63 is a link to no place
+        if is_placeless(self.path):
+            return self.path
         try:
             return os.path.realpath(self.path)
         except OSError as error:
@@ -858,13 +887,15 @@ class Config:
         Whoever is killed, whatever fails: the file holds the old or the new text, whole.
         """
         try:
-            if is_special(self.real_path, followed=True):
+            if is_placeless(self.real_path):
                 raise ThoptersError(f"{self.path} is no file, so nothing can be saved in it")
             self._make_folder()
             with self._lock():
                 self.load()
                 version = self.document.get("version", self.VERSION)
-                if type(version) is not int or version > self.VERSION:
+                if type(version) is not int:
+                    raise ThoptersError(f"{self.path}: 'version' should be a whole number")
+                if version > self.VERSION:
                     raise ThoptersError(
                         f"{self.path} was written by a newer thopters; it was left as it is",
                         hint="update this thopters",
@@ -913,10 +944,12 @@ class Config:
         import json
 
         try:
-            data = json.dumps(self.document, indent=2).encode() + b"\n"
+            data = json.dumps(self.document, indent=2, allow_nan=False).encode() + b"\n"
             flaw = "too large" if len(data) > MAX_JSON_BYTES else ""
         except RecursionError:
             flaw = "nested too deeply"
+        except ValueError:  # such as 1e400
+            flaw = "no number in JSON"
         if flaw:
             raise ThoptersError(
                 f"{self.path} was left as it is: what it holds is {flaw} to be saved",
@@ -943,16 +976,32 @@ class Config:
                 os.unlink(temporary)
             raise
         if os.name == "posix":
-            folder = os.open(self.folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_folder(self.folder)
+
+
+def sync_folder(folder: str) -> None:
+    """Force what a folder lists to the disk, where the folder and its file system allow that."""
+    import errno
+
+    try:
+        fd = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(fd)
 
 
 def open_private(path: str, flags: int) -> int:
     """Be the opener of a file that is ours alone; where a link lies in its place, it fails."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    fd = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    if hasattr(os, "fchmod"):
+        os.fchmod(fd, 0o600)  # a umask may have taken even that
+    return fd
 
 
 def try_lock(fd: int) -> bool:
@@ -1349,6 +1398,25 @@ def to_bytes(text: str) -> bytes:
         return text.encode("utf-8", "surrogatepass")
 
 
+def in_background(work: Callable[..., object], *arguments: object) -> threading.Thread:
+    """Run something in a thread that keeps nothing from ending; ThoptersError if there is none."""
+    import threading
+
+    thread = threading.Thread(target=work, args=arguments, daemon=True)
+    start(thread)
+    return thread
+
+
+def start(thread: threading.Thread) -> None:
+    try:
+        thread.start()
+    except RuntimeError:
+        raise ThoptersError(
+            "no thread can be started: the system allows no more of them",
+            hint="see its limits: ulimit -a",
+        ) from None
+
+
 class Deadline:
     """A limit on everything that is done over one connection.
 
@@ -1382,19 +1450,23 @@ class Deadline:
 
     def renew(self, limit_s: float) -> None:
         """Have another limit from now on, for what comes next on the same connection."""
+        import contextlib
+
         self.limit_s = limit_s
         self._end = self._clock.monotonic() + limit_s
         if self._sock:
-            self._start_timer()
+            with contextlib.suppress(ThoptersError):  # then the old limit stays
+                self._start_timer()
 
     def _start_timer(self) -> None:
         import threading
 
+        timer = threading.Timer(self.remaining(), self._expire)
+        timer.daemon = True
+        start(timer)
         if self._timer:
             self._timer.cancel()
-        self._timer = threading.Timer(self.remaining(), self._expire)
-        self._timer.daemon = True
-        self._timer.start()
+        self._timer = timer
 
     def _expire(self) -> None:
         import contextlib
@@ -1662,7 +1734,6 @@ def resolve(host: str, port: int, deadline: Deadline) -> list[tuple[Any, ...]]:
     """Return getaddrinfo's answer; in a thread, for a name server may never answer."""
     import queue
     import socket
-    import threading
 
     answers: queue.SimpleQueue[list[Any] | OSError] = queue.SimpleQueue()
     # as bytes a name goes to the system as it is; as text it has Python import its IDNA tables
@@ -1674,7 +1745,7 @@ def resolve(host: str, port: int, deadline: Deadline) -> list[tuple[Any, ...]]:
         except OSError as error:
             answers.put(error)
 
-    threading.Thread(target=look_up, daemon=True).start()
+    in_background(look_up)
     try:
         found = answers.get(timeout=min(CONNECT_TIMEOUT_S, deadline.remaining()))
     except queue.Empty:
@@ -2098,9 +2169,10 @@ class WebSocketLost(Exception):
     """The connection ended, or the peer broke the protocol.
 
     `is_end`: whether the peer meant it, by a close frame or by a plain end of the stream.
+    `is_late`: whether our own side had ended before, so that perhaps nobody waits any more.
     """
 
-    is_end = False
+    is_end = is_late = False
 
 
 def mask(payload: bytes, key: bytes) -> bytes:
@@ -2343,15 +2415,16 @@ class WebSocket:
                 self._flush()
         return [other for other in others if other in readable]
 
-    def keep_alive(self) -> None:
+    def keep_alive(self, words: Callable[[], bytes] = bytes) -> None:
         """Ping from a thread, also while the caller is busy writing to a slow reader."""
-        import threading
+        import contextlib
 
         def ping() -> None:
             while not self._closed.wait(PING_INTERVAL_S):
-                self.send(OP_PING, b"")
+                self.send(OP_PING, words())
 
-        threading.Thread(target=ping, daemon=True).start()
+        with contextlib.suppress(ThoptersError):  # the system's own probes have to do
+            in_background(ping)
 
     def close(self) -> None:
         """Say goodbye if that can be done at once, and leave: nobody waits for an answer."""
@@ -2571,10 +2644,16 @@ class SpritesApi:
     ) -> NoReturn:
         """Raise the error that an answer stands for: what failed, why, and the next step.
 
-        Of a request that `changes` something, an answer that is no definite no says nothing.
+        Of a request that `changes` something, an answer that is no definite no says nothing, and
+        one that is tells nothing of an earlier try.
         """
+        tried = f"an earlier try to {doing} may have been carried out"
+        with After(tried if changes and answer.uncertain else ""):
+            self._refuse(answer, doing, name, changes=changes)
+
+    def _refuse(self, answer: Answer, doing: str, name: str, *, changes: bool) -> NoReturn:
         status, reason = answer.status, answer.reason()
-        if changes and failure_kind(answer) == AMBIGUOUS:
+        if changes and (failure_kind(answer) == AMBIGUOUS or 200 <= status < 300):
             raise NoAnswerError(
                 f"cannot tell whether the API could {doing}: it answered {status}: {reason}"
             )
@@ -2841,7 +2920,11 @@ hex() (
 )
 echo thopters-hex
 echo thopters-hex >&3
-both() { (exec 3>&- 9>&-; exec -- %(argv)s) 2>&1 >&4 4>&- | hex >&3; exit "${PIPESTATUS[0]}"; }
+both() {
+  trap : INT TERM HUP USR1 USR2 QUIT
+  (exec 3>&- 9>&-; exec -- %(argv)s) 2>&1 >&4 4>&- | hex >&3
+  exit "${PIPESTATUS[0]}"
+}
 both 4>&1 | hex
 exit "${PIPESTATUS[0]}"
 """
@@ -2936,11 +3019,10 @@ class LocalInput(SocketInput):
     def __init__(self) -> None:
         if os.name == "nt":  # select takes only sockets there, so a thread feeds one
             import socket
-            import threading
 
             ours, feed = socket.socketpair()
             super().__init__(ours)
-            threading.Thread(target=self._pump, args=(feed,), daemon=True).start()
+            in_background(self._pump, feed)
 
     def _pump(self, feed: socket.socket) -> None:
         with feed:
@@ -3408,7 +3490,6 @@ class SignalRelay:
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         import signal
-        import threading
         import time
 
         is_soon = time.monotonic() - self._came_at < SAME_SIGNAL_S
@@ -3418,7 +3499,10 @@ class SignalRelay:
         if self.received is not None or group is None:
             raise Interrupted(signum)
         self.received, self._came_at = signum, time.monotonic()
-        threading.Thread(target=self.send, args=(group, signum), daemon=True).start()
+        try:
+            in_background(self.send, group, signum)
+        except ThoptersError:
+            raise Interrupted(signum) from None
 
     def __exit__(self, *exc: object) -> None:
         import signal
@@ -3439,8 +3523,8 @@ def signal_group(api: SpritesApi, name: str, group: int, signum: int) -> None:
     """Send a signal to a command in a sprite, by a second one: the platform's own call may reach
     the group's leader alone, which is our wrapper. Best effort: failing changes nothing here, and
     only a moment is waited, for the user wants us to end."""
+    import contextlib
     import signal
-    import threading
 
     word = signal.Signals(signum).name[3:]
     script = f"kill -s {word} -- -{group} 2>/dev/null || pkill -{word} -P {group}"
@@ -3452,9 +3536,8 @@ def signal_group(api: SpritesApi, name: str, group: int, signum: int) -> None:
         except (ThoptersError, ExecLost) as error:
             api.console.detail(f"the signal may not have reached the command: {error}")
 
-    sender = threading.Thread(target=send, daemon=True)
-    sender.start()
-    sender.join(PROBE_LIMIT_S)
+    with contextlib.suppress(ThoptersError):
+        in_background(send).join(PROBE_LIMIT_S)
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
@@ -3481,6 +3564,7 @@ TTY_BOOTSTRAP = (
 TTY_READY = b"thopters-ready"
 DETACH_KEY = b"\x1c"  # Ctrl-\, as the `sprite` program has it
 DEFAULT_SIZE = (80, 24)
+TERMINAL_ROOM = 4095  # bytes of input that a terminal holds for a program that does not read
 
 
 class Detached(Exception):
@@ -3549,7 +3633,8 @@ class LocalTerminal:
 
         self._changes, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
-        self._handler = signal.signal(signal.SIGWINCH, self._resized)
+        handlers = {signal.SIGWINCH: self._resized, signal.SIGCONT: self._continued}
+        self._handlers = {number: signal.signal(number, to) for number, to in handlers.items()}
         self.quiet()
         return self
 
@@ -3598,6 +3683,13 @@ class LocalTerminal:
 
         with contextlib.suppress(BlockingIOError):
             os.write(self._wake, b"x")
+
+    def _continued(self, signum: int, frame: FrameType | None) -> None:
+        """Take the terminal again after a stop: the shell has put its own settings there."""
+        if self._mode is not None:
+            (signals, lines), self._mode = self._mode, None
+            self._change(signals=signals, lines=lines)
+        self._resized(signum, frame)
 
     def fileno(self) -> int:
         """Return what can be read once the size has changed."""
@@ -3673,7 +3765,8 @@ class LocalTerminal:
         import signal
 
         self.restore()
-        signal.signal(signal.SIGWINCH, self._handler)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
         os.close(self._changes)
         os.close(self._wake)
 
@@ -3697,6 +3790,7 @@ class TerminalSession:
         self.runs = script is None
         self.begins: Callable[[], object] = lambda: None  # called before anything of it is shown
         self.script = script  # until it is sent
+        self.typed = 0  # bytes
         self._held = b""  # of what comes before the command's own output
         self._active_at = clock.monotonic()
 
@@ -3747,6 +3841,7 @@ class TerminalSession:
         before, leave, _ = keys.partition(DETACH_KEY) if terminal.is_terminal else (keys, b"", b"")
         if before:
             self._active_at = self.clock.monotonic()
+            self.typed += len(before)
             self.websocket.send(OP_BINARY, before)
         if leave:
             raise Detached
@@ -3773,9 +3868,16 @@ class TerminalSession:
                 self.websocket.heard_at = self.clock.monotonic()
         except (WebSocketLost, Garbled) as lost:
             raise self._lost(str(lost)) from None
-        if self.clock.monotonic() - self.websocket.heard_at > DEAD_AFTER_S:
-            raise self._lost(f"nothing was heard for {DEAD_AFTER_S:.0f} s")
+        # a server that can't get rid of our bytes answers no pings; some a terminal takes anyway
+        is_behind = self.typed - int.from_bytes(self.websocket.pong, "big") > TERMINAL_ROOM
+        limit_s = STUCK_AFTER_S if is_behind else DEAD_AFTER_S
+        if self.clock.monotonic() - self.websocket.heard_at > limit_s:
+            raise self._lost(f"nothing was heard for {limit_s:.0f} s")
         return None
+
+    def keep_alive(self) -> None:
+        """Ping, and say in each how much was typed before it."""
+        self.websocket.keep_alive(lambda: self.typed.to_bytes(8, "big"))
 
     def _lost(self, why: str) -> ExecLost:
         quiet = self.clock.monotonic() - self._active_at > QUIET_S
@@ -3873,10 +3975,8 @@ def join(websocket: WebSocket, clock: Clock, source: SocketInput, sink: Sink) ->
     holds up its own alone. The wire has no half of a close: when `source` has ended we wait for
     what is still to come, but not for ever. OSError if the local side is gone.
     """
-    import threading
-
     sender = Sender(websocket, source)
-    threading.Thread(target=sender.run, daemon=True).start()
+    in_background(sender.run)
     try:
         pass_on(websocket, clock, sender, sink)
     finally:
@@ -3902,7 +4002,9 @@ def pass_on(websocket: WebSocket, clock: Clock, sender: Sender, sink: Sink) -> N
         is_behind = sender.sent > int.from_bytes(websocket.pong, "big")
         limit = STUCK_AFTER_S if is_behind else LINGER_S if ended else DEAD_AFTER_S
         if now - websocket.heard_at > limit:
-            raise WebSocketLost("nothing came any more")
+            lost = WebSocketLost("nothing came any more")
+            lost.is_late = ended
+            raise lost
         if (is_behind or not ended) and now - pinged_at > PING_INTERVAL_S:
             pinged_at = now
             sender.ping()
@@ -3960,18 +4062,14 @@ class Forwarder:
 
     def serve(self) -> NoReturn:
         """Accept connections until a signal ends the program."""
-        import threading
-
         while True:
             for listener in wait_for(list(self._listeners), [], None)[0]:
                 try:
                     client, _ = listener.accept()
-                except OSError as error:  # too many are open, or it was gone again
-                    self.api.console.detail(f"a connection could not be taken: {error.strerror}")
+                    in_background(self._forward, client, self._listeners[listener])
+                except (OSError, ThoptersError) as error:  # too many, or it was gone again
+                    self.api.console.detail(f"a connection could not be taken: {error}")
                     self.api.clock.sleep(0.1)
-                    continue
-                arguments = (client, self._listeners[listener])
-                threading.Thread(target=self._forward, args=arguments, daemon=True).start()
 
     def _forward(self, client: socket.socket, remote: int) -> None:
         import contextlib
@@ -3990,8 +4088,12 @@ class Forwarder:
                 if lost.is_end:
                     self.api.console.detail(f"a connection to port {remote} has ended: {lost}")
                 else:
-                    self.api.console.warn(f"a connection to port {remote} was lost: {lost}")
+                    say = self.api.console.detail if lost.is_late else self.api.console.warn
+                    say(f"a connection to port {remote} was lost: {lost}")
                     reset(client)
+            except ThoptersError as error:
+                self.api.console.warn(error.message)
+                reset(client)
             except OSError:  # the local side is gone
                 pass
             finally:
@@ -4124,10 +4226,12 @@ class Presence:
         self.session = session
 
     def __enter__(self) -> None:
+        import contextlib
         import threading
 
         self._left = threading.Event()
-        threading.Thread(target=self._refresh, daemon=True).start()
+        with contextlib.suppress(ThoptersError):
+            in_background(self._refresh)
 
     def _refresh(self) -> None:
         wait_s: float = 0 if self.session.identity else HOLD_EVERY_S  # a new one has its first
@@ -4158,9 +4262,11 @@ class Presence:
 # To the whole group of a session, if its id is the process that leads it: the platform's own call
 # may reach the leader alone, and that is our wrapper. 0 is gone, 3 another process, 4 still there
 SIGNAL_SCRIPT = b"""\
-id=$1
-read -r stat < "/proc/$id/stat" && set -- $2 ${stat##*)} && [ "$5" = "$id" ] || exit 3
-kill -s "$1" -- "-$id" || exit 3
+id=$1 name=$2
+if [ ! "$3" ]; then
+  read -r stat < "/proc/$id/stat" && set -- ${stat##*)} && [ "$4" = "$id" ] || exit 3
+fi
+kill -s "$name" -- "-$id" || exit 3
 for _ in {1..50}; do kill -0 -- "-$id" || exit 0; sleep 0.1; done
 exit 4
 """
@@ -4171,7 +4277,7 @@ def end_session(api: SpritesApi, name: str, session: Session, signal_name: str =
     wanted = signal_name or ("HUP" if session.is_terminal else "TERM")  # a shell survives TERM
     status = signal_session(api, name, session.id, wanted)
     if status == 4 and not signal_name:
-        status, wanted = signal_session(api, name, session.id, "KILL"), "KILL"
+        status, wanted = signal_session(api, name, session.id, "KILL", is_leader=True), "KILL"
     if status == 3 or (status == 4 and not signal_name):
         api.kill_session(name, session.id, "SIG" + wanted)
     limit_s = 0.0 if status == 4 and signal_name else SESSION_LAG_S
@@ -4184,9 +4290,15 @@ def end_session(api: SpritesApi, name: str, session: Session, signal_name: str =
     return True
 
 
-def signal_session(api: SpritesApi, name: str, identity: str, signal_name: str) -> int:
-    """Run SIGNAL_SCRIPT, and return its status; 3 too where there is none."""
-    argv = [b"bash", b"-c", SIGNAL_SCRIPT, b"thopters", to_bytes(identity), signal_name.encode()]
+def signal_session(
+    api: SpritesApi, name: str, identity: str, signal_name: str, *, is_leader: bool = False
+) -> int:
+    """Run SIGNAL_SCRIPT, and return its status; 3 too where there is none.
+
+    `is_leader`: the id is known to be one, though that process may have ended by now.
+    """
+    words = [to_bytes(identity), signal_name.encode(), b"known" if is_leader else b""]
+    argv = [b"bash", b"-c", SIGNAL_SCRIPT, b"thopters", *words]
     try:
         status, _, _ = run_quietly(
             api, name, argv, limit_s=SILENCE_TIMEOUT_S, open_limit_s=WAKE_LIMIT_S
@@ -4606,10 +4718,10 @@ def run_copy(
         status = session.run(script, source)
     except ExecLost as lost:
         raise NoAnswerError(f"cannot tell whether all was copied: {lost}") from None
-    except BaseException:
+    except BaseException as error:
         if group := session.await_group(2.0):  # it has something to take away
             signal_group(api, name, group, signal.SIGTERM)
-        if source:
+        if source and isinstance(error, Interrupted):  # all may just have been sent
             api.console.note(f"it is not known whether {name} has any of it")
         raise
     finally:
@@ -4628,14 +4740,12 @@ def upload(api: SpritesApi, name: str, sources: Sequence[tuple[str, str]], targe
     One without a name is a folder whose content is copied.
     """
     import socket
-    import threading
 
     copy = Copy(api.console)
     ours, theirs = socket.socketpair()
-    packer = threading.Thread(target=copy.pack, args=(sources, theirs), daemon=True)
     kind = b"many" if len(sources) > 1 else b"one" if sources[0][1] else b"contents"
     argv = [b"bash", b"-c", UPLOAD_SCRIPT, b"thopters-cp", target, kind, random_word()]
-    packer.start()
+    packer = in_background(copy.pack, sources, theirs)
     try:
         with ours:
             run_copy(api, name, argv, SocketInput(ours), lambda data: None)
@@ -4656,16 +4766,14 @@ def download(
     """
     import re
     import socket
-    import threading
 
     copy = Copy(api.console)
     ours, theirs = socket.socketpair()
     names = [os.fsdecode(os.path.basename(path.rstrip(b"/"))) for path in sources]
     expected = None if names[0] in ALL_IN_IT else names
-    arguments = (folder, expected, theirs, "" if into or not expected else names[0])
-    unpacker = threading.Thread(target=copy.unpack, args=arguments, daemon=True)
+    root = "" if into or not expected else names[0]
     argv = [b"bash", b"-c", DOWNLOAD_SCRIPT, b"thopters-cp", *sources]
-    unpacker.start()
+    unpacker = in_background(copy.unpack, folder, expected, theirs, root)
     try:
         with ours:
             status, words = run_copy(api, name, argv, None, ours.sendall)
@@ -5405,7 +5513,7 @@ def cmd_config(app: App, args: argparse.Namespace) -> int:
         if args.json:
             console.answer_json({"path": path})
         else:
-            console.answer(path)
+            write_stdout(os.fsencode(path) + b"\n")  # to the byte, in every locale
         return EXIT_OK
     config, lengths = app.config, {}
     for name, secret in sorted(config.secrets.items()):
@@ -6210,7 +6318,7 @@ def follow_session(
         while True:
             began = app.clock.monotonic()
             try:
-                session.websocket.keep_alive()
+                session.keep_alive()
                 presence = Presence(app.api, name, session) if stays else contextlib.nullcontext()
                 with presence:
                     return session.run(terminal)
@@ -6251,6 +6359,8 @@ def again(
     nobody pays for an idle prompt.
     """
     keys = b""
+    if session.typed and not terminal.is_terminal:
+        raise lost_status(app, name, lost)  # what was on its way is gone, and can't be typed again
     if not fell_asleep(app, name, terminal, lost):
         say_between(app.console, f"the connection was lost ({lost}); attaching again")
     elif not terminal.is_terminal:

@@ -9,7 +9,9 @@ import ast
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -711,3 +713,52 @@ def test_nothing_is_kept_where_that_is_not_wanted_or_not_possible(tmp_path: Path
         os.chown(kept.home, 52000, 52000)  # as sudo may leave it
         assert [kept.compiles() for _ in range(2)] == [1, 1]
         assert kept.files == []
+
+
+@posix_only
+def test_bytecode_is_taken_from_no_place_that_others_can_use(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, "3.11")
+    kept.compiles()
+    [file] = kept.files
+    sound = file.read_bytes()
+    for mode in (0o770, 0o707):
+        file.parent.chmod(mode)
+        assert kept.compiles() == 1, oct(mode)
+    file.parent.chmod(0o700)
+    assert kept.compiles() == 0
+    (tmp_path / "picture").write_bytes(sound)
+    (tmp_path / "picture").chmod(0o600)
+    file.unlink()
+    file.symlink_to(tmp_path / "picture")
+    assert kept.compiles("-B") == 1
+    file.unlink()
+    os.mkfifo(file)
+    assert kept.compiles("-B") == 1  # and does not wait for anybody
+    file.unlink()
+    file.parent.rmdir()
+    file.parent.symlink_to(tmp_path)
+    assert kept.compiles() == 1
+    assert not (tmp_path / file.name).exists()
+
+
+@posix_only
+def test_an_interrupt_while_it_is_compiled_shows_no_traceback(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, "3.11")
+    watch = Path(kept.env["PYTHONPATH"]) / "sitecustomize.py"
+    watch.write_text(
+        "import os, signal, sys\n"
+        "def hook(event, args):\n"
+        "    if event == 'compile' and str(args[1]).endswith('thopters.py'):\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.addaudithook(hook)\n"
+    )
+    done = run(kept.python, kept.sources / "thopters.pyz", env=kept.env)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+@pytest.mark.parametrize("words", [["--check", ""], ["--check", "."], ["--output", "/"]])
+def test_what_names_no_file_is_refused(words: list[str]) -> None:
+    """Such as a variable that is not set, where a download was to be verified."""
+    done = run(sys.executable, Path(__file__).parent.parent / "build_pyz.py", *words)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch("build_pyz: error: '[./]' names no file\n", done.stderr)

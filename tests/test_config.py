@@ -387,6 +387,9 @@ def test_config_shows_where_what_and_whence(thopters: Thopters, path: Path) -> N
         (b'{"secrets": {"GITHUB_PAT": "x\\ny"}}', "secrets.GITHUB_PAT holds a line's end"),
         (b'{"git": {"email": "x\\ry"}}', "git.email holds a line's end"),
         (b'{"version": 2}', "was written by a newer thopters"),
+        (b'{"version": "1"}', "'version' should be a whole number"),
+        (b'{"secrets": {"A": "x"}, "secrets": {}}', "has one name twice in an object"),
+        (b'{"other": [1e400]}', "what it holds is no number in JSON to be saved"),
     ],
 )
 def test_a_file_that_is_not_understood_is_left_as_it_is(
@@ -471,6 +474,42 @@ def test_a_pipe_of_the_shells_is_read(thopters: Thopters, emulator: Emulator, pl
         assert ("is no file, so nothing can be saved in it" in done.stderr) == bool(code)
     assert thopters("exec", "dev", "--", "printenv", "MINE").out == "abc\n"
     assert not (thopters.home / ".sprite-thopters").exists()
+
+
+def test_a_here_document_is_read(thopters: Thopters, emulator: Emulator) -> None:
+    """As a file that is deleted already, where it is too long for a pipe."""
+    content = json.dumps({"secrets": {"MINE": "abc"}, "other": "x" * 200_000})
+    argv, temporary = shlex.join(thopters.argv), str(thopters.home)
+    for words, code, says in (
+        ("config", 0, "MINE\t**** (3 characters)\n"),
+        ("setup --from-env", 1, "is no file, so nothing can be saved in it"),
+    ):
+        command = f"exec 3<<'END'\n{content}\nEND\nTHOPTERS_CONFIG=/dev/fd/3 {argv} {words}"
+        done = subprocess.run(
+            ["bash"], input=command, env=thopters.env | {"MINE": "new", "TMPDIR": temporary},
+            cwd=thopters.home, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == code and says in done.stdout + done.stderr, done
+    assert not [path for path in thopters.home.rglob("*") if path.is_file()]
+
+
+def test_no_umask_locks_the_user_out(thopters: Thopters, emulator: Emulator, path: Path) -> None:
+    options = thopters.as_somebody()
+    assert thopters("setup", "--from-env", env=SECRETS, **options).code == 0
+    for umask in (0o777, 0o277, 0o377):
+        for _ in range(2):
+            done = thopters("setup", "--from-env", env=SECRETS, umask=umask, **options)
+            assert (done.code, mode(path)) == (0, 0o600), done
+    path.parent.chmod(0o300)  # may be written in, not read
+    done = thopters("setup", "--from-env", env={"MINE": "x"} | SECRETS, **options)
+    path.parent.chmod(0o700)
+    assert (done.code, mode(path)) == (0, 0o600), done
+
+
+def test_the_path_is_told_to_the_byte(thopters: Thopters) -> None:
+    home = os.fsencode(thopters.home) + b"/h\xe9me"
+    thopters.env["HOME"] = os.fsdecode(home)
+    assert thopters("config", "--path").out_bytes == home + b"/.sprite-thopters/config.json\n"
 
 
 def test_a_file_that_is_nowhere(thopters: Thopters, tmp_path: Path) -> None:

@@ -655,7 +655,9 @@ def test_restore_that_is_refused_says_what_that_means(
     emulator.fault(Fault("POST */restore", "status", status=status, body=body))
     done = thopters("restore", "dev", "v1", "--yes")
     assert (done.code, done.out) == (code, ""), done
-    assert [line for line in done.err.splitlines() if "v2" in line and "ID" not in line][-1] == note
+    notes = [line for line in done.err.splitlines() if line.startswith("dev ")]
+    assert notes[-1] == note and "v2" in note
+    assert "error: checkpoint v2 of the present was made, but " in done.err
     assert not list(sprite.home.glob(".thopters-restore-*"))
 
 

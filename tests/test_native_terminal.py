@@ -16,6 +16,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -105,6 +106,19 @@ def dev(emulator: Emulator) -> Emulator:
     """Return the platform with a sprite that is awake."""
     emulator.add_sprite("dev", status="running")
     return emulator
+
+
+class Deaf:
+    """A connection's end that takes everything and says nothing."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sock, name)
+
+    def sendmsg(self, parts: list[memoryview]) -> int:
+        return sum(map(len, parts))
 
 
 def open_shell(thopters: Thopters, **options: Any) -> Tty:
@@ -691,6 +705,34 @@ SIGNALS = [
     [signal.SIGHUP, signal.SIGTERM, signal.SIGINT],
     [signal.SIGQUIT],
 ]
+
+
+def test_after_a_stop_the_terminal_is_taken_again(thopters: Thopters, dev: Emulator) -> None:
+    """The shell has put its own settings there meanwhile, and the window may have changed."""
+    with open_shell(thopters) as shell:
+        until(shell.is_raw, "it is raw")
+        shell.process.send_signal(signal.SIGSTOP)
+        termios.tcsetattr(shell._slave, termios.TCSANOW, shell.settings_before)
+        assert not shell.is_raw()
+        shell.process.send_signal(signal.SIGCONT)
+        until(shell.is_raw, "it is raw again")
+        shell.ask("echo $((40 + 2))", "42")
+        shell.type("exit\r")
+        assert shell.end_restored() == 0
+
+
+def test_what_a_file_has_typed_is_not_lost_in_silence(thopters: Thopters, dev: Emulator) -> None:
+    (thopters.home / "file").write_bytes(b"x" * 1000)
+    script = "stty raw -echo; echo begun; touch up; sleep 60"
+    with open(thopters.home / "file", "rb") as file:
+        process = thopters.start("exec", "dev", "-t", "--", "sh", "-c", script, stdin=file)
+        until(lambda: os.lseek(file.fileno(), 0, os.SEEK_CUR) == 1000, "all is read")
+    until(lambda: (dev.sprite("dev").home / "up").exists(), "it runs")
+    [wire] = dev.sprite("dev").wires
+    wire.sock.shutdown(socket.SHUT_RDWR)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, b"attaching again" in err) == (255, False), err
+    assert b"exit status is unknown" in err
 
 
 @pytest.mark.parametrize("signals", SIGNALS, ids=lambda given: "+".join(s.name for s in given))

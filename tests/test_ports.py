@@ -28,6 +28,7 @@ import pytest
 import test_units
 from conftest import Thopters, free_ports
 from emulation import SPRITE_PROGRAM, Emulator, Fault, write_launcher
+from test_native_terminal import Deaf
 
 import thopters as program
 
@@ -819,18 +820,6 @@ def test_a_platform_that_is_gone_is_found_out(dev: Emulator, serve: Serve, join:
     joined = join(serve(wait_for_the_end).port)
     [wire] = dev.sprite("dev").wires
     wire.cut_in = None
-
-    class Deaf:
-        """A connection's end that takes everything and says nothing."""
-
-        def __init__(self, sock: socket.socket) -> None:
-            self.sock = sock
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.sock, name)
-
-        def sendmsg(self, parts: list[memoryview]) -> int:
-            return sum(map(len, parts))
 
     wire.sock = Deaf(wire.sock)  # type: ignore[assignment]
     assert joined.client.recv(1) == b""

@@ -245,6 +245,18 @@ def test_kill_ends_a_session_and_all_of_it(
     assert (again.code, again.out) == (0, f"{identity} has ended already\n")
 
 
+def test_kill_ends_what_is_left_of_a_session_whose_leader_has_gone(
+    thopters: Thopters, emulator: Emulator, dev: Sprite
+) -> None:
+    emulator.personality.kill_scope = "leader"
+    script = "(trap '' HUP TERM; touch up; exec sleep 600) & wait"
+    identity = detach(thopters, "bash", "-c", script)
+    until(lambda: (dev.home / "up").exists(), "it ignores what comes")
+    done = thopters("kill", "dev", identity)
+    assert (done.code, done.out) == (0, f"{identity} has ended\n"), done
+    until(lambda: not dev.machine.processes(), "all of it is gone")
+
+
 def test_kill_waits_for_a_list_that_lags_behind(
     thopters: Thopters, emulator: Emulator, dev: Sprite
 ) -> None:

@@ -21,6 +21,7 @@ from emulation.wire import ServerSocket, Wire, accept_key
 from relay import Cut, Relay
 from runs import environ_for, shorten
 from servers import Canned
+from test_native_terminal import Deaf, Tty
 from test_r12_exec_commands import refuse_websockets
 from test_r17_exec_streams import EXITS, GREETING, OUT, PREAMBLE, REST, Peer
 from test_units import FakeClock, server_frame
@@ -336,6 +337,29 @@ def test_r19_the_program_gives_up_in_time(thopters: Thopters, emulator: Emulator
         assert relay.connections[0].was_cut.is_set()
     assert done.code == 255
     assert "nothing was heard for" in done.err
+
+
+@pytest.mark.parametrize(("text", "lost"), [("x" * 8000, False), ("x" * 100, True)])
+def test_r19_a_program_that_does_not_read_is_no_silence_of_the_server(
+    thopters: Thopters, emulator: Emulator, text: str, lost: bool
+) -> None:
+    """A server that can't get rid of what is typed answers no pings; one that is gone neither."""
+    emulator.add_sprite("dev", status="running")
+    shorten(thopters, PING_INTERVAL_S=0.1, DEAD_AFTER_S=1.5)
+    script = "stty raw -echo; echo begun; sleep 6; head -c $1 | wc -c; stty sane"
+    words = ("--", "sh", "-c", script, "sh", str(len(text)))
+    with Tty(thopters, "exec", "dev", "-t", *words) as command:
+        command.expect("begun")
+        if lost:
+            [wire] = emulator.sprite("dev").wires
+            wire.sock = Deaf(wire.sock)  # type: ignore[assignment]
+        command.type(text)
+        if not lost:
+            command.expect(str(len(text)))
+            assert command.end_restored() == 0
+            assert "the connection was lost" not in command.text
+            return
+        command.expect("the connection was lost (nothing was heard for 2 s); attaching again")
 
 
 @pytest.mark.slow

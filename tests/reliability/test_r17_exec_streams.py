@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import socket
 import struct
 from collections.abc import Iterable, Iterator
@@ -403,6 +404,22 @@ def test_r18_an_answer_that_is_no_definite_no_says_nothing_of_the_command(
     assert done.code == 255
     assert f"the API answered {status}" in done.err
     assert "it is not known whether it has run" in done.err
+
+
+@pytest.mark.parametrize("name", ["TERM", "HUP", "QUIT", "INT"])
+@pytest.mark.parametrize("way", ["WebSocket", "POST"])
+def test_r18_a_command_that_handles_a_signal_keeps_its_status(
+    thopters: Thopters, emulator: Emulator, way: str, name: str
+) -> None:
+    emulator.add_sprite("dev", status="running")
+    if way == "POST":
+        refuse_websockets(emulator)
+    for trap, status in ((f"trap 'sleep 0.3; exit 9' {name}", 9), (f"trap '' {name}", 0)):
+        script = f"{trap}; echo up; for i in 1 2 3 4 5 6; do sleep 0.2; done; exit 0"
+        process = thopters.start("exec", "dev", "--", "bash", "-c", script)
+        assert process.stdout and process.stdout.readline() == b"up\n"
+        process.send_signal(getattr(signal, "SIG" + name))
+        assert process.wait(60) == status, (name, way)
 
 
 def test_r18_output_that_is_missing_is_no_success(thopters: Thopters, emulator: Emulator) -> None:

@@ -454,6 +454,76 @@ def test_r28_what_a_pause_has_ended_is_told(thopters: Thopters, emulator: Emulat
     assert error["message"].startswith(ended), error
 
 
+@pytest.mark.parametrize(("status", "code"), [(429, 6), (403, 4), (409, 1)])
+@pytest.mark.parametrize("words", [["url", "dev", "--public"], ["destroy", "dev", "--yes"]])
+def test_r28_a_no_to_the_second_try_is_not_one_to_the_first(
+    thopters: Thopters, emulator: Emulator, words: list[str], status: int, code: int
+) -> None:
+    emulator.add_sprite("dev", status="running")
+    body = b'{"error": "no", "message": "no", "retry_after_seconds": 61}'
+    for method in ("PUT", "DELETE"):
+        emulator.fault(Fault(f"{method} *", "done_but", status=502))
+        emulator.fault(Fault(f"{method} *", "status", after=1, status=status, body=body))
+    done = thopters(*words)
+    assert (done.code, done.out) == (code, ""), done
+    assert re.search("error: an earlier try to .* dev may have been carried out, but ", done.err)
+
+
+def test_r28_a_success_of_another_kind_is_no_refusal(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    emulator.add_sprite("dev", status="running")
+    body = json.dumps({"type": "complete", "data": "Checkpoint v7 created"}).encode()
+    emulator.fault(Fault("POST */checkpoint", "status", status=201, body=body))
+    done = thopters("checkpoint", "dev")
+    assert (done.code, done.out) == (1, "")
+    assert "cannot tell whether the API could checkpoint dev: it answered 201" in done.err
+
+
+NO_THREADS = """\
+import os, sys, threading
+sys.path.insert(0, sys.argv.pop(1))
+allowed, start = int(sys.argv.pop(1)), threading.Thread.start
+def start_some(self):
+    global allowed
+    if not allowed:
+        raise RuntimeError("can't start new thread")
+    allowed -= 1
+    start(self)
+threading.Thread.start = start_some
+import thopters
+thopters.leave(thopters.main())
+"""
+
+
+@pytest.mark.parametrize("command", ["list", "checkpoint", "exec", "cp", "proxy"])
+def test_r28_where_no_thread_can_be_started(
+    thopters: Thopters, emulator: Emulator, tmp_path: Path, command: str
+) -> None:
+    """As in a container that may have few processes: no bug of ours, and no outcome is lost."""
+    (tmp_path / "file").write_text("x")
+    words = {
+        "checkpoint": ["checkpoint", "dev"],
+        "exec": ["exec", "dev", "--", "true"],
+        "cp": ["cp", str(tmp_path / "file"), "dev:file"],
+        "proxy": ["proxy", "dev", "-W", "localhost:1"],
+    }.get(command, [command])
+    sprite = emulator.add_sprite("dev", status="running")
+    codes = []
+    for allowed in range(8):
+        program_words = ["-c", NO_THREADS, str(program.__file__).rpartition("/")[0], str(allowed)]
+        thopters.argv = [sys.executable, *program_words]
+        made = len(sprite.checkpoints)
+        done = thopters(*words)
+        codes.append(done.code)
+        assert "internal error" not in done.err and "Traceback" not in done.err, done
+        if done.code and command != "proxy":
+            assert "error: no thread can be started" in done.err, done
+        if command == "checkpoint":
+            assert bool(done.out) == (len(sprite.checkpoints) > made), done
+    assert codes[0] and (command == "proxy" or not codes[-1])
+
+
 @pytest.mark.parametrize("words", [["url", "dev", "--public"], ["destroy", "dev", "--yes"]])
 def test_r28_a_request_that_was_lost_is_not_called_unsent(
     thopters: Thopters, emulator: Emulator, words: list[str]

@@ -323,7 +323,8 @@ def test_r34_whatever_fails_in_a_save_the_file_is_the_old_or_the_new(
         if isinstance(exception, program.Interrupted):
             assert raised is exception, call
         elif raised is None:
-            assert folder.content == new and done[at] in HARMLESS, call
+            harmless = done[at] in HARMLESS or (done[at] == "os.open" and failure == "EACCES")
+            assert folder.content == new and harmless, call  # a folder that can't be read
         else:
             assert isinstance(raised, program.ThoptersError), call
             assert str(exception.strerror) in raised.message and "\n" not in raised.message, call
