@@ -2090,6 +2090,12 @@ class Transport:
 class UpgradeBrokenError(NoAnswerError):
     """What answers a WebSocket upgrade is no WebSocket server, whatever it says."""
 
+    def __init__(self, how: str) -> None:
+        super().__init__(
+            f"something between here and the API {how} the WebSocket upgrade",
+            hint="exec -T, init, create and cp do without; for the rest use another network",
+        )
+
     final = True  # asking again would change nothing
 
 
@@ -2482,9 +2488,7 @@ def open_websocket(transport: Transport, target: str, limit_s: float) -> WebSock
         accept = response.headers.get("Sec-WebSocket-Accept", "").strip()
         if accept != base64.b64encode(proof).decode() or connection.sock is None:
             connection.close()
-            raise UpgradeBrokenError(
-                "something between here and the API broke the WebSocket upgrade"
-            )
+            raise UpgradeBrokenError("broke")
         connection.sock.setblocking(False)
         try:
             early = response.fp.peek()  # frames may have come in the same packet as the head
@@ -3399,7 +3403,7 @@ def open_sprite_socket(api: SpritesApi, name: str, target: str, limit_s: float) 
     if not isinstance(result, Answer):
         return result
     if is_refused_upgrade(result):
-        raise UpgradeBrokenError(f"the answer to the WebSocket upgrade was {result.status}")
+        raise UpgradeBrokenError(f"answered {result.status} to")
     refuse_exec(api, name, result, limit_s)
 
 

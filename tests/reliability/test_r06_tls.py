@@ -557,12 +557,12 @@ BROKEN_UPGRADE = (
 )
 MIDDLEBOXES = {
     **{
-        str(status): (refuse_with(refusal(status)), f"was {status}")
+        str(status): (refuse_with(refusal(status)), f"answered {status} to")
         for status in (400, 403, 405, 501)
     },
-    "426": (refuse_with(refusal(426, "Upgrade: h2c")), "was 426"),
-    "stripped": (strip_upgrade, "was 200"),
-    "broken": (refuse_with(BROKEN_UPGRADE), "broke the WebSocket upgrade"),
+    "426": (refuse_with(refusal(426, "Upgrade: h2c")), "answered 426 to"),
+    "stripped": (strip_upgrade, "answered 200 to"),
+    "broken": (refuse_with(BROKEN_UPGRADE), "broke"),
 }
 
 
@@ -574,7 +574,8 @@ def test_r07_without_websockets_commands_go_by_post(company: Company, kind: str)
     script = "cat; printf '\\1\\2\\3\\0'; echo err >&2; echo once >> runs; exit 7"
     done = company.run("exec", "-v", "dev", "-i", "--", "sh", "-c", script, stdin=b"\1in\3")
     assert (done.code, done.out_bytes) == (7, b"\1in\3\1\2\3\0"), done
-    assert f"{why}; commands are sent by POST instead" in done.err, done
+    says = f"API {why} the WebSocket upgrade; commands are sent by POST instead"
+    assert says in done.err, done
     assert done.err.endswith("err\n")
     assert (home / "runs").read_text() == "once\n"
     assert [way for _, _, way in company.emulator.journal.executed] == ["post"]
@@ -584,7 +585,7 @@ def test_r07_without_websockets_init_and_create_work_too(company: Company) -> No
     company.open(meddle=refuse_with(refusal(403)))
     config = company.thopters.home / ".sprite-thopters" / "config.json"
     write(config, {"secrets": {"ANTHROPIC_API_KEY": "sk-'1"}, "git": {"user": "A", "email": "a@b"}})
-    says = "the answer to the WebSocket upgrade was 403; commands are sent by POST instead"
+    says = "answered 403 to the WebSocket upgrade; commands are sent by POST instead"
     for words in (["init", "dev"], ["create", "new"]):
         company.emulator.journal.clear()
         done = company.run(*words, "-v")
@@ -595,6 +596,15 @@ def test_r07_without_websockets_init_and_create_work_too(company: Company) -> No
         assert "ANTHROPIC_API_KEY" in env.read_text()
     done = company.run("exec", "new", "--", "bash", "-c", 'printf %s "$ANTHROPIC_API_KEY"')
     assert (done.code, done.out, done.err) == (0, "sk-'1", ""), done
+
+
+def test_r07_what_needs_websockets_says_so(company: Company) -> None:
+    company.open(meddle=refuse_with(refusal(403)))
+    for words in (["shell", "dev", "--native"], ["proxy", "dev", "-W", "localhost:1"]):
+        done = company.run(*words)
+        assert (done.code, done.out) == (255 if words[0] == "shell" else 1, "")
+        why = "something between here and the API answered 403 to the WebSocket upgrade"
+        assert f"error: {why}\nhint: exec -T, init, create and cp do without" in done.err, done
 
 
 def test_r07_an_answer_of_the_api_itself_is_no_refused_upgrade(company: Company) -> None:
