@@ -196,7 +196,7 @@ def test_r40_a_terminal_that_goes_away_changes_no_outcome(
     thopters: Thopters, emulator: Emulator
 ) -> None:
     """As one does whose window is closed behind a command that was told not to care."""
-    emulator.idle_s = 3.0
+    emulator.idle_s = 5.0
     emulator.add_sprite("dev", status="running")
     master, slave = os.openpty()
     process = thopters.start("pause", "dev", stderr=slave)
