@@ -510,7 +510,7 @@ def test_r28_where_no_thread_can_be_started(
     }.get(command, [command])
     sprite = emulator.add_sprite("dev", status="running")
     codes = []
-    for allowed in range(8):
+    for allowed in (0, 1, 2, 3, 7):
         program_words = ["-c", NO_THREADS, str(program.__file__).rpartition("/")[0], str(allowed)]
         thopters.argv = [sys.executable, *program_words]
         made = len(sprite.checkpoints)
