@@ -109,6 +109,7 @@ READ_BACK_LIMIT_S = 30.0
 PAUSE_LIMIT_S = 120.0
 PAUSE_LOOK_EVERY_S = 1.0
 KEYRING_LIMIT_S = 5.0
+MISSED_S = 0.3  # until a sprite that was not found is looked for once more
 SAME_SIGNAL_S = 0.02  # nobody presses ^C as fast
 PING_INTERVAL_S = 15.0
 DEAD_AFTER_S = 45.0
@@ -310,6 +311,11 @@ class Redactor:
 
     def __init__(self) -> None:
         self._forms: set[str] = set()
+        self._names: set[str] = set()
+
+    def spare(self, name: str) -> None:
+        """Leave the name of a sprite as it is, though a variable holds it, or a part of it."""
+        self._names = self._names | {name}
 
     def add(self, secret: Secret) -> None:
         self._forms = self._forms | secret_forms(secret.reveal())  # a thread may be reading the old
@@ -317,6 +323,7 @@ class Redactor:
     def __call__(self, text: str) -> str:
         # a pattern of all forms of many long secrets would take a second to compile
         found = [form for form in self._forms if form in text]
+        found = [form for form in found if not any(form in name for name in self._names)]
         if not found:
             return text
         import re
@@ -416,6 +423,36 @@ def format_age(moment: datetime.datetime | None, now: datetime.datetime) -> str:
             count = seconds // size
             return f"{count} {unit}{'s' if count > 1 else ''} ago"
     return "just now" if seconds < 10 else f"{seconds} seconds ago"
+
+
+class EchoStaysOff:
+    """While a secret is typed: after a stop (Ctrl-Z) the shell has made the terminal show keys."""
+
+    def __init__(self, console: Console, question: str) -> None:
+        self._console = console
+        self._question = question
+
+    def __enter__(self) -> None:
+        import signal
+
+        if hasattr(signal, "SIGCONT"):
+            self._before = signal.signal(signal.SIGCONT, self._hide)
+
+    def _hide(self, signum: int, frame: FrameType | None) -> None:
+        import contextlib
+        import termios
+
+        with contextlib.suppress(OSError, termios.error), open("/dev/tty", "rb", 0) as terminal:
+            mode = termios.tcgetattr(terminal)
+            mode[3] &= ~termios.ECHO
+            termios.tcsetattr(terminal, termios.TCSANOW, mode)
+        self._console.tell(self._console.safe(self._question) + " ")
+
+    def __exit__(self, *exc: object) -> None:
+        import signal
+
+        if hasattr(signal, "SIGCONT"):
+            signal.signal(signal.SIGCONT, self._before)
 
 
 class WritingOutput:
@@ -566,7 +603,8 @@ class Console:
         with warnings.catch_warnings():
             warnings.simplefilter("error", getpass.GetPassWarning)  # it would show what is typed
             try:
-                return getpass.getpass(self.safe(question) + " ", stream=self.err)
+                with EchoStaysOff(self, question):
+                    typed = getpass.getpass(self.safe(question) + " ", stream=self.err)
             except EOFError:
                 self.tell("\n")
                 return ""
@@ -580,10 +618,27 @@ class Console:
                 raise UsageError(
                     "this terminal would show what you type", hint="use: thopters setup --from-env"
                 ) from None
+        if len(to_bytes(typed)) >= 4095:  # the rest of a longer line is dropped by the terminal
+            raise UsageError(
+                "what was typed is too long for a line of a terminal",
+                hint="thopters setup --from-env takes any length",
+            )
+        return typed
 
     def working(self, text: str) -> Activity:
         """Return a context in which `text` is shown once a terminal has been silent a while."""
         return Activity(self, text)
+
+
+def fitting(line: str) -> str:
+    """Return as much of a line as a terminal shows on one of its own, for it to be wiped again."""
+    try:
+        columns = os.get_terminal_size(2).columns
+    except OSError:
+        return line
+    while columns and display_width(line) >= columns:
+        line = line[:-1]
+    return line
 
 
 class Activity:
@@ -620,7 +675,7 @@ class Activity:
                 if self._stop.is_set():
                     return
                 seconds = time.monotonic() - self._started
-                line = self.console.safe(f"{self.text} ({seconds:.0f} s)")
+                line = fitting(self.console.safe(f"{self.text} ({seconds:.0f} s)"))
                 self.console.tell(f"\r{line}\x1b[K")
                 self._shown = True
             wait = self.EVERY_S
@@ -744,7 +799,7 @@ STEERING_VARIABLES = (
 ZSH_VARIABLES = (
     "ARGC", "aliases", "argv", "cdpath", "commands", "fignore", "fpath", "functions", "mailpath",
     "manpath", "module_path", "options", "parameters", "path", "pipestatus", "psvar", "signals",
-    "status", "zsh_eval_context",
+    "status", "zsh_eval_context", "GID", "TTYIDLE", "USERNAME", "ZSH_SUBSHELL",
 )  # fmt: skip
 
 
@@ -2529,6 +2584,10 @@ def host_of(url: str) -> str:
         return ""
 
 
+# The first two are documented; the others were seen, or are what clients look for
+ASLEEP = ("warm", "cold", "suspended", "sleeping", "paused", "stopped")
+
+
 class Sprite:
     """What the API says of a sprite; "" where it says nothing."""
 
@@ -2550,7 +2609,7 @@ class Sprite:
         return "hibernating" if self.is_asleep() else self.status or "unknown"
 
     def is_asleep(self) -> bool:
-        return self.status in ("warm", "cold")
+        return self.status in ASLEEP
 
     def to_json(self) -> dict[str, Any]:
         known = {key: getattr(self, key) or None for key in self.__slots__}
@@ -2570,6 +2629,14 @@ class Checkpoint:
 
     def to_json(self) -> dict[str, Any]:
         return {key: getattr(self, key) for key in self.__slots__}
+
+
+def order_of(identity: str) -> tuple[int, str]:
+    """Return what sorts ids as they were given, v9 before v10."""
+    import re
+
+    found = re.search(r"[0-9]{1,18}\Z", identity)
+    return int(found[0]) if found else -1, identity
 
 
 class Session:
@@ -2640,6 +2707,7 @@ class SpritesApi:
     def path(self, name: str, *rest: str) -> str:
         import urllib.parse
 
+        self.console.redact.spare(name)
         parts = ["", "v1", "sprites", name, *rest]
         return "/".join(urllib.parse.quote(to_bytes(part), safe="") for part in parts)
 
@@ -2673,7 +2741,7 @@ class SpritesApi:
                 hint="a token may be limited to a name prefix or a label; use another",
             )
         if status == 404 and name:
-            raise self.unknown_sprite(name)
+            raise self.unknown_sprite(name, self.listed_names())
         if status in (404, 410):
             raise NotFoundError(f"cannot {doing}: {reason}")
         if status in (402, 429):
@@ -2692,14 +2760,21 @@ class SpritesApi:
             )
         raise ThoptersError(f"cannot {doing}: the API answered {status}: {reason}")
 
-    def unknown_sprite(self, name: str) -> NotFoundError:
-        """Return the error for a name that does not exist, with the nearest that do."""
+    def listed_names(self) -> list[str]:
+        """Return the names of all sprites, none where they can't be listed."""
+        try:
+            return list(self.list_sprites("").sprites)
+        except ThoptersError:
+            return []
+
+    def unknown_sprite(self, name: str, names: list[str]) -> NotFoundError:
+        """Return the error for a name that does not exist, with the nearest of those that do."""
         import difflib
 
-        try:
-            names = list(self.list_sprites("").sprites)
-        except ThoptersError:
-            names = []
+        if name in names:
+            return NotFoundError(
+                f"the API does not find {name} now, though it lists it", hint="try again"
+            )
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "see what there is: thopters list"
         return NotFoundError(f"there is no sprite {name}", hint=hint)
@@ -2718,6 +2793,7 @@ class SpritesApi:
             answer = self.transport.fetch("GET", "/v1/sprites", query=query)
             page = self.fetch_json(answer, "list sprites")
             listing.add(page if isinstance(page, dict) else {})
+            self.console.redact.spare("\n".join(listing.sprites))
             if page.get("has_more") is not True:
                 return listing
             token = text_field(page, "next_continuation_token")
@@ -2738,9 +2814,15 @@ class SpritesApi:
         return sprite
 
     def require_sprite(self, name: str) -> Sprite:
-        sprite = self.get_sprite(name)
+        """Return a sprite; asked for again if it is listed, as a GET misses one now and then."""
+        sprite, names = self.get_sprite(name), list[str]()
         if sprite is None:
-            raise self.unknown_sprite(name)
+            names = self.listed_names()
+        if name in names:
+            self.clock.sleep(MISSED_S)
+            sprite = self.get_sprite(name)
+        if sprite is None:
+            raise self.unknown_sprite(name, names)
         return sprite
 
     def create_sprite(self, name: str) -> Answer:
@@ -2759,10 +2841,12 @@ class SpritesApi:
         with After(f"the API accepted the change of the URL of {name}"):
             sprite = self.require_sprite(name)
         if sprite.auth != auth:
-            raise ThoptersError(
-                f"the API accepted the change, but the URL of {name} is still "
-                f"{sprite.auth or 'as it was'}"
+            seen = (
+                f"the URL of {name} is still {sprite.auth}"
+                if sprite.auth
+                else (f"it does not tell who may open the URL of {name}")
             )
+            raise ThoptersError(f"the API accepted the change, but {seen}")
         return sprite
 
     def delete_sprite(self, name: str) -> None:
@@ -2777,10 +2861,13 @@ class SpritesApi:
         query = [("includeAuto", "true")] if include_auto else []
         answer = self.transport.fetch("GET", self.path(name, "checkpoints"), query=query)
         items = self.fetch_json(answer, f"list the checkpoints of {name}", name)
-        found = read_items(Checkpoint, items, "checkpoints")
+        found = read_items(Checkpoint, [] if items is None else items, "checkpoints")
         found = [item for item in found if item.id not in ("Current", "active")]
         never = parse_time("0001-01-01T00:00:00Z")
-        found.sort(key=lambda item: (parse_time(item.create_time) or never, item.id), reverse=True)
+        found.sort(
+            key=lambda item: (parse_time(item.create_time) or never, order_of(item.id)),
+            reverse=True,
+        )
         return [item for item in found if include_auto or not item.is_auto]
 
     def create_checkpoint(self, name: str, comment: str) -> Iterator[str]:
@@ -2799,6 +2886,8 @@ class SpritesApi:
         items = self.fetch_json(answer, f"list the sessions of {name}", name)
         if isinstance(items, dict):  # live; the documentation shows the bare list
             items = listed(items, "sessions")
+        elif items is None:
+            items = []
         return read_items(Session, items, "sessions")
 
     def kill_session(self, name: str, identity: str, signal_name: str) -> None:
@@ -4279,9 +4368,17 @@ exit 4
 def end_session(api: SpritesApi, name: str, session: Session, signal_name: str = "") -> bool:
     """Signal a session, and return whether it is gone; without a name, see to that it is."""
     wanted = signal_name or ("HUP" if session.is_terminal else "TERM")  # a shell survives TERM
-    status = signal_session(api, name, session.id, wanted)
+    status = signal_session(api, name, session.id, wanted, must_know=bool(signal_name))
     if status == 4 and not signal_name:
         status, wanted = signal_session(api, name, session.id, "KILL", is_leader=True), "KILL"
+    if status == 3 and signal_name not in ("", "KILL"):  # the platform's call KILLs after a time
+        if session.id not in [item.id for item in api.list_sessions(name)]:
+            return True
+        raise ThoptersError(
+            f"session {session.id} of {name} can't be sent {signal_name} alone: its processes "
+            "were not found",
+            hint=f"end it: thopters kill {name} {session.id}",
+        )
     if status == 3 or (status == 4 and not signal_name):
         api.kill_session(name, session.id, "SIG" + wanted)
     limit_s = 0.0 if status == 4 and signal_name else SESSION_LAG_S
@@ -4295,9 +4392,15 @@ def end_session(api: SpritesApi, name: str, session: Session, signal_name: str =
 
 
 def signal_session(
-    api: SpritesApi, name: str, identity: str, signal_name: str, *, is_leader: bool = False
+    api: SpritesApi,
+    name: str,
+    identity: str,
+    signal_name: str,
+    *,
+    is_leader: bool = False,
+    must_know: bool = False,
 ) -> int:
-    """Run SIGNAL_SCRIPT, and return its status; 3 too where there is none.
+    """Run SIGNAL_SCRIPT, and return its status; 3, or an error if we `must_know`, without one.
 
     `is_leader`: the id is known to be one, though that process may have ended by now.
     """
@@ -4307,8 +4410,12 @@ def signal_session(
         status, _, _ = run_quietly(
             api, name, argv, limit_s=SILENCE_TIMEOUT_S, open_limit_s=WAKE_LIMIT_S
         )
-    except ExecLost:
-        return 3
+    except ExecLost as lost:
+        if not must_know:
+            return 3
+        raise NoAnswerError(
+            f"cannot tell whether session {identity} of {name} got {signal_name}: {lost}"
+        ) from None
     return status
 
 
@@ -4913,33 +5020,45 @@ if command -v flock > /dev/null; then
   flock -w 20 7 || { echo 'another init is at work in this sprite' >&2; exit 1; }
 fi
 
-# the environment file; an older PAT is taken back while we still know it
+# the environment file; an older PAT of ours is taken back while we still know it
 env=$PWD/.thopters/env
 pat_of() { (unset GITHUB_PAT; . "$1" && printf %s "$GITHUB_PAT") 2> /dev/null; }
+env_pat=$(pat_of "$env")
 credential() {
   {
     printf 'protocol=https\nhost=github.com\n'
     [ -z "$2" ] || printf 'username=%s\n' "$2"
     [ -z "$3" ] || printf 'password=%s\n' "$3"
     echo
-  } | "${limit[@]}" git credential "$1" 2> /dev/null 7>&-
+  } | "${limit[@]}" git $1 2> /dev/null 7>&-
 }
 ours=x-access-token
 stored() {
   local said
-  said=$(credential fill "$1")
+  said=$(credential "${2:-credential fill}" "$1")
   [ -z "$1" ] || [[ $'\n'$said$'\n' == *$'\n'"username=$1"$'\n'* ]] || return
   printf '%s\n' "$said" | sed -n 's/^password=//p'
+}
+in_store() { stored "$ours" 'credential-store get'; }
+digest_of() { printf %s "$1" | sha256sum; }
+is_of_before() {
+  [ -n "$1" ] && [ "$1" != "$pat" ] || return
+  [ "$1" = "$env_pat" ] || [ "$(digest_of "$1")" = "$(cat .thopters/pat 2> /dev/null)" ]
 }
 has_git() { command -v git > /dev/null; }
 new=$env.new
 if [ -z "$keep" ] || [ ! -e "$env" ]; then
   why=$({ printf %s "$values" > "$new" && bash -n "$new"; } 2>&1) ||
     { rm -f "$new"; fail "~/.thopters/env can't be written: ${why##*: }"; exit 1; }
+  (. "$new"; exec env) > /dev/null 2>&1 ||
+    { rm -f "$new"; fail "the values are too large for a program's environment"; exit 1; }
   pat=$(pat_of "$new")
   if has_git; then
-    old_pat=$(stored "$ours")
-    [ -z "$old_pat" ] || [ "$old_pat" = "$pat" ] || credential reject "$ours" "$old_pat"
+    for old_pat in "$(stored "$ours")" "$(in_store)"; do
+      is_of_before "$old_pat" || continue
+      credential 'credential reject' "$ours" "$old_pat"
+      credential 'credential-store erase' "$ours" "$old_pat"
+    done
   fi
   mv -fT "$new" "$env" || { rm -f "$new"; exit 1; }
 fi
@@ -4997,13 +5116,24 @@ else
   if [ -n "$pat" ]; then
     git config --global --get-all "$helper" | grep -qxF store ||
       git config --global --add "$helper" store
-    credential approve "$ours" "$pat"
+    theirs=$(in_store)
+    [ -z "$theirs" ] || [ "$theirs" = "$pat" ] || is_of_before "$theirs" ||
+      warn "GITHUB_PAT took the place of another credential of $ours in git's store"
+    credential 'credential approve' "$ours" "$pat"
     [ "$(stored '')" = "$pat" ] ||
       warn 'git uses other credentials for github.com than GITHUB_PAT'
   fi
-  old_pat=$(stored "$ours")
-  [ -n "$keep" ] || [ -z "$old_pat" ] || [ "$old_pat" = "$pat" ] ||
+  left=$(in_store) still=
+  ! is_of_before "$left" && ! is_of_before "$(stored "$ours")" || still=1
+  if [ -n "$keep" ]; then
+    :
+  elif [ -n "$still" ]; then
     fail 'an older GITHUB_PAT is still in the credentials of git, and could not be taken out'
+  else
+    [ -z "$left" ] || [ -n "$pat" ] ||
+      warn "git's store has a credential of $ours that is not from here; it was left"
+    if [ -n "$pat" ]; then digest_of "$pat" > .thopters/pat; else rm -f .thopters/pat; fi
+  fi
 fi
 
 # what a fresh shell sees of the variables; its answer goes to a file, for what it leaves running
@@ -5048,8 +5178,9 @@ INIT_PROOF = "thopters-init-ok"
 # In the shell that is looked at: names come on descriptor 9, digests of the values go to 8, as in
 #   while IFS= read -r _thopters; do eval "printf '%s\0' \"\${$_thopters-}\""; done <&9 | sha256sum
 SEE = rb"""eval "printf '%s\\0' \"\${$_thopters-}\"" """
-SEE_ALL = b"while IFS= read -r _thopters; do " + SEE + b"; done <&9 | sha256sum >&8"
-SEE_EACH = (
+QUIET = b"{ set +x; } 2>/dev/null; "  # a start-up file may have all commands logged, values too
+SEE_ALL = QUIET + b"while IFS= read -r _thopters; do " + SEE + b"; done <&9 | sha256sum >&8"
+SEE_EACH = QUIET + (
     b"while IFS= read -r _thopters; do { printf '%s ' \"$_thopters\"; "
     + SEE
     + b"| sha256sum; } >&8; done <&9"
@@ -6033,7 +6164,7 @@ def describe_pause(pause: Pause, sprite: Sprite, seconds: float, no_wait: bool) 
     if woken or not sprite.is_asleep():
         state = pause.was if woken else clean(sprite.state())
         return f"is {state}; it falls asleep by itself when all is quiet"
-    if pause.was in ("warm", "cold"):
+    if pause.was in ASLEEP:
         return f"is asleep already ({sprite.status})"
     return f"fell asleep after {seconds:.1f} s ({sprite.status})"
 
@@ -6409,10 +6540,11 @@ def is_asleep(app: App, name: str) -> bool:
 def state_of(app: App, name: str) -> str:
     """Return a sprite's state in the user's words: "gone" if there is none, "" if none is told."""
     try:
-        sprite = app.api.get_sprite(name)
+        return app.api.require_sprite(name).state()
+    except NotFoundError:
+        return "gone"
     except ThoptersError:
         return ""
-    return sprite.state() if sprite else "gone"
 
 
 def binary_streams() -> None:

@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -269,6 +270,42 @@ def test_setup_asks_and_does_not_show_what_is_typed(
     del document["secrets"]["OPENAI_API_KEY"]
     document["defaults"]["prefix"] = "dev-"
     assert json.loads(path.read_bytes()) == document
+
+
+def test_setup_takes_no_half_of_a_long_key(
+    thopters: Thopters,
+    emulator: Emulator,
+    path: Path,
+    start: Start,  # noqa: F811
+) -> None:
+    """A terminal drops what a line has above 4,095 bytes."""
+    session = start("setup", columns=200)
+    session.expect("]: ")
+    session.type("x" * 6000 + "\n")
+    assert session.end() == 2
+    assert "too long for a line of a terminal" in session.screen.text
+    assert session.settings_after == session.settings_before
+    assert not path.exists()
+
+
+def test_setup_hides_what_is_typed_after_a_stop_too(
+    thopters: Thopters,
+    emulator: Emulator,
+    path: Path,
+    start: Start,  # noqa: F811
+) -> None:
+    """The shell has made the terminal show keys meanwhile."""
+    session = start("setup", columns=200)
+    session.expect("]: ")
+    session.process.send_signal(signal.SIGSTOP)
+    os.waitpid(session.process.pid, os.WUNTRACED)
+    termios.tcsetattr(session._slave, termios.TCSANOW, session.settings_before)
+    session.process.send_signal(signal.SIGCONT)
+    session.expect("]: ")
+    session.type("canary-key-0123\n")
+    assert answer_setup(session, [""] * 5) == 0
+    assert "canary" not in session.output.decode()
+    assert json.loads(path.read_bytes())["secrets"] == {"ANTHROPIC_API_KEY": "canary-key-0123"}
 
 
 def test_setup_keeps_the_spaces_that_are_typed_for_a_secret_of_ones_own(

@@ -821,12 +821,73 @@ def test_no_value_is_ever_on_a_command_line(home: Path, tmp_path: Path) -> None:
 # what git has
 
 
-def test_a_pat_that_left_is_taken_out_whatever_was_lost_meanwhile(home: Path) -> None:
+HELPERS = {
+    "no other helper": "",
+    "a helper that answers": '[credential]\n\thelper = "!echo username=me; echo password=x"\n',
+    "a helper in place of the store": (
+        '[credential "https://github.com"]\n\thelper =\n'
+        '\thelper = "!echo username=me; echo password=x"\n'
+    ),
+}
+
+
+@pytest.mark.parametrize("helpers", HELPERS)
+@pytest.mark.parametrize("lost", ["nothing", "env"])
+def test_a_pat_that_left_is_taken_out_whoever_answers_git(
+    home: Path, helpers: str, lost: str
+) -> None:
     stored = home / ".git-credentials"
+    other = "https://me:theirs@example.org\n"
+    stored.write_text(other)
+    stored.chmod(0o600)
     succeeded(run_init(home, Settings({"GITHUB_PAT": "ghp_old"})))
-    shutil.rmtree(home / ".thopters")
+    assert "ghp_old" in stored.read_text()
+    with (home / ".gitconfig").open("a") as file:
+        file.write(HELPERS[helpers])
+    if lost == "env":
+        (home / ".thopters" / "env").unlink()
+    assert succeeded(run_init(home, Settings({}))) == []
+    assert stored.read_text() == other
+    assert not (home / ".thopters" / "pat").exists()
+
+
+def test_a_credential_that_is_not_ours_is_left_and_named(home: Path) -> None:
+    stored = home / ".git-credentials"
+    theirs = "https://x-access-token:ghs_theirs@github.com\n"
+    stored.write_text(theirs)
+    stored.chmod(0o600)
+    left = "warn git's store has a credential of x-access-token that is not from here; it was left"
+    for _ in range(2):
+        assert succeeded(run_init(home, Settings({}))) == [left]
+        assert stored.read_text() == theirs
+    [said] = succeeded(run_init(home, Settings({"GITHUB_PAT": "ghp_new"})))
+    assert said.startswith("warn GITHUB_PAT took the place of another credential of x-access-token")
+    helper = '[credential]\n\thelper = "!echo username=x-access-token; echo password=theirs"\n'
+    (home / ".gitconfig").write_text(helper)
     succeeded(run_init(home, Settings({})))
-    assert stored.read_bytes() == b""
+    assert succeeded(run_init(home, Settings({}))) == []
+
+
+def test_values_that_no_program_could_get_are_refused(home: Path) -> None:
+    """A program's environment takes 128 KiB for one; then no command could be started."""
+    succeeded(run_init(home, Settings({"A": "old"})))
+    said = failed(run_init(home, Settings({"A": "x" * 140_000})))
+    assert "fail the values are too large for a program's environment" in said
+    assert (home / ".thopters" / "env").read_bytes() == b"export A='old'\n"
+    succeeded(run_init(home, Settings({"A": "x" * 130_000})))
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_no_value_gets_into_a_log_of_all_commands(home: Path, shell: str) -> None:
+    if not shutil.which(shell):
+        pytest.skip(f"{shell} is not installed")
+    if shell == "bash":
+        (home / ".bashrc").write_text("exec 5>>~/log; BASH_XTRACEFD=5; set -x\n")
+    else:
+        (home / ".zshenv").write_text("exec 2>>~/log; setopt xtrace\n")
+    (home / ".profile").write_text(". ~/.bashrc\nexport A=other\n")
+    run_init(home, Settings({"A": "canary-a", "B": "canary-b"}))
+    assert (home / "log").exists() and "canary" not in (home / "log").read_text()
 
 
 def test_a_pat_that_can_not_be_taken_out_is_no_success(home: Path) -> None:

@@ -257,6 +257,28 @@ def test_kill_ends_what_is_left_of_a_session_whose_leader_has_gone(
     until(lambda: not dev.machine.processes(), "all of it is gone")
 
 
+@pytest.mark.parametrize("way", ["lost", "elsewhere"])
+def test_kill_sends_nothing_else_where_the_signal_is_not_known_to_arrive(
+    thopters: Thopters, emulator: Emulator, dev: Sprite, way: str
+) -> None:
+    """The platform's own call ends the session by KILL when it takes its time."""
+    script = "trap 'echo usr1 > told' USR1; touch up; while :; do sleep 0.05; done"
+    identity = detach(thopters, "sh", "-c", script)
+    until(lambda: (dev.home / "up").exists(), "it waits")
+    if way == "lost":
+        emulator.fault(Fault("WS */exec", "no_exit"))
+    else:  # a session whose id is no process's
+        session = dev.sessions.pop(identity)
+        session.id, identity = "sess-1", "sess-1"  # type: ignore[assignment]
+        dev.sessions[identity] = session
+    done = thopters("kill", "dev", identity, "--signal", "USR1")
+    assert (done.code, done.out) == (1, "")
+    says = "cannot tell whether session" if way == "lost" else "can't be sent USR1 alone"
+    assert says in done.err
+    assert not emulator.journal.requests("POST")
+    assert not next(iter(dev.sessions.values())).ended.is_set()
+
+
 def test_kill_waits_for_a_list_that_lags_behind(
     thopters: Thopters, emulator: Emulator, dev: Sprite
 ) -> None:

@@ -270,6 +270,19 @@ def test_r01_wrong_usage_shows_no_secret_of_the_environment(
         assert "****" in done.out + done.err
 
 
+def test_r01_the_name_of_a_sprite_is_none(thopters: Thopters, emulator: Emulator) -> None:
+    """Though a variable for sprites has it as its value, or a part of it."""
+    path = thopters.home / ".sprite-thopters" / "config.json"
+    write(path, {"secrets": {"PROJECT": "issue-42", "TEAM": "issue-", "KEY": "canary-0123456789"}})
+    assert thopters("create", "issue-42").out.startswith("issue-42\thttps://issue-42-")
+    assert thopters("list").out.startswith("issue-42\t")
+    assert json.loads(thopters("url", "issue-42", "--json").out)["name"] == "issue-42"
+    body = json.dumps({"error": "no", "message": "issue-42 canary-0123456789"}).encode()
+    emulator.fault(Fault("GET /v1/sprites/issue-42", "status", status=400, body=body))
+    done = thopters("url", "issue-42")
+    assert (done.code, "issue-42 ****" in done.err) == (1, True)
+
+
 def test_r02_programs_get_no_secret_that_was_not_exported(watch: Watch) -> None:
     watch.run("setup", "--from-env", env={"ANTHROPIC_API_KEY": "another-value-0123456789"})
     watch.run("shell", "dev")

@@ -454,6 +454,40 @@ def test_r28_what_a_pause_has_ended_is_told(thopters: Thopters, emulator: Emulat
     assert error["message"].startswith(ended), error
 
 
+@pytest.mark.parametrize("words", [["url", "dev"], ["resume", "dev"], ["destroy", "dev", "--yes"]])
+def test_r28_a_get_that_misses_a_sprite_once_is_not_believed(
+    thopters: Thopters, emulator: Emulator, words: list[str]
+) -> None:
+    """Seen live: a 404 now and then for a sprite that is there."""
+    emulator.add_sprite("dev", status="running")
+    fault = emulator.fault(Fault("GET /v1/sprites/dev", "status", status=404, body=b"{}"))
+    assert thopters(*words).code == 0
+    assert fault.times == 0
+    if "dev" in emulator.sprites:
+        emulator.fault(Fault("GET /v1/sprites/dev", "status", status=404, body=b"{}", times=None))
+        done = thopters(*words)
+        assert (done.code, "did you mean" in done.err) == (3, False)
+        assert "the API does not find dev now, though it lists it" in done.err
+
+
+@pytest.mark.parametrize("path", ["exec", "checkpoints"])
+def test_r28_a_list_may_be_null_itself(thopters: Thopters, emulator: Emulator, path: str) -> None:
+    emulator.add_sprite("dev", status="running")
+    emulator.fault(Fault(f"GET */{path}", "status", status=200, body=b"null"))
+    assert thopters("sessions" if path == "exec" else path, "dev").code == 0
+
+
+def test_r28_checkpoints_of_one_second_are_in_their_order(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    emulator.add_sprite("dev", status="running")
+    made = [{"id": f"v{number}", "create_time": "2026-01-02T03:04:05Z"} for number in (9, 11, 10)]
+    body = json.dumps(made).encode()
+    emulator.fault(Fault("GET */checkpoints", "status", status=200, body=body))
+    rows = thopters("checkpoints", "dev").out.splitlines()
+    assert [row.split("\t")[0] for row in rows] == ["v11", "v10", "v9"]
+
+
 @pytest.mark.parametrize(("status", "code"), [(429, 6), (403, 4), (409, 1)])
 @pytest.mark.parametrize("words", [["url", "dev", "--public"], ["destroy", "dev", "--yes"]])
 def test_r28_a_no_to_the_second_try_is_not_one_to_the_first(
