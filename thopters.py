@@ -2793,8 +2793,8 @@ class SpritesApi:
             answer = self.transport.fetch("GET", "/v1/sprites", query=query)
             page = self.fetch_json(answer, "list sprites")
             listing.add(page if isinstance(page, dict) else {})
-            self.console.redact.spare("\n".join(listing.sprites))
             if page.get("has_more") is not True:
+                self.console.redact.spare("\n".join(listing.sprites))
                 return listing
             token = text_field(page, "next_continuation_token")
             if not token or token in seen:
