@@ -446,7 +446,8 @@ class EchoStaysOff:
             mode = termios.tcgetattr(terminal)
             mode[3] &= ~termios.ECHO
             termios.tcsetattr(terminal, termios.TCSANOW, mode)
-        self._console.tell(self._console.safe(self._question) + " ")
+            # not by the stream, in whose own write this may have come
+            os.write(2, to_bytes(self._console.safe(self._question) + " "))
 
     def __exit__(self, *exc: object) -> None:
         import signal
