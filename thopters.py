@@ -113,6 +113,7 @@ MISSED_S = 0.3  # until a sprite that was not found is looked for once more
 SAME_SIGNAL_S = 0.02  # nobody presses ^C as fast
 PING_INTERVAL_S = 15.0
 DEAD_AFTER_S = 45.0
+STUCK_AFTER_S = 900.0  # of silence, where a slow reader may be what keeps the server from answering
 
 MAX_JSON_BYTES = 16 << 20
 MAX_ERROR_BYTES = 1 << 20
@@ -311,19 +312,27 @@ class Redactor:
 
     def __init__(self) -> None:
         self._forms: set[str] = set()
+        self._yielding: set[str] = set()
         self._names: set[str] = set()
 
-    def spare(self, name: str) -> None:
-        """Leave the name of a sprite as it is, though a variable holds it, or a part of it."""
-        self._names = self._names | {name}
+    def add(self, secret: Secret, *, yields: bool = False) -> None:
+        """Strike a secret out from now on; one that `yields` not where it is in a sprite's name."""
+        forms = secret_forms(secret.reveal())
+        if yields:
+            self._yielding = self._yielding | forms  # a thread may be reading the old
+        else:
+            self._forms = self._forms | forms
 
-    def add(self, secret: Secret) -> None:
-        self._forms = self._forms | secret_forms(secret.reveal())  # a thread may be reading the old
+    def spare(self, name: str) -> None:
+        """Take note of a sprite's name, once the API has shown that it is one."""
+        self._names = self._names | {name}
 
     def __call__(self, text: str) -> str:
         # a pattern of all forms of many long secrets would take a second to compile
         found = [form for form in self._forms if form in text]
-        found = [form for form in found if not any(form in name for name in self._names)]
+        for form in self._yielding:
+            if form in text and not any(form in name for name in self._names):
+                found.append(form)
         if not found:
             return text
         import re
@@ -332,7 +341,7 @@ class Redactor:
         return re.sub("|".join(map(re.escape, found)), "****", text)
 
 
-# --- terminal ---------------------------------------------------------------------------
+# --- system -----------------------------------------------------------------------------
 
 
 class Clock:
@@ -357,6 +366,69 @@ class Clock:
         import random
 
         return random.random()  # noqa: S311 (spreads retries, guards nothing)
+
+
+def to_bytes(text: str) -> bytes:
+    """Return a text as UTF-8; JSON and the command line can hold what is none."""
+    try:
+        return text.encode("utf-8", "surrogateescape")  # the command line's bytes
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+
+
+def in_background(work: Callable[..., object], *arguments: object) -> threading.Thread:
+    """Run something in a thread that keeps nothing from ending; ThoptersError if there is none."""
+    import threading
+
+    thread = threading.Thread(target=work, args=arguments, daemon=True)
+    start_thread(thread)
+    return thread
+
+
+def start_thread(thread: threading.Thread) -> None:
+    try:
+        thread.start()
+    except RuntimeError:
+        raise ThoptersError(
+            "no thread can be started: the system allows no more of them",
+            hint="see its limits: ulimit -a",
+        ) from None
+
+
+def wait_for(
+    readers: Sequence[Any], writers: Sequence[Any], timeout_s: float | None
+) -> tuple[list[Any], list[Any]]:
+    """Return which can be read and which written, at most after a time; ValueError if closed."""
+    import select
+
+    try:
+        return select.select(readers, writers, [], timeout_s)[:2]
+    except ValueError:  # a descriptor above 1023, or a closed one
+        if not hasattr(select, "poll"):
+            raise
+    poll = select.poll()
+    wanted = {reader.fileno(): select.POLLIN for reader in readers}
+    for writer in writers:
+        wanted[writer.fileno()] = wanted.get(writer.fileno(), 0) | select.POLLOUT
+    for fd, events in wanted.items():
+        poll.register(fd, events)
+    found = dict(poll.poll(None if timeout_s is None else timeout_s * 1000))
+    # an error or a hang-up is for both to find out
+    readable = [reader for reader in readers if found.get(reader.fileno(), 0) & ~select.POLLOUT]
+    writable = [writer for writer in writers if found.get(writer.fileno(), 0) & ~select.POLLIN]
+    return readable, writable
+
+
+def tick(every_s: float) -> None:
+    """Interrupt what waits every so many seconds, 0 for no more."""
+    import signal
+
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, lambda signum, frame: None)
+        signal.setitimer(signal.ITIMER_REAL, every_s, every_s)
+
+
+# --- terminal ---------------------------------------------------------------------------
 
 
 def clean(text: str) -> str:
@@ -780,6 +852,8 @@ def read_json_file(path: str, check: Callable[[os.stat_result], None]) -> dict[s
     return document
 
 
+USUAL_SECRETS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GITHUB_PAT")
+
 # What bash does not let change or gives values of its own, and what steers a shell, the loader
 # or an interpreter
 SHELL_VARIABLES = (
@@ -868,8 +942,8 @@ class Config:
         self.exists = document is not None
         self.document = document or {}
         self._validate()
-        for secret in self.secrets.values():
-            self.console.redact.add(secret)
+        for name, secret in self.secrets.items():
+            self.console.redact.add(secret, yields=name not in USUAL_SECRETS)
 
     def _validate(self) -> None:
         """Raise ThoptersError for what no command could use."""
@@ -1446,33 +1520,6 @@ def run_for_output(argv: list[str], limit_s: float) -> str | None:
 # --- http -------------------------------------------------------------------------------
 
 
-def to_bytes(text: str) -> bytes:
-    """Return a text as UTF-8; JSON and the command line can hold what is none."""
-    try:
-        return text.encode("utf-8", "surrogateescape")  # the command line's bytes
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "surrogatepass")
-
-
-def in_background(work: Callable[..., object], *arguments: object) -> threading.Thread:
-    """Run something in a thread that keeps nothing from ending; ThoptersError if there is none."""
-    import threading
-
-    thread = threading.Thread(target=work, args=arguments, daemon=True)
-    start(thread)
-    return thread
-
-
-def start(thread: threading.Thread) -> None:
-    try:
-        thread.start()
-    except RuntimeError:
-        raise ThoptersError(
-            "no thread can be started: the system allows no more of them",
-            hint="see its limits: ulimit -a",
-        ) from None
-
-
 class Deadline:
     """A limit on everything that is done over one connection.
 
@@ -1519,7 +1566,7 @@ class Deadline:
 
         timer = threading.Timer(self.remaining(), self._expire)
         timer.daemon = True
-        start(timer)
+        start_thread(timer)
         if self._timer:
             self._timer.cancel()
         self._timer = timer
@@ -2146,13 +2193,13 @@ class Transport:
 class UpgradeBrokenError(NoAnswerError):
     """What answers a WebSocket upgrade is no WebSocket server, whatever it says."""
 
+    final = True  # asking again would change nothing
+
     def __init__(self, how: str) -> None:
         super().__init__(
             f"something between here and the API {how} the WebSocket upgrade",
             hint="exec -T, init, create and cp do without; for the rest use another network",
         )
-
-    final = True  # asking again would change nothing
 
 
 class RefusedError(ThoptersError):
@@ -2334,30 +2381,6 @@ class FrameParser:
             return None
         self._start += head + size
         return first & 0x0F, bool(first & 0x80), view[head : head + size]
-
-
-def wait_for(
-    readers: Sequence[Any], writers: Sequence[Any], timeout_s: float | None
-) -> tuple[list[Any], list[Any]]:
-    """Return which can be read and which written, at most after a time; ValueError if closed."""
-    import select
-
-    try:
-        return select.select(readers, writers, [], timeout_s)[:2]
-    except ValueError:  # a descriptor above 1023, or a closed one
-        if not hasattr(select, "poll"):
-            raise
-    poll = select.poll()
-    wanted = {reader.fileno(): select.POLLIN for reader in readers}
-    for writer in writers:
-        wanted[writer.fileno()] = wanted.get(writer.fileno(), 0) | select.POLLOUT
-    for fd, events in wanted.items():
-        poll.register(fd, events)
-    found = dict(poll.poll(None if timeout_s is None else timeout_s * 1000))
-    # an error or a hang-up is for both to find out
-    readable = [reader for reader in readers if found.get(reader.fileno(), 0) & ~select.POLLOUT]
-    writable = [writer for writer in writers if found.get(writer.fileno(), 0) & ~select.POLLIN]
-    return readable, writable
 
 
 class WebSocket:
@@ -2708,7 +2731,6 @@ class SpritesApi:
     def path(self, name: str, *rest: str) -> str:
         import urllib.parse
 
-        self.console.redact.spare(name)
         parts = ["", "v1", "sprites", name, *rest]
         return "/".join(urllib.parse.quote(to_bytes(part), safe="") for part in parts)
 
@@ -2812,6 +2834,7 @@ class SpritesApi:
         sprite = Sprite(item if isinstance(item, dict) else {})
         if sprite.name != name:
             raise NoAnswerError(f"the API's answer about {name} is about something else")
+        self.console.redact.spare(name)
         return sprite
 
     def require_sprite(self, name: str) -> Sprite:
@@ -2842,12 +2865,11 @@ class SpritesApi:
         with After(f"the API accepted the change of the URL of {name}"):
             sprite = self.require_sprite(name)
         if sprite.auth != auth:
-            seen = (
-                f"the URL of {name} is still {sprite.auth}"
-                if sprite.auth
-                else (f"it does not tell who may open the URL of {name}")
+            seen = f"the URL of {name} is still {sprite.auth}"
+            unseen = f"it does not tell who may open the URL of {name}"
+            raise ThoptersError(
+                f"the API accepted the change, but {seen if sprite.auth else unseen}"
             )
-            raise ThoptersError(f"the API accepted the change, but {seen}")
         return sprite
 
     def delete_sprite(self, name: str) -> None:
@@ -3491,6 +3513,7 @@ def open_sprite_socket(api: SpritesApi, name: str, target: str, limit_s: float) 
         policy, lambda: open_websocket(api.transport, target, min(limit_s, REQUEST_LIMIT_S))
     )
     if not isinstance(result, Answer):
+        api.console.redact.spare(name)
         return result
     if is_refused_upgrade(result):
         raise UpgradeBrokenError(f"answered {result.status} to")
@@ -4038,7 +4061,6 @@ def attach_terminal(api: SpritesApi, name: str, out: Sink, identity: str) -> Ter
 # --- ports ------------------------------------------------------------------------------
 
 LINGER_S = 10.0  # of silence, for an answer after the local side has sent all
-STUCK_AFTER_S = 900.0  # of silence, where a slow reader may be what keeps the server from answering
 
 
 def open_port(api: SpritesApi, name: str, host: str, port: int) -> WebSocket:
@@ -5406,7 +5428,6 @@ def finish(console: Console, done: str, results: list[Any], failed: list[Thopter
 
 # setup
 
-USUAL_SECRETS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GITHUB_PAT")
 # What else setup asks for: words, section, key, and the variable of --from-env
 USUAL_SETTINGS = (
     ("git user", "git", "user", "GIT_AUTHOR_NAME"),
@@ -5785,7 +5806,9 @@ def created_sprite(app: App, name: str, answer: Answer, *, again: bool) -> tuple
         item = decode_json(answer)
         sprite = Sprite(item if isinstance(item, dict) else {})
         told = sprite.name == name and sprite.url
-        return sprite if told else expect_sprite(app, name), True
+        sprite = sprite if told else expect_sprite(app, name)
+        app.console.redact.spare(name)
+        return sprite, True
     words = ("exist", "taken", "already")  # 409 in practice; the documentation says 400
     says_so = answer.status in (400, 422) and any(w in answer.reason().lower() for w in words)
     if answer.status == 409 or says_so:
@@ -6605,16 +6628,15 @@ def run_attached(
 def lost_status(app: App, name: str, lost: ExecLost) -> StatusUnknownError:
     """Say what is known of a command whose exit status never came."""
     state = state_of(app, name)
-    look = f"thopters exec {name} -- ps aux" if state != "gone" else "thopters list"
+    why, hint = str(lost), f"see what it has done: thopters exec {name} -- ps aux"
+    if state == "gone":
+        why, hint = f"there is no sprite {name} any more", "see what there is: thopters list"
     if not lost.started:
         return StatusUnknownError(
-            f"the connection to {name} was lost before the command answered ({lost}): it is not "
+            f"the connection to {name} was lost before the command answered ({why}): it is not "
             "known whether it has run; it was not run again",
-            hint=f"look whether it has: {look}",
+            hint=hint,
         )
-    why, hint = str(lost), f"see what it has done: {look}"
-    if state == "gone":
-        why, hint = f"there is no sprite {name} any more", f"see what there is: {look}"
     if state == "hibernating":
         why = "the sprite has paused, as it does when a command is quiet for long"
         hint = "it may go on when the sprite wakes; " + hint
@@ -7850,15 +7872,6 @@ class StopSignals:
         for number in stop_signals():
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
-
-
-def tick(every_s: float) -> None:
-    """Interrupt what waits every so many seconds, 0 for no more."""
-    import signal
-
-    if hasattr(signal, "setitimer"):
-        signal.signal(signal.SIGALRM, lambda signum, frame: None)
-        signal.setitimer(signal.ITIMER_REAL, every_s, every_s)
 
 
 def find_interrupted(error: BaseException | None) -> Interrupted | None:

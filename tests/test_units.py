@@ -29,6 +29,7 @@ import signal
 import socket
 import struct
 import subprocess
+import symtable
 import sys
 import threading
 import time
@@ -809,6 +810,35 @@ def test_an_answer_tells_whether_an_earlier_try_may_have_done_it(
     end, _, _ = retry([*earlier, make_answer(404)])
     assert isinstance(end, thopters.Answer)
     assert end.uncertain is uncertain
+
+
+def test_a_room_of_the_module_uses_only_rooms_above_it() -> None:
+    """But for `help`, which shows what the parser's room makes."""
+    source = (ROOT / "thopters.py").read_text()
+    banners = [n for n, line in enumerate(source.splitlines(), 1) if line.startswith("# --- ")]
+    assert len(banners) > 15
+
+    def room(line: int) -> int:
+        return sum(banner <= line for banner in banners)
+
+    homes: dict[str, int] = {}
+    for node in ast.parse(source).body:
+        stored = [n.id for n in ast.walk(node) if isinstance(n, ast.Name) and is_stored(n)]
+        named = [node.name] if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else stored
+        for name in named:
+            homes.setdefault(name, room(node.lineno))
+    tables = [symtable.symtable(source, "thopters.py", "exec")]
+    for table in tables:
+        tables += table.get_children()
+        if table.get_type() == "function" and table.get_name() != "cmd_help":
+            for symbol in table.get_symbols():
+                if symbol.is_global() and symbol.is_referenced():
+                    home = homes.get(symbol.get_name(), 0)
+                    assert home <= room(table.get_lineno()), (table.get_name(), symbol.get_name())
+
+
+def is_stored(name: ast.Name) -> bool:
+    return isinstance(name.ctx, ast.Store)
 
 
 def test_a_line_of_progress_fits_into_the_window(monkeypatch: pytest.MonkeyPatch) -> None:

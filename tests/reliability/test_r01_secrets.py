@@ -277,10 +277,26 @@ def test_r01_the_name_of_a_sprite_is_none(thopters: Thopters, emulator: Emulator
     assert thopters("create", "issue-42").out.startswith("issue-42\thttps://issue-42-")
     assert thopters("list").out.startswith("issue-42\t")
     assert json.loads(thopters("url", "issue-42", "--json").out)["name"] == "issue-42"
-    body = json.dumps({"error": "no", "message": "issue-42 canary-0123456789"}).encode()
-    emulator.fault(Fault("GET /v1/sprites/issue-42", "status", status=400, body=body))
-    done = thopters("url", "issue-42")
-    assert (done.code, "issue-42 ****" in done.err) == (1, True)
+    body = json.dumps({"type": "error", "error": "issue-42 canary-0123456789"}).encode()
+    answer = {"status": 200, "body": body, "content_type": "application/x-ndjson"}
+    emulator.fault(Fault("POST */restore", "status", **answer))  # type: ignore[arg-type]
+    assert thopters("checkpoint", "issue-42").code == 0
+    done = thopters("restore", "issue-42", "v1", "--yes", "--no-backup")
+    assert (done.code, "issue-42: issue-42 ****" in done.err) == (1, True), done
+
+
+def test_r01_a_key_in_a_names_place_is_struck_out(watch: Watch) -> None:
+    """What the user names is no sprite's name before the API has shown it."""
+    own = "own-value-0123456789"
+    write(watch.config, {"secrets": {"GITHUB_PAT": watch.secrets["GITHUB_PAT"], "MINE": own}})
+    for value in (watch.secrets["GITHUB_PAT"], own):
+        for words in (["url", value], ["pause", value], ["exec", value, "--", "true"]):
+            done = watch.thopters(*words)
+            assert done.code in (3, 255)
+            assert value not in done.out + done.err and "there is no sprite ****" in done.err
+    body = json.dumps({"sprites": [{"name": watch.emulator.token, "status": "cold"}]}).encode()
+    watch.emulator.fault(Fault("GET /v1/sprites", "status", status=200, body=body))
+    assert watch.thopters("list").out.startswith("****\t")  # not even there
 
 
 def test_r02_programs_get_no_secret_that_was_not_exported(watch: Watch) -> None:
