@@ -53,8 +53,8 @@ def test_a_detached_command_outlives_us(thopters: Thopters, dev: Sprite) -> None
     session = session_of(dev, identity)
     assert not session.ended.is_set()
     session.write(b"it\n")
-    until(lambda: (dev.home / "told").exists(), "it goes on")
-    assert (dev.home / "told").read_text() == "got-it\n"
+    told = dev.home / "told"  # is there before its content is
+    until(lambda: told.exists() and told.read_text() == "got-it\n", "it goes on")
 
 
 def test_a_detached_command_that_is_over_at_once(thopters: Thopters, dev: Sprite) -> None:
