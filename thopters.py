@@ -1684,6 +1684,7 @@ def parse_retry_after(text: str | None, date: str | None) -> float | None:
 NOT_SENT = "not sent"  # it never left
 BUSY = "busy"  # 429: refused before anything was done
 STARTING = "starting"  # 503 sprite_starting: refused, the sprite is waking up
+WAKING = "waking"  # 502, 503, 504 to what goes into a sprite: it may be waking up
 AMBIGUOUS = "ambiguous"  # sent, and perhaps carried out
 
 
@@ -1709,14 +1710,26 @@ class RetryPolicy:
     BUSY_WAITS = 3
     LONGEST_WAIT_S = 60.0
     BACKOFF_S = 0.25
+    LONGEST_BACKOFF_S = 4.0
+    WAKING_LIMIT_S = 30.0  # after that it is no waking, but something that is broken
 
-    def __init__(self, *, repeatable: bool, starting_limit_s: float = WAKE_LIMIT_S) -> None:
+    def __init__(
+        self, *, repeatable: bool, starting_limit_s: float = WAKE_LIMIT_S, wakes: bool = False
+    ) -> None:
         self.repeatable = repeatable
         self.starting_limit_s = starting_limit_s
+        self.wakes = wakes
         self.failures = 0  # not sent, and ambiguous
         self.refusals = 0  # for being busy
+        self.gateway_errors = 0  # while it may be waking
         self.uncertain = False  # whether a try may have been carried out all the same
         self.waited_s = 0.0
+
+    def kind(self, answer: Answer) -> str | None:
+        """Return the kind of failure that an answer is to this request, None if it is final."""
+        kind = failure_kind(answer)
+        is_gateway_error = kind == AMBIGUOUS and answer.status in (502, 503, 504)
+        return WAKING if self.wakes and is_gateway_error else kind
 
     def wait(self, kind: str, asked_s: float | None, jitter: float) -> float | None:
         """Return the seconds until the next try, None to give up; `jitter` is in [0, 1)."""
@@ -1730,6 +1743,12 @@ class RetryPolicy:
         elif kind == STARTING:
             wait = min(max(0.1, 1.0 if asked_s is None else asked_s), self.LONGEST_WAIT_S)
             give_up = self.waited_s + wait > self.starting_limit_s
+        elif kind == WAKING:
+            self.gateway_errors += 1
+            wait = min(self.BACKOFF_S * 2**self.gateway_errors, self.LONGEST_BACKOFF_S)
+            wait *= 0.5 + jitter / 2
+            limit_s = min(self.starting_limit_s, self.WAKING_LIMIT_S)
+            give_up = self.waited_s + wait > limit_s
         else:
             self.failures += 1
             wait = self.BACKOFF_S * 2**self.failures * (0.5 + jitter / 2)
@@ -1951,6 +1970,9 @@ class Transport:
         )
         try:
             connection.connect()
+            # what is closed already is wrapped without a handshake, and sends as it is
+            if secure and not connection.sock.version():
+                raise ConnectionAbortedError(0, "the connection was closed")
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise self._not_sent(error, host, proxy, deadline) from None
@@ -2106,14 +2128,17 @@ class Transport:
         query: Sequence[tuple[str, str]] = (),
         document: object = None,
         limit_s: float = REQUEST_LIMIT_S,
+        wakes: bool = False,
     ) -> Answer:
         """Send a request, again where that is safe, and return the final answer, whatever it is.
+
+        `wakes` says that it goes into a sprite, and wakes it.
 
         Raises NotSentError and, where it may have been carried out unseen, NoAnswerError.
         """
         target = self.target(path, query)
         body = None if document is None else encode_json(document)
-        policy = RetryPolicy(repeatable=method in ("GET", "PUT", "DELETE"))
+        policy = RetryPolicy(repeatable=method in ("GET", "PUT", "DELETE"), wakes=wakes)
         try:
             return self.retry(policy, lambda: self.fetch_once(method, target, body, limit_s))
         except NotSentError as error:
@@ -2131,7 +2156,7 @@ class Transport:
                 result = attempt()
                 if not isinstance(result, Answer):
                     return result
-                answer, kind, asked = result, failure_kind(result), result.asked_wait()
+                answer, kind, asked = result, policy.kind(result), result.asked_wait()
                 why = f"{answer.status} {answer.error_code()}".strip()
             except (NotSentError, NoAnswerError) as caught:
                 error, why = caught, caught.message
@@ -2615,7 +2640,17 @@ ASLEEP = ("warm", "cold", "suspended", "sleeping", "paused", "stopped")
 class Sprite:
     """What the API says of a sprite; "" where it says nothing."""
 
-    __slots__ = ("auth", "created_at", "id", "name", "organization", "status", "updated_at", "url")
+    __slots__ = (
+        "auth",
+        "created_at",
+        "id",
+        "name",
+        "organization",
+        "private_access",
+        "status",
+        "updated_at",
+        "url",
+    )
 
     def __init__(self, item: dict[str, Any]) -> None:
         self.name = text_field(item, "name")
@@ -2624,7 +2659,9 @@ class Sprite:
         self.status = text_field(item, "status")
         self.url = text_field(item, "url")
         settings = item.get("url_settings")
-        self.auth = text_field(settings, "auth") if isinstance(settings, dict) else ""
+        settings = settings if isinstance(settings, dict) else {}
+        self.auth = text_field(settings, "auth")
+        self.private_access = text_field(settings, "private_access")
         self.created_at = text_field(item, "created_at")
         self.updated_at = text_field(item, "updated_at")
 
@@ -2856,7 +2893,10 @@ class SpritesApi:
         )
 
     def update_url_auth(self, name: str, auth: str) -> Sprite:
-        """Set who may open the URL ("public" or "sprite"), and return what a GET then says."""
+        """Set who may open the URL ("public" or "sprite"), and return what a GET then says.
+
+        No source says whether that keeps a `private_access` ("admins", "org_users").
+        """
         answer = self.transport.fetch(
             "PUT", self.path(name), document={"url_settings": {"auth": auth}}
         )
@@ -2905,7 +2945,7 @@ class SpritesApi:
 
     def list_sessions(self, name: str) -> list[Session]:
         """Return the sessions of a sprite. Wakes it, and counts as activity."""
-        answer = self.transport.fetch("GET", self.path(name, "exec"))
+        answer = self.transport.fetch("GET", self.path(name, "exec"), wakes=True)
         items = self.fetch_json(answer, f"list the sessions of {name}", name)
         if isinstance(items, dict):  # live; the documentation shows the bare list
             items = listed(items, "sessions")
@@ -3508,7 +3548,7 @@ def open_outliving(api: SpritesApi, name: str) -> ExecSession:
 def open_sprite_socket(api: SpritesApi, name: str, target: str, limit_s: float) -> WebSocket:
     """Open a WebSocket into a sprite, waking it; UpgradeBrokenError where something in between
     refuses WebSockets."""
-    policy = RetryPolicy(repeatable=True, starting_limit_s=limit_s)
+    policy = RetryPolicy(repeatable=True, starting_limit_s=limit_s, wakes=True)
     result = api.transport.retry(
         policy, lambda: open_websocket(api.transport, target, min(limit_s, REQUEST_LIMIT_S))
     )
@@ -7522,15 +7562,16 @@ def add_url(parser: argparse.ArgumentParser) -> None:
 )
 def cmd_url(app: App, args: argparse.Namespace) -> int:
     name, console = valid_name(args.name), app.console
+    wanted = "public" if args.public else "sprite" if args.private else ""
     with console.working(f"looking at {name}"):
-        if args.public or args.private:
-            sprite = app.api.update_url_auth(name, "public" if args.public else "sprite")
-        else:
-            sprite = app.api.require_sprite(name)
+        sprite = app.api.require_sprite(name)
+        if wanted and sprite.auth != wanted:
+            sprite = app.api.update_url_auth(name, wanted)
     if not sprite.url:
         raise ThoptersError(f"the API tells no URL for {name}")
     if args.json:
-        console.answer_json({"name": name, "url": sprite.url, "auth": sprite.auth or None})
+        known = {"auth": sprite.auth or None, "private_access": sprite.private_access or None}
+        console.answer_json({"name": name, "url": sprite.url, **known})
         return EXIT_OK
     console.answer(clean(sprite.url))
     if args.public:
@@ -7538,7 +7579,8 @@ def cmd_url(app: App, args: argparse.Namespace) -> int:
             f"anybody can now open what {name} serves; close it: thopters url {name} --private"
         )
     elif args.private:
-        console.note("only members of the org can open it now; a browser asks them to log in")
+        who = "admins" if sprite.private_access == "admins" else "members"
+        console.note(f"only {who} of the org can open it now; a browser asks them to log in")
     return EXIT_OK
 
 

@@ -361,6 +361,18 @@ def test_exec_wakes_a_sleeping_sprite(thopters: Thopters, emulator: Emulator) ->
     assert len(emulator.journal.executed) == 1
 
 
+@pytest.mark.parametrize(("form", "status"), [("proxy error", 502), ("not ready", 503)])
+@pytest.mark.parametrize("words", [["exec", "dev", "--", "true"], ["sessions", "dev"]])
+def test_a_sprite_that_does_not_say_that_it_wakes_is_waited_for_too(
+    thopters: Thopters, emulator: Emulator, form: str, status: int, words: list[str]
+) -> None:
+    emulator.personality.wake_503, emulator.personality.wake_form = 4, form
+    emulator.add_sprite("dev", status="cold")
+    done = thopters("-v", *words)
+    assert done.code == 0, done
+    assert done.err.count(f"{status}; trying again in ") == 4
+
+
 @pytest.mark.parametrize(
     ("actions", "started"),
     [
@@ -676,9 +688,23 @@ def test_url(thopters: Thopters, emulator: Emulator) -> None:
         "name": "dev",
         "url": sprite.url,
         "auth": "sprite",
+        "private_access": None,
     }
     assert sprite.url_settings == {"auth": "sprite"}
     assert sprite.status == "cold"
+
+
+@pytest.mark.parametrize(("access", "who"), [("admins", "admins"), ("org_users", "members")])
+def test_url_that_is_private_already_keeps_who_may_open_it(
+    thopters: Thopters, emulator: Emulator, access: str, who: str
+) -> None:
+    sprite = emulator.add_sprite("dev")
+    sprite.url_settings = {"auth": "sprite", "private_access": access}
+    done = thopters("url", "dev", "--private")
+    assert (done.code, done.out) == (0, sprite.url + "\n")
+    assert f"only {who} of the org can open it" in done.err
+    assert sprite.url_settings == {"auth": "sprite", "private_access": access}
+    assert json.loads(thopters("url", "dev", "--json").out)["private_access"] == access
 
 
 def test_url_change_that_did_not_take_is_an_error(thopters: Thopters, emulator: Emulator) -> None:

@@ -44,7 +44,7 @@ import pytest
 from conftest import ROOT
 
 import thopters
-from thopters import AMBIGUOUS, BUSY, NOT_SENT, STARTING
+from thopters import AMBIGUOUS, BUSY, NOT_SENT, STARTING, WAKING
 
 UTC = datetime.timezone.utc
 NOW = datetime.datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -669,6 +669,8 @@ def test_a_date_to_wait_for_is_read_beside_the_servers_clock() -> None:
         (STARTING, 1000.0, 0.0, [60.0, 60.0, None]),
         (STARTING, float("inf"), 0.0, [60.0, 60.0, None]),
         (STARTING, 0.0, 0.0, [0.1] * 100),
+        (WAKING, None, 1.0, [0.5, 1.0, 2.0, *[4.0] * 6, None]),
+        (WAKING, 60.0, 0.0, [0.25, 0.5, 1.0, *[2.0] * 14, None]),
     ],
 )
 def test_how_long_each_kind_of_failure_waits(
@@ -689,6 +691,17 @@ def test_the_limit_of_starting_is_the_callers_and_counts_every_wait() -> None:
     assert policy.wait(BUSY, 6.0, 0.0) == 6.0
     assert policy.wait(STARTING, 4.0, 0.0) == 4.0
     assert policy.wait(STARTING, None, 0.0) is None
+    assert policy.wait(WAKING, None, 0.0) is None
+
+
+def test_a_gateway_error_is_a_waking_sprite_only_where_the_request_wakes_one() -> None:
+    errors = {status: make_answer(status) for status in (500, 502, 503, 504, 520)}
+    for wakes, kind in ((True, WAKING), (False, AMBIGUOUS)):
+        policy = thopters.RetryPolicy(repeatable=True, wakes=wakes)
+        kinds = {status: policy.kind(answer) for status, answer in errors.items()}
+        assert kinds == {500: AMBIGUOUS, 520: AMBIGUOUS, 502: kind, 503: kind, 504: kind}
+        starting = make_answer(503, b'{"error": "sprite_starting"}')
+        assert (policy.kind(starting), policy.kind(make_answer(404))) == (STARTING, None)
 
 
 @pytest.mark.parametrize("seed", range(20))

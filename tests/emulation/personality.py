@@ -29,6 +29,7 @@ class Personality:
 
     # waking
     wake_503: int = 1  # so many sprite_starting before a sleeping sprite serves
+    wake_form: str = "sprite_starting"  # or "proxy error" (502), or "not ready" (503 in text)
 
     # exec
     early_start: bool = True  # the process starts before the stream is attached

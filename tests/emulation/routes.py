@@ -95,10 +95,20 @@ def require(call: Call, name: str) -> Sprite:
     return sprite
 
 
+# the words of what stands before a machine, and of the machine
+WAKE_FORMS = {
+    "proxy error": Reply.text(502, "Proxy error"),
+    "not ready": Reply.text(503, "Process not ready after 30s"),
+}
+
+
 def enter(call: Call, name: str) -> Sprite:
     """Return a sprite that is awake, waking it; 503 while that takes time."""
     sprite = require(call, name)
-    if call.fault("starting") or not sprite.enter():
+    is_starting = call.fault("starting")
+    if is_starting or not sprite.enter():
+        if not is_starting and call.personality.wake_form != "sprite_starting":
+            raise Refused(WAKE_FORMS[call.personality.wake_form])
         raise Refused(
             Reply.error(
                 503,
