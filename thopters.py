@@ -1948,6 +1948,7 @@ class Transport:
     def open_connection(self, deadline: Deadline) -> http.client.HTTPConnection:
         """Connect to the API: TCP, the proxy if there is one, TLS; NotSentError if that fails."""
         import http.client
+        import ssl
 
         host, secure = self.base.hostname or "", self.base.scheme == "https"
         port = self.base.port or (443 if secure else 80)
@@ -1971,7 +1972,7 @@ class Transport:
         try:
             connection.connect()
             # what is closed already is wrapped without a handshake, and sends as it is
-            if secure and not connection.sock.version():
+            if isinstance(connection.sock, ssl.SSLSocket) and not connection.sock.version():
                 raise ConnectionAbortedError(0, "the connection was closed")
         except (OSError, http.client.HTTPException) as error:
             connection.close()

@@ -1406,6 +1406,7 @@ class Pages(thopters.Transport):
         query: Sequence[tuple[str, str]] = (),
         document: object = None,
         limit_s: float = 0.0,
+        wakes: bool = False,
     ) -> thopters.Answer:
         assert (method, path, document) == ("GET", "/v1/sprites", None)
         self.queries.append(dict(query))

@@ -373,11 +373,15 @@ def test_r29_a_body_after_creation_is_not_believed(
 def test_r29_a_change_is_seen_by_a_get_whatever_its_own_answer_is(
     thopters: Thopters, auth: str
 ) -> None:
-    sprite = {"name": "dev", "url": "https://dev.example", "url_settings": {"auth": auth}}
+    settings = {"auth": "sprite"}
+    sprite = {"name": "dev", "url": "https://dev.example", "url_settings": settings}
 
     def answer(request: Request, wire: Wire) -> None:
-        changed = b"HTTP/1.1 204 No Content\r\n\r\n"
-        wire.write(changed if request.method == "PUT" else response(json.dumps(sprite).encode()))
+        if request.method == "PUT":
+            settings["auth"] = auth
+            wire.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        else:
+            wire.write(response(json.dumps(sprite).encode()))
 
     with Canned(answer) as server:
         env = {"SPRITES_API_URL": server.url, "SPRITE_TOKEN": TOKEN}
@@ -395,7 +399,7 @@ def test_r29_a_change_is_seen_by_a_get_whatever_its_own_answer_is(
 LINE = re.compile(rb"(GET|POST|PUT|DELETE) (/[!-~]*) HTTP/1\.1")
 CHANGES = {
     # words, how many GETs are answered, and what is said
-    "url": (["url", "dev", "--public"], 0, "the API accepted the change of the URL of dev, but "),
+    "url": (["url", "dev", "--public"], 1, "the API accepted the change of the URL of dev, but "),
     "destroy": (["destroy", "dev", "--yes"], 1, "the API said that it deletes dev, but "),
     "checkpoint": (["checkpoint", "dev"], 0, "the checkpoint of dev was made, but "),
     "restore": (
