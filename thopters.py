@@ -4309,10 +4309,14 @@ def is_port_free(port: int) -> bool:
 
 # A hold is a task of the platform: a sprite does not go to sleep while one has not expired. The
 # API for them is inside the sprite alone, on a socket; on some images only behind a program.
+# That takes an answer of an error for a success, so a list has to show what came of it.
 TASKS_SCRIPT = b"""\
-path=/v1/tasks$2
-curl -fsS --path-as-is --max-time 5 -X "$1" --unix-socket /.sprite/api.sock "http://sprite$path" ||
-  sprite-env curl -X "$1" "$path"
+ask() {
+  curl -fsS --path-as-is --max-time 5 -X "$1" --unix-socket /.sprite/api.sock "http://sprite$2" ||
+    sprite-env curl -X "$1" "$2"
+}
+[ ! "$1" ] || ask DELETE "/v1/tasks/$1" > /dev/null
+ask GET /v1/tasks
 """
 
 
@@ -4326,27 +4330,28 @@ class Hold:
         self.expires_at = text_field(item, "expires_at")
 
 
-def ask_tasks(api: SpritesApi, name: str, method: str, path: str = "") -> bytes:
-    """Ask the task API inside a sprite; ThoptersError where it can't be reached or refuses."""
-    argv = [b"bash", b"-c", TASKS_SCRIPT, b"thopters", method.encode(), path.encode()]
+def list_holds(api: SpritesApi, name: str, *, release: str = "") -> list[Hold]:
+    """Return the holds of a sprite, after `release` has been deleted.
+
+    ThoptersError where the task API can't be reached or refuses.
+    """
+    import json
+    import urllib.parse
+
+    path = urllib.parse.quote(to_bytes(release), safe="").encode()
+    argv = [b"bash", b"-c", TASKS_SCRIPT, b"thopters", path]
     why = "the image lacks the task API"
     try:
         status, out, err = run_quietly(
             api, name, argv, limit_s=SILENCE_TIMEOUT_S, open_limit_s=WAKE_LIMIT_S
         )
-        if status == 0:
-            return out
         why = " ".join(err.decode("utf-8", "replace").splitlines()[:1]) or why
     except ExecLost as lost:
-        why = str(lost)
-    raise ThoptersError(f"cannot ask about holds in {name}: {why}")
-
-
-def list_holds(api: SpritesApi, name: str) -> list[Hold]:
-    import json
-
+        status, out, why = None, b"", str(lost)
+    if status != 0:
+        raise ThoptersError(f"cannot ask about holds in {name}: {why}")
     try:
-        document = json.loads(ask_tasks(api, name, "GET"))
+        document = json.loads(out)
     except (ValueError, RecursionError):
         document = None
     return read_items(Hold, listed(document, "tasks"), f"holds in {name}", "name")
@@ -4354,13 +4359,8 @@ def list_holds(api: SpritesApi, name: str) -> list[Hold]:
 
 def release_hold(api: SpritesApi, name: str, hold: str) -> None:
     """Delete a hold; one that has expired meanwhile is as good."""
-    import urllib.parse
-
-    try:
-        ask_tasks(api, name, "DELETE", "/" + urllib.parse.quote(to_bytes(hold), safe=""))
-    except ThoptersError:
-        if hold in [item.name for item in list_holds(api, name)]:
-            raise
+    if hold in [item.name for item in list_holds(api, name, release=hold)]:
+        raise ThoptersError(f"hold {hold} of {name} can't be ended: it is still there")
 
 
 # To the loop beside a command on a terminal: somebody is there. Fails where no such loop reads it

@@ -14,12 +14,14 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
+import emulation.exec as exec_module
 import pytest
 import test_terminal
 from conftest import Result, Thopters
 from emulation import SPRITE_PROGRAM, Emulator, Fault
 from emulation.exec import Session as RemoteSession
 from emulation.state import Sprite
+from emulation.wire import Reply
 from test_emulator import needs_curl, needs_namespace, until
 from test_terminal import CTRL_C, CTRL_D, Start
 
@@ -383,7 +385,43 @@ def test_force_releases_a_hold_and_the_sprite_sleeps(
     assert "dev may be kept awake by hold agent (until " in done.err
     assert (done.code, sprite.tasks, sprite.status) == (0, {}, "warm")
     assert sprite.inner
-    assert sprite.inner.requests == ["GET /v1/tasks", "DELETE /v1/tasks/agent"]
+    looks = ["GET /v1/tasks", "DELETE /v1/tasks/agent", "GET /v1/tasks"]
+    assert sprite.inner.requests == looks
+
+
+SPRITE_ENV = """\
+#!/bin/sh
+exec curl -sS --unix-socket /.sprite/api.sock -X "$3" "http://sprite$4"
+"""
+
+
+@needs_curl
+@needs_namespace
+def test_a_hold_that_is_still_there_was_not_released(
+    thopters: Thopters, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The platform's own program says that all is well, whatever the task API has answered."""
+    sprite = awake(emulator)
+    folder = sprite.home / "bin"
+    folder.mkdir()
+    (folder / "sprite-env").write_text(SPRITE_ENV)
+    (folder / "sprite-env").chmod(0o755)
+    path = f"{sprite.machine.home_inside}/bin:{exec_module.DEFAULT_PATH}"
+    monkeypatch.setattr(exec_module, "DEFAULT_PATH", path)
+    hold(emulator, sprite)
+    assert sprite.inner
+    real = sprite.inner._answer
+
+    def answer(method: str, path: str, body: bytes) -> Reply:
+        return Reply.text(500, "no") if method == "DELETE" else real(method, path, body)
+
+    monkeypatch.setattr(sprite.inner, "_answer", answer)
+    done = thopters("pause", "dev", "--force", "--no-wait", "--json")
+    assert done.code == 1, done
+    told = json.loads(done.out)
+    assert told["paused"] == []
+    assert told["errors"][0]["message"] == "hold agent of dev can't be ended: it is still there"
+    assert sprite.inner.requests.count("DELETE /v1/tasks/agent") == 2  # the second by sprite-env
 
 
 ODD_NAMES = [

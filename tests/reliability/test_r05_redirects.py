@@ -91,7 +91,9 @@ class Trap:
         assert f"answered {self.status}, a redirect to {host}, which is never" in errors[0], done
         assert "sapphire" not in done.err, done
         assert self.elsewhere.accepted == 0
-        before = ["GET"] if kind in ("POST", "PUT", "DELETE") else []  # to look whether there is one
+        before = (
+            ["GET"] if kind in ("POST", "PUT", "DELETE") else []
+        )  # to look whether there is one
         assert self.api.methods() == [*before, self.method]
         for request in self.api.requests:
             assert request.headers.get_all("Authorization") == [f"Bearer {TOKEN}"]
