@@ -2679,14 +2679,15 @@ class Sprite:
 
 
 class Checkpoint:
-    """A checkpoint; `create_time` is an RFC 3339 stamp."""
+    """A checkpoint; `create_time` is an RFC 3339 stamp, `health` a word such as mount_failed."""
 
-    __slots__ = ("comment", "create_time", "id", "is_auto")
+    __slots__ = ("comment", "create_time", "health", "id", "is_auto")
 
     def __init__(self, item: dict[str, Any]) -> None:
         self.id = text_field(item, "id")
         self.create_time = text_field(item, "create_time")
         self.comment = text_field(item, "comment")
+        self.health = text_field(item, "health")
         self.is_auto = item.get("is_auto") is True or self.id.startswith("auto-")
 
     def to_json(self) -> dict[str, Any]:
@@ -5150,8 +5151,8 @@ hook() {
   prepend "$real" || fail "~/$1 can't be changed"
 }
 prepend() {
-  local new
-  new=$(mktemp -- "$1.XXXXXX") || return
+  local new=$1.thopters-new  # one at most is left behind, however often we are killed
+  rm -f -- "$new" && (umask 077 && : > "$new") || return
   { [ ! -e "$1" ] || cp -p -- "$1" "$new"; } &&
     { printf '%s\n' "$block" && { [ ! -e "$1" ] || cat -- "$1"; }; } > "$new" &&
     mv -fT -- "$new" "$1" && return
@@ -7364,6 +7365,13 @@ def show_checkpoints(app: App, name: str, found: list[Checkpoint], *, as_json: b
         age = format_age(made, now) if terminal else format_time(made)
         rows.append((item.id, age, item.comment))
     app.console.table(("ID", "Made", "Comment"), rows)
+    for item in found:
+        warn_of_health(app, item)
+
+
+def warn_of_health(app: App, checkpoint: Checkpoint) -> None:
+    if checkpoint.health:
+        app.console.warn(f"the platform says of checkpoint {checkpoint.id}: {checkpoint.health}")
 
 
 # restore
@@ -7430,7 +7438,11 @@ def no_consent(doing: str) -> UsageError:
 
 def require_checkpoint(app: App, name: str, identity: str) -> list[str]:
     """Return the ids of all checkpoints; NotFoundError if `identity` is none of them."""
-    known = [item.id for item in app.api.list_checkpoints(name, include_auto=True)]
+    found = app.api.list_checkpoints(name, include_auto=True)
+    known = [item.id for item in found]
+    for item in found:
+        if item.id == identity:
+            warn_of_health(app, item)
     if identity not in known:
         some = ", ".join(known[:5]) or "none at all"
         raise NotFoundError(

@@ -285,6 +285,17 @@ def test_a_link_stays_one_and_what_it_leads_to_is_changed(home: Path) -> None:
     assert os.listdir(home / "dotfiles") == ["bashrc"]
 
 
+def test_what_a_killed_one_has_left_is_cleared_away(home: Path) -> None:
+    content = (home / ".bashrc").read_bytes()
+    (home / "mine").write_bytes(b"mine\n")
+    (home / ".bashrc.thopters-new").symlink_to("mine")
+    (home / ".profile.thopters-new").write_bytes(b"half of")
+    succeeded(run_init(home, Settings({"A": "1"})))
+    assert not list(home.glob(".*.thopters-new"))
+    assert (home / "mine").read_bytes() == b"mine\n"
+    assert (home / ".bashrc").read_bytes() == BLOCK + content
+
+
 def test_what_can_not_be_a_start_up_file_is_named(home: Path) -> None:
     (home / ".bashrc").unlink()
     (home / ".bashrc").mkdir()

@@ -560,6 +560,22 @@ def test_checkpoints_are_shown_newest_first(
     assert "Current" not in ids
 
 
+def test_a_checkpoint_that_the_platform_doubts_is_named(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    sprite = emulator.add_sprite("dev", status="running")
+    for _ in range(2):
+        sprite.add_checkpoint("fine")
+    sprite.checkpoints[0].health = "mount_failed"
+    warning = "thopters: warning: the platform says of checkpoint v1: mount_failed\n"
+    done = thopters("checkpoints", "dev")
+    assert (done.code, done.out.count("fine"), done.err) == (0, 2, warning)
+    told = json.loads(thopters("checkpoints", "dev", "--json").out)["checkpoints"]
+    assert [item["health"] for item in told] == ["", "mount_failed"]
+    assert warning in thopters("restore", "dev", "v1", "--yes").err
+    assert warning not in thopters("restore", "dev", "v2", "--yes").err
+
+
 def test_restore_puts_the_disk_back(thopters: Thopters, emulator: Emulator) -> None:
     emulator.personality.restore_delay_s = 1.0
     sprite = emulator.add_sprite("dev")

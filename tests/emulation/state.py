@@ -42,6 +42,7 @@ class Checkpoint:
         self.made = made
         self.comment = comment
         self.auto = auto
+        self.health = ""  # or "mount_failed"
 
 
 class Sprite:
@@ -186,6 +187,8 @@ class Sprite:
         item = {"id": checkpoint.id, "create_time": self.stamp(checkpoint.made)}
         if checkpoint.comment:
             item["comment"] = checkpoint.comment
+        if checkpoint.health:
+            item["health"] = checkpoint.health
         return {**item, **({"is_auto": True} if checkpoint.auto else {})}
 
     def remove(self) -> None:
