@@ -9,11 +9,14 @@ and the input of init.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import random
 import shlex
 import string
+import sys
+import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -308,6 +311,49 @@ def test_r02_programs_get_no_secret_that_was_not_exported(watch: Watch) -> None:
     watch.check(told.encode(), "argv and environment of programs", {watch.emulator.token})
     words = "\n".join(line for line in told.splitlines() if "=" not in line)
     assert watch.emulator.token not in words
+
+
+def descendants(pid: int) -> list[int]:
+    """Return a process and all that it has started, as far as they are there."""
+    found, left = [], [pid]
+    while left:
+        found.append(left.pop())
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{found[-1]}/task").iterdir():
+                left += map(int, (task / "children").read_text().split())
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="wants Linux's /proc")
+@pytest.mark.parametrize("command", ["setup", "create", "init", "exec"])
+def test_r02_every_5_ms_no_process_of_ours_has_a_secret_to_show(watch: Watch, command: str) -> None:
+    """Command lines hold none at all, the environment what the user has exported."""
+    names = {"setup": watch.names, "exec": ("MINE",)}.get(command, ())
+    own = {name: watch.secrets[name] for name in names}
+    watch.thopters.env |= own
+    exported = {watch.emulator.token, *own.values()}
+    looked_at = watch.told.with_name("looked-at")  # programs that setup starts wait for that
+    wait = f"until [ -e {shlex.quote(str(looked_at))} ]; do sleep 0.01; done; exit 1"
+    for program in ("sprite", "git"):
+        write_launcher(looked_at.with_name("programs"), program, ["sh", "-c", wait, program])
+    running = watch.thopters.start(*COMMANDS[command])
+    seen, samples = set(), 0
+    while running.poll() is None:
+        for pid in descendants(running.pid):
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes()
+                seen.add(words.split(b"\0")[0])
+                if b"until [" in words:
+                    looked_at.touch()
+                watch.check(words, "a command line")
+                environ = Path(f"/proc/{pid}/environ").read_bytes()
+                watch.check(environ, "an environment", exported)
+        samples += 1
+        time.sleep(0.005)
+    _, err = running.communicate()
+    assert running.returncode == STATUSES.get(command, 0), err
+    assert samples >= 5 and sys.executable.encode() in seen
+    assert (b"sh" in seen) == (command == "setup")
 
 
 def test_r01_fifty_long_secrets_do_not_slow_the_program_down(
