@@ -2303,7 +2303,7 @@ OP_CONTINUATION, OP_TEXT, OP_BINARY, OP_CLOSE, OP_PING, OP_PONG = 0, 1, 2, 8, 9,
 class WebSocketLost(Exception):
     """The connection ended, or the peer broke the protocol.
 
-    `is_end`: whether the peer meant it, by a close frame or by a plain end of the stream.
+    `is_end`: whether the peer meant it, by a close frame or by an end between two messages.
     `is_late`: whether our own side had ended before, so that perhaps nobody waits any more.
     """
 
@@ -2359,6 +2359,10 @@ class FrameParser:
 
     def received(self, count: int) -> None:
         self._end += count
+
+    def is_amid(self) -> bool:
+        """Return whether a message has begun and not ended; all that is whole has been taken."""
+        return self._start != self._end or bool(self._opcode)
 
     def messages(self) -> Iterator[tuple[int, bytes | memoryview]]:
         """Yield (opcode, payload) for each whole message and control frame that is there."""
@@ -2507,6 +2511,8 @@ class WebSocket:
                 return False
             except OSError as error:
                 raise WebSocketLost(error.strerror or "the connection broke") from None
+        if not count and self._parser.is_amid():
+            raise WebSocketLost("the connection ended in the middle of a message")
         if not count:
             raise end_of(b"")
         self._parser.received(count)

@@ -300,6 +300,18 @@ def test_frames_of_every_size_survive_random_cuts(seed: int) -> None:
     assert list(feed(thopters.FrameParser(early), pieces)) == messages
 
 
+def test_the_end_of_the_stream_is_no_end_in_the_middle_of_a_message() -> None:
+    half, last = server_frame(1, b"a", final=False), server_frame(0, b"b")
+    ping, stream = server_frame(9, b"p"), server_frame(2, b"x" * 200)
+    stream += half + ping + last + ping
+    between = {0, len(stream) - len(ping), len(stream)}
+    between.add(len(server_frame(2, b"x" * 200)))
+    for size in range(len(stream) + 1):
+        parser = thopters.FrameParser(b"")
+        list(feed(parser, [stream[:size]]))
+        assert parser.is_amid() == (size not in between), size
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_a_message_comes_with_its_last_byte_and_not_before(size: int) -> None:
     payload = random.Random(size).randbytes(size)

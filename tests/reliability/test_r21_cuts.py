@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from conftest import Thopters
 from emulation import Emulator
 from relay import Cut, Relay
 from runs import Done, environ_for, run_here
+from servers import Server
 from test_config import KEYS, ME, GitHub, write
 from test_r12_exec_commands import refuse_websockets
 
@@ -59,7 +61,8 @@ class World:
             SPRITES_API_URL=self.relay.url,
             THOPTERS_GITHUB_API="http://127.0.0.1:9",  # nothing leaves this machine
         )
-        self.new_keys = b""
+        self.patch = monkeypatch
+        self.all_end = True  # whether what a command begins in a sprite ends with it
         self.streams = {1: bytearray(), 2: bytearray()}
         for limit in ("WAKE_LIMIT_S", "READY_LIMIT_S", "READ_BACK_LIMIT_S"):
             monkeypatch.setattr(program, limit, 3.0)  # fewer questions where all are cut
@@ -99,6 +102,8 @@ class World:
 
     def settle(self) -> None:
         self.relay.settle()
+        if not self.all_end:
+            return
         for sprite in list(self.emulator.sprites.values()):
             sprite.machine.thaw()  # a command that stands still would be ended only 10 s later
             for session in list(sprite.sessions.values()):
@@ -392,6 +397,176 @@ class Restore(Case):
                 thread.join(20)
 
 
+class WithSession(Case):
+    """A command about a session that was started before, and goes on."""
+
+    words: tuple[str, ...]
+
+    def begin(self) -> None:
+        self.world.all_end = False
+
+    def arrange(self) -> None:
+        self.world.fresh()
+        self.world.relay.arm(None)
+        done = self.world.run(("exec", "dev", "--detach", "--", "sh", "-c", "read x; true"))
+        assert done.code == 0, done
+        self.id = done.out.strip()
+        self.session = self.emulator.sprite("dev").sessions[self.id]
+        self.argv = tuple(word.format(self.id) for word in self.words)
+
+
+class Sessions(WithSession):
+    words = ("sessions", "dev")
+    step = 29
+
+    def true(self, done: Done) -> None:
+        ids = [line.split("\t")[0] for line in done.out.splitlines()]
+        assert ids == ([] if done.code else [self.id])
+        assert "no sessions" not in done.err
+
+
+class Kill(WithSession):
+    words = ("kill", "dev", "{}")
+    step = 89
+
+    def true(self, done: Done) -> None:
+        gone = self.session.ended.is_set()
+        assert gone or done.code
+        assert done.out == ("" if done.code else f"{self.id} has ended\n")
+        assert gone or done.code != program.EXIT_NOT_FOUND
+
+
+class Detach(Case):
+    argv = ("exec", "dev", "--detach", "--", "sh", "-c", "echo 1 >> a; exec sleep 60")
+    step = 37
+
+    def begin(self) -> None:
+        self.world.all_end = False
+
+    def arrange(self) -> None:
+        self.world.fresh()
+
+    def true(self, done: Done) -> None:
+        sprite = self.emulator.sprite("dev")
+        path = sprite.home / "a"
+        if done.code:
+            assert done.out == ""
+            assert not path.exists() or path.read_text() in ("", "1\n")
+            return
+        assert not sprite.sessions[done.out.strip()].ended.is_set()
+        assert path.read_text() == "1\n"
+
+
+class Hold(Case):
+    argv = ("hold", "dev", "--for", "1h")
+    step = 173
+
+    def begin(self) -> None:
+        self.world.all_end = False
+        self.world.patch.setattr(program, "HOLD_FIRST_S", 0.05)
+
+    def arrange(self) -> None:
+        self.world.fresh()
+
+    def true(self, done: Done) -> None:
+        held = bool(self.emulator.sprite("dev").live_tasks())
+        assert held or done.code
+        assert done.out == ("" if done.code else "dev stays awake for 3600 s\n")
+        if held and done.code:
+            assert "dev may be held all the same" in done.err
+
+
+class Shell(Case):
+    argv = ("shell", "dev")
+    step = 83
+
+    def begin(self) -> None:
+        self.world.all_end = False
+
+    def arrange(self) -> None:
+        self.world.fresh()
+
+    def true(self, done: Done) -> None:
+        """Our stdin has ended, which is typed there as ^D."""
+        sessions = self.emulator.sprite("dev").sessions.values()
+        assert done.code in (0, 255)
+        assert done.code or any(session.ended.is_set() for session in sessions)
+
+
+class Upload(Case):
+    argv = ("cp", "FILE", "dev:got")
+    step = 37
+    old, new = b"old\n", b"new\n" * 40
+
+    def begin(self) -> None:
+        super().begin()
+        path = self.world.home / "file"
+        path.write_bytes(self.new)
+        self.argv = ("cp", str(path), "dev:got")
+
+    def arrange(self) -> None:
+        (self.emulator.sprite("dev").home / "got").write_bytes(self.old)
+
+    def true(self, done: Done) -> None:
+        home = self.emulator.sprite("dev").home
+        now = (home / "got").read_bytes()
+        assert now in (self.old, self.new)
+        assert now == self.new or done.code
+        assert sorted(path.name for path in home.iterdir()) == [".bashrc", ".profile", "got"]
+
+
+class Download(Case):
+    argv = ("cp", "dev:file", "PLACE")
+    step = 43
+    old, new = b"old\n", b"new\n" * 40
+
+    def begin(self) -> None:
+        super().begin()
+        (self.emulator.sprite("dev").home / "file").write_bytes(self.new)
+        self.folder = self.world.home / "place"
+        self.folder.mkdir()
+        self.argv = ("cp", "dev:file", f"{self.folder}/got")
+
+    def arrange(self) -> None:
+        (self.folder / "got").write_bytes(self.old)
+
+    def true(self, done: Done) -> None:
+        now = (self.folder / "got").read_bytes()
+        assert now == (self.old if done.code else self.new)
+        assert [path.name for path in self.folder.iterdir()] == ["got"]
+
+
+class Wire(Case):
+    argv = ("proxy", "dev", "-W", "localhost:PORT")
+    step = 11
+    words = b"hello, whoever is there\n"
+    size = 0
+
+    def begin(self) -> None:
+        super().begin()
+        self.server = Greeter(self.words)
+        self.argv = ("proxy", "dev", "-W", f"127.0.0.1:{self.server.port}")
+
+    def true(self, done: Done) -> None:
+        """A plain end between two frames is one: the platform may say no more than that."""
+        connection = self.world.relay.connections[0]
+        self.size = self.size or len(connection.came)  # of the first time, which is whole
+        words = self.words.decode()
+        assert words.startswith(done.out)
+        frames = (2 + len(self.words), 2 + 2)  # that, and the close frame
+        is_plain = len(connection.came) == self.size - sum(frames)
+        assert done.out == words or done.code or (is_plain and done.out == "")
+
+
+class Greeter(Server):
+    def __init__(self, words: bytes) -> None:
+        self.words = words
+        super().__init__()
+
+    def serve(self, sock: socket.socket) -> None:
+        sock.sendall(self.words)
+
+
 CASES: dict[str, Callable[[World], Case]] = {
     "list": List,
     "url": Url,
@@ -407,6 +582,14 @@ CASES: dict[str, Callable[[World], Case]] = {
     "init": Init,
     "create": Create,
     "restore": Restore,
+    "exec --detach": Detach,
+    "sessions": Sessions,
+    "kill": Kill,
+    "hold": Hold,
+    "shell": Shell,
+    "cp to": Upload,
+    "cp from": Download,
+    "proxy -W": Wire,
 }
 
 
