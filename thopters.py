@@ -691,7 +691,8 @@ class Console:
                 raise UsageError(
                     "this terminal would show what you type", hint="use: thopters setup --from-env"
                 ) from None
-        if len(to_bytes(typed)) >= 4095:  # the rest of a longer line is dropped by the terminal
+        longest = 1023 if sys.platform == "darwin" else 4095
+        if len(to_bytes(typed)) >= longest:  # the rest of a longer line is dropped by the terminal
             raise UsageError(
                 "what was typed is too long for a line of a terminal",
                 hint="thopters setup --from-env takes any length",
@@ -1099,7 +1100,7 @@ class Config:
             with open(temporary, "xb", opener=open_private) as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                sync(file.fileno())
             os.replace(temporary, self.real_path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -1118,12 +1119,25 @@ def sync_folder(folder: str) -> None:
     except PermissionError:
         return
     try:
-        os.fsync(fd)
+        sync(fd)
     except OSError as error:
-        if error.errno != errno.EINVAL:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
         os.close(fd)
+
+
+def sync(fd: int) -> None:
+    """Force a file to the disk; on macOS fsync alone leaves it in the disk's own memory."""
+    import contextlib
+
+    if sys.platform == "darwin":
+        import fcntl
+
+        with contextlib.suppress(OSError):  # a file system that does not know it
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(fd)
 
 
 def open_private(path: str, flags: int) -> int:
@@ -1827,6 +1841,7 @@ def no_proxy_matches(host: str, port: int, rules: str) -> bool:
 
 def tls_context(environ: Mapping[str, str]) -> ssl.SSLContext:
     """Return a verifying context: the system's authorities and those that the user names."""
+    import contextlib
     import ssl
 
     try:
@@ -1837,6 +1852,10 @@ def tls_context(environ: Mapping[str, str]) -> ssl.SSLContext:
             hint="unset SSLKEYLOGFILE: who reads that file can read what is sent",
             final=True,
         ) from None
+    if sys.platform == "darwin" and not context.cert_store_stats()["x509_ca"]:
+        # python.org's Python comes without authorities
+        with contextlib.suppress(OSError):
+            context.load_verify_locations("/etc/ssl/cert.pem")
     for name in ("THOPTERS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         path = environ.get(name)
         if path:
@@ -1883,7 +1902,8 @@ def set_socket_options(sock: socket.socket) -> None:
 
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+    idle = "TCP_KEEPALIVE" if sys.platform == "darwin" else "TCP_KEEPIDLE"
+    for name, value in ((idle, 15), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
         if hasattr(socket, name):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
@@ -3885,11 +3905,14 @@ class LocalTerminal:
         import signal
 
         try:
-            return self.keyboard.read()
+            keys = self.keyboard.read()
         except InputError:
             if not self.is_terminal:
                 raise
-            raise Interrupted(signal.SIGHUP) from None
+            keys = b""
+        if self.is_terminal and not keys:  # in raw mode nothing else ends it
+            raise Interrupted(signal.SIGHUP)
+        return keys
 
     def wait_for_key(self) -> bytes:
         """Return what is typed next; Detached if the user wants to leave."""
@@ -4245,8 +4268,8 @@ class Forwarder:
             except ThoptersError as error:
                 self.api.console.warn(error.message)
                 return
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 join(websocket, self.api.clock, SocketInput(client), client.sendall)
             except WebSocketLost as lost:
                 if lost.is_end:
@@ -4288,10 +4311,23 @@ def loopback_listeners(port: int) -> Iterator[socket.socket]:
 
     for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
         try:
+            if sys.platform != "linux" and os.name == "posix":
+                see_unshared(family, port)
             yield socket.create_server((address, port), family=family, backlog=128)
         except OSError as error:
             if family == socket.AF_INET or error.errno == errno.EADDRINUSE:
                 raise  # else it is a machine without IPv6
+
+
+def see_unshared(family: int, port: int) -> None:
+    """Raise OSError where somebody listens on all addresses: BSD has us take their place."""
+    import socket
+
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        probe.bind(("", port))
 
 
 def port_in_use(local: int, remote: int, error: OSError, taken: Sequence[int]) -> ThoptersError:
@@ -4798,6 +4834,7 @@ class Unpacker:
         self._names = names
         self._owner = getattr(os, "getuid", int)(), getattr(os, "getgid", int)(), "", ""
         self._files: set[str] = set()
+        self._made = {self._top}  # the paths so far, and the folders on their ways
         self._links: dict[str, tarfile.TarInfo] = {}
         self._folders: dict[str, tarfile.TarInfo] = {}
 
@@ -4851,12 +4888,24 @@ class Unpacker:
             raise Garbled(f"the sprite sent what was not asked for: {name}")
         return os.path.join(self._top, *parts)
 
+    def _see_alone(self, path: str) -> None:
+        """Raise Garbled where the disk takes a new name for one that came before.
+
+        So do most disks of macOS and Windows with names that differ in case or normal form.
+        """
+        if path not in self._made and os.path.lexists(path):
+            raise Garbled(f"this disk takes {self._name(path)} for another name of the sprite's")
+        while path not in self._made:
+            self._made.add(path)
+            path = os.path.dirname(path)
+
     def _members(self, archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         """Yield the members that can be unpacked as they come, harmless and named below `t`."""
         import copy
 
         for member in archive:
             path = self._path(member.name)
+            self._see_alone(path)
             if member.issym():
                 self._links[path] = member
                 continue
@@ -5052,7 +5101,7 @@ def remove_tree(folder: str) -> None:
         for parent in found:
             with contextlib.suppress(OSError):
                 os.chmod(parent, 0o700)
-                for entry in os.scandir(parent):
+                for entry in list(os.scandir(parent)):  # what is removed may move the others
                     if entry.is_dir(follow_symlinks=False):
                         found.append(entry.path)
                     else:
@@ -7766,6 +7815,8 @@ def build_parser(command: Command) -> argparse.ArgumentParser:
     import argparse
 
     class Parser(argparse.ArgumentParser):
+        color: bool
+
         def print_help(self, file: object = None) -> NoReturn:
             raise HelpWanted(help_of(self))  # its own way hides that it could not be written
 
@@ -7781,6 +7832,7 @@ def build_parser(command: Command) -> argparse.ArgumentParser:
         ),
         allow_abbrev=False,
     )
+    parser.color = False  # since Python 3.14, where it would not ask us whether it may
     command.add(parser)
     parser.add_argument("-v", "--verbose", action="store_true", help="say what was tried")
     parser.add_argument("--debug", action="store_true", help="one line per request")

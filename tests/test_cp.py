@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,49 @@ def furnish(folder: Path) -> None:
     (folder / "run.sh").chmod(0o751)
     os.utime(folder / "run.sh", (1_000_000_000.5, 1_000_000_000.5))
     (folder / "sub").chmod(0o555)
+
+
+def fold(name: str) -> str:
+    return unicodedata.normalize("NFD", name).casefold()
+
+
+@pytest.mark.parametrize(
+    ("names", "clash"),
+    [
+        (["README", "readme"], "readme"),
+        (["caf\u00e9", "cafe\u0301"], "cafe\u0301"),
+        (["Lib/", "Lib/a", "lib/", "lib/b"], "lib"),
+        (["x/Notes", "notes", "x/NOTES"], "x/NOTES"),
+        (["Lib/a", "Lib/", "Lib/b", "Lib/"], ""),
+    ],
+)
+def test_names_that_are_one_on_our_disk_are_not_put_over_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], clash: str
+) -> None:
+    """As on those of macOS and Windows, which take names that differ in case for the same."""
+
+    def exists(path: str) -> bool:
+        folder, name = os.path.split(path)
+        there = os.listdir(folder) if os.path.isdir(folder) else []
+        return fold(name) in map(fold, there)
+
+    monkeypatch.setattr(os.path, "lexists", exists)
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name in names:
+            member = tarfile.TarInfo(name.rstrip("/"))
+            if name.endswith("/"):
+                member.type, member.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(member)
+    stream.seek(0)
+    copy = program.Copy(program.Console(io.StringIO(), io.StringIO(), {}))
+    unpacker = program.Unpacker(copy, str(tmp_path), None, "")
+    if not clash:
+        unpacker.run(stream)
+        assert sorted(os.listdir(tmp_path / "t" / "Lib")) == ["a", "b"]
+        return
+    with pytest.raises(program.Garbled, match=f"takes {clash} for another name"):
+        unpacker.run(stream)
 
 
 def described(folder: Path) -> str:

@@ -785,6 +785,42 @@ def test_a_terminal_that_is_taken_away_ends_us(thopters: Thopters, dev: Emulator
     assert not remote_sessions(dev)[0].ended.is_set()
 
 
+# the shell of a window, which keeps its HUP to itself for as long as its program runs
+SLOW_LEADER = """\
+import os, signal, subprocess, sys
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+program = subprocess.Popen(sys.argv[1:], process_group=0, restore_signals=True,
+                           preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
+os.tcsetpgrp(0, program.pid)
+sys.exit(128 - program.wait())
+"""
+
+
+def test_a_window_that_closes_is_no_end_of_the_input(thopters: Thopters, dev: Emulator) -> None:
+    """To read from it is the first that tells of it, where the shell passes its HUP on late."""
+    master, slave = pty.openpty()
+    trampoline = [sys.executable, "-I", "-S", "-c", TAKE_TERMINAL, os.ttyname(slave)]
+    leader = [sys.executable, "-c", SLOW_LEADER]
+    process = subprocess.Popen(
+        [*trampoline, *leader, *thopters.argv, "shell", "dev", "--native"],
+        stdin=slave, stdout=slave, stderr=subprocess.PIPE, env=thopters.env,
+        start_new_session=True,
+    )  # fmt: skip
+    thopters.started.append(process)
+    os.close(slave)
+    shown = b""
+    while PROMPT.encode() not in shown:
+        shown += os.read(master, 65536)
+    os.close(master)
+    assert process.wait(LIMIT_S) == 128 + signal.SIGHUP
+    assert process.stderr
+    said = process.stderr.read()
+    assert BACK.search(said.decode()) and b"Traceback" not in said
+    [session] = remote_sessions(dev)
+    assert not session.ended.wait(1)
+
+
 def test_the_terminal_is_put_back_when_nobody_reads_our_output(
     thopters: Thopters, dev: Emulator
 ) -> None:

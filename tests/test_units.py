@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import contextlib
 import copy
 import datetime
 import errno
@@ -38,7 +39,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from email.message import Message
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from conftest import ROOT
@@ -1875,3 +1876,74 @@ def test_a_wish_beyond_every_number_is_only_a_long_one() -> None:
 @pytest.mark.parametrize(("port", "match"), [(443, True), (444, False)])
 def test_an_ipv6_address_with_a_port_needs_no_proxy(port: int, match: bool) -> None:
     assert thopters.no_proxy_matches("2001:db8::1", port, "[2001:db8::1]:443") is match
+
+
+# other systems than the one that the tests run on
+
+
+def test_macos_has_its_own_way_to_force_a_file_to_the_disk(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", lambda fd, command: calls.append(command))
+    monkeypatch.setattr(os, "fsync", lambda fd: calls.append("fsync"))
+    thopters.sync(0)
+    assert calls == [51]
+
+    def refuse(fd: int, command: int) -> NoReturn:
+        raise OSError
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)  # as a file system over the network does
+    thopters.sync(0)
+    assert calls == [51, "fsync"]
+
+
+def test_a_port_that_somebody_has_on_all_addresses_is_not_shared() -> None:
+    with socket.create_server(("", 0)) as server, pytest.raises(OSError, match="in use"):
+        thopters.see_unshared(socket.AF_INET, server.getsockname()[1])
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+def test_a_hidden_answer_is_refused_where_the_terminal_cuts_it(
+    monkeypatch: pytest.MonkeyPatch, platform: str
+) -> None:
+    longest = {"linux": 4094, "darwin": 1022}[platform]
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(thopters, "EchoStaysOff", lambda *_: contextlib.nullcontext())
+    for size in (longest, longest + 1):
+        monkeypatch.setattr("getpass.getpass", lambda *_, size=size, **__: "x" * size)
+        if size == longest:
+            assert make_console().ask_secretly("key") == "x" * longest
+        else:
+            with pytest.raises(thopters.UsageError, match="too long for a line"):
+                make_console().ask_secretly("key")
+
+
+def test_no_help_is_coloured_by_python() -> None:
+    """As it would be since 3.14, without a look at our settings."""
+    parser: Any = thopters.build_parser(thopters.find_command("exec"))
+    assert parser.color is False
+
+
+def test_a_client_that_is_gone_before_its_port_is_open_is_let_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """macOS sets no option of a socket that has been reset."""
+    closed = []
+
+    class Opened:
+        def close(self) -> None:
+            closed.append(True)
+
+    class Reset(socket.socket):
+        def setsockopt(self, *args: Any) -> None:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(thopters, "open_port", lambda *_: Opened())
+    forwarder = thopters.Forwarder.__new__(thopters.Forwarder)
+    api: Any = None
+    forwarder.api, forwarder.name = api, "dev"
+    forwarder._forward(Reset(), 80)
+    assert closed == [True]

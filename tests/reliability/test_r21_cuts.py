@@ -459,7 +459,7 @@ class Detach(Case):
 
 class Hold(Case):
     argv = ("hold", "dev", "--for", "1h")
-    step = 173
+    step = 89
 
     def begin(self) -> None:
         self.world.all_end = False
