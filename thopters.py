@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     import threading
     import urllib.parse
     import urllib.request
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
     from email.message import Message
     from types import FrameType
     from typing import Any, BinaryIO, NoReturn, TextIO, TypeGuard, TypeVar
@@ -106,6 +106,7 @@ HOLD_EXPIRY_S = 300
 HOLD_MAX_S = 8 * 3600
 HOLD_LEAST_S = 10  # a shorter one could end before it is seen
 READ_BACK_LIMIT_S = 30.0
+OLD_AFTER_S = 10.0  # how much earlier than our question a sprite was made that is not ours
 PAUSE_LIMIT_S = 120.0
 PAUSE_LOOK_EVERY_S = 1.0
 KEYRING_LIMIT_S = 5.0
@@ -139,6 +140,7 @@ class ThoptersError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.name: str | None = None  # of several sprites the one that it is about
 
 
 class UsageError(ThoptersError):
@@ -154,6 +156,10 @@ class NotFoundError(ThoptersError):
 class AuthError(ThoptersError):
     exit_code = EXIT_NOT_AUTHENTICATED
     code = "not_authenticated"
+
+
+class MalformedTokenError(AuthError):
+    """What should be a token can be none, so it was not sent."""
 
 
 class ExistsError(ThoptersError):
@@ -1234,10 +1240,10 @@ def check_token(text: str, source: str) -> Secret:
     bad = [place for place, char in enumerate(token, 1) if not "!" <= char <= "~"]
     if bad:
         what = f"character {bad[0]} of {len(token)} can't be part of a token"
-        raise AuthError(f"the token from {source} is malformed: {what}", hint=hint)
+        raise MalformedTokenError(f"the token from {source} is malformed: {what}", hint=hint)
     if not 8 <= len(token) <= 4096:
         what = f"it is {len(token)} characters long"
-        raise AuthError(f"the token from {source} is malformed: {what}", hint=hint)
+        raise MalformedTokenError(f"the token from {source} is malformed: {what}", hint=hint)
     return Secret(token)
 
 
@@ -2639,6 +2645,12 @@ def text_field(item: dict[str, Any], *keys: str) -> str:
     return next((item[key] for key in keys if isinstance(item.get(key), str)), "")
 
 
+def known_fields(item: Sprite | Checkpoint | Session) -> dict[str, Any]:
+    """Return the fields of an object, None for a text that is empty."""
+    values = {key: getattr(item, key) for key in item.__slots__}
+    return {key: None if value == "" else value for key, value in values.items()}
+
+
 def listed(document: object, key: str) -> list[Any] | None:
     """Return the list that an object has under `key`, None if it has none.
 
@@ -2700,8 +2712,7 @@ class Sprite:
         return self.status in ASLEEP
 
     def to_json(self) -> dict[str, Any]:
-        known = {key: getattr(self, key) or None for key in self.__slots__}
-        return {**known, "state": self.state()}
+        return {**known_fields(self), "state": self.state()}
 
 
 class Checkpoint:
@@ -2717,7 +2728,7 @@ class Checkpoint:
         self.is_auto = item.get("is_auto") is True or self.id.startswith("auto-")
 
     def to_json(self) -> dict[str, Any]:
-        return {key: getattr(self, key) for key in self.__slots__}
+        return known_fields(self)
 
 
 def order_of(identity: str) -> tuple[int, str]:
@@ -2742,7 +2753,7 @@ class Session:
         self.is_terminal = item.get("tty") is True
 
     def to_json(self) -> dict[str, Any]:
-        return {key: getattr(self, key) for key in self.__slots__}
+        return known_fields(self)
 
 
 def read_items(
@@ -2778,6 +2789,12 @@ class Listing:
             count, limit = numbers.get(state), numbers.get(state + "_limit")
             if type(count) is int:
                 self.counts[state] = (count, limit if type(limit) is int else None)
+
+
+def doubt(doing: str, error: NoAnswerError) -> NoAnswerError:
+    """Return the error of a change of which no answer came."""
+    return NoAnswerError(f"cannot tell whether the API could {doing}: {error.message}",
+                         hint=error.hint)  # fmt: skip
 
 
 class SpritesApi:
@@ -2925,11 +2942,11 @@ class SpritesApi:
 
         No source says whether that keeps a `private_access` ("admins", "org_users").
         """
-        answer = self.transport.fetch(
-            "PUT", self.path(name), document={"url_settings": {"auth": auth}}
-        )
+        settings = {"url_settings": {"auth": auth}}
+        doing = f"change the URL of {name}"
+        answer = self._change("PUT", self.path(name), doing, document=settings)
         if not 200 <= answer.status < 300:
-            self.refuse(answer, f"change the URL of {name}", name, changes=True)
+            self.refuse(answer, doing, name, changes=True)
         with After(f"the API accepted the change of the URL of {name}"):
             sprite = self.require_sprite(name)
         if sprite.auth != auth:
@@ -2940,9 +2957,16 @@ class SpritesApi:
             )
         return sprite
 
+    def _change(self, method: str, path: str, doing: str, *, document: object = None) -> Answer:
+        """Send what changes something; where no answer comes, the error says of what."""
+        try:
+            return self.transport.fetch(method, path, document=document)
+        except NoAnswerError as error:
+            raise doubt(doing, error) from None
+
     def delete_sprite(self, name: str) -> None:
         """Delete a sprite; gone already counts if an earlier try of ours may have done it."""
-        answer = self.transport.fetch("DELETE", self.path(name))
+        answer = self._change("DELETE", self.path(name), f"destroy {name}")
         gone = answer.status in (200, 202, 204) or (answer.status == 404 and answer.uncertain)
         if not gone:
             self.refuse(answer, f"destroy {name}", name, changes=True)
@@ -2967,7 +2991,7 @@ class SpritesApi:
         return self._follow(self.path(name, "checkpoint"), document, f"checkpoint {name}", name)
 
     def restore_checkpoint(self, name: str, identity: str) -> Iterator[str]:
-        """Restore a checkpoint, yielding the platform's words. Asynchronous: see D9 in SPEC.md."""
+        """Restore a checkpoint, yielding the platform's words. It goes on behind the last one."""
         path = self.path(name, "checkpoints", identity, "restore")
         return self._follow(path, {}, f"restore {identity} of {name}", "")
 
@@ -3015,9 +3039,9 @@ class SpritesApi:
                 done = done or kind == "complete"
         except RefusedError as error:
             self.refuse(error.answer, doing, name, changes=True)
-        except NoAnswerError:
+        except NoAnswerError as error:
             if not done:
-                raise
+                raise doubt(doing, error) from None
         if not done:
             raise NoAnswerError(
                 f"cannot tell whether the API could {doing}: its answer was cut short"
@@ -3064,18 +3088,24 @@ exec 9> >(
   exec $(command -v setsid) "$BASH" -pc %(loop)s thopters-hold $$ > /dev/null 3>&-
 )
 """
+# By no clock that is set: one of a sprite may be wrong until it has been awake for a while
+UPTIME = b"uptime() { read -r now _ < /proc/uptime; now=${now/.*/}; }\n"
 # A line says that somebody is attached, and refreshes the task. Without the task API the first
 # tries all fail; one that fails later is no reason to give up
-HOLD_LOOP = b"""\
+HOLD_LOOP = (
+    UPTIME
+    + b"""\
 task=/v1/tasks/thopters-$1 wait=%(first)s held= tries=3
 put() {
   curl -fsS -m 10 -X PUT --unix-socket /.sprite/api.sock -d '{"expire":%(expiry)d}' \\
     -H 'Content-Type: application/json' "http://sprite$task" ||
     sprite-env curl -X PUT "$task" -d '{"expire":%(expiry)d}'
 }
+uptime
+end=$((now + %(max)d))
 while
   read -r -t "$wait"
-  [ $? != 1 ] && [ "$SECONDS" -lt %(max)d ]
+  [ $? != 1 ] && uptime && [ "$now" -lt "$end" ]
 do
   if put; then
     held=1 wait=%(every)s
@@ -3088,6 +3118,7 @@ done
 [ ! "$held" ] || curl -fsS -m 10 -X DELETE --unix-socket /.sprite/api.sock "http://sprite$task" ||
   sprite-env curl -X DELETE "$task"
 """
+)
 # Over POST the streams are told apart by single bytes below 4 among the data, so the data is sent
 # as hex digits, from a mark on; perl sends them as they come, od, which is always there, in blocks.
 # Both run without the user's variables, and a dot says that nothing is missing
@@ -3305,7 +3336,7 @@ class ExecSession:
         self._send_script(script, stdin, data)
         end = None if limit_s is None else self.clock.monotonic() + limit_s
         while True:
-            status = self._receive()
+            status = self.look()
             if status is not None:
                 return status
             self._check_time(end, limit_s)
@@ -3316,7 +3347,7 @@ class ExecSession:
         self._send_script(script, None, b"")
         end = self.clock.monotonic() + limit_s
         while True:
-            status = self._receive()
+            status = self.look()
             if status is not None or self.output.group is not None:
                 return status
             self._check_time(end, limit_s)
@@ -3334,11 +3365,11 @@ class ExecSession:
         end = self.clock.monotonic() + limit_s
         with contextlib.suppress(ExecLost, OSError):
             while self.output.group is None and self.clock.monotonic() < end:
-                self._receive()
+                self.look()
                 self.websocket.wait(0.1)
         return self.output.group
 
-    def _receive(self) -> int | None:
+    def look(self) -> int | None:
         """Take what has come, and return the exit status when it is there."""
         try:
             for opcode, payload in self.websocket.messages():
@@ -3613,28 +3644,44 @@ def run_quietly(
     limit_s: float,
     open_limit_s: float,
     data: bytes = b"",
+    statuses: Container[int] = (0, 1),
 ) -> tuple[int, bytes, bytes]:
     """Run a short command of our own and return its exit status, stdout and stderr.
 
-    `data` is its input. ExecLost and the errors of open_exec where there is no status.
+    `data` is its input, `statuses` are those that it ends with by itself. ExecLost where there
+    is none or another, as of a shell that was killed; and the errors of open_exec.
     """
     out, err = bytearray(), bytearray()
     session = open_exec(api, name, ExecOutput(out.extend, err.extend), open_limit_s)
     try:
         script = exec_script(argv, runner=session.runner, with_keys=False)
-        return session.run(script, None, limit_s, data), bytes(out), bytes(err)
+        status = session.run(script, None, limit_s, data)
     finally:
         session.close()
+    if status not in statuses:
+        raise ExecLost(f"the command for it ended with {status}", started=True)
+    return status, bytes(out), bytes(err)
+
+
+NOT_YET = 9  # the exit status of a command that waits for something
 
 
 def wait_until_ready(api: SpritesApi, name: str, limit_s: float, argv: Sequence[bytes]) -> None:
-    """Ask with short commands until one exits 0; NotReadyError after `limit_s`."""
+    """Ask with short commands until one exits 0; NotReadyError after `limit_s`.
+
+    One that exits NOT_YET has looked, and seen that it is not so.
+    """
     end = api.clock.monotonic() + limit_s
     while True:
-        why = failed = "the command failed"
+        why = failed = "it is not yet so"
         try:
             status, _, _ = run_quietly(
-                api, name, argv, limit_s=PROBE_LIMIT_S, open_limit_s=PROBE_LIMIT_S
+                api,
+                name,
+                argv,
+                limit_s=PROBE_LIMIT_S,
+                open_limit_s=PROBE_LIMIT_S,
+                statuses=(0, NOT_YET),
             )
             if status == 0:
                 return
@@ -3702,6 +3749,27 @@ def stop_signals() -> list[int]:
 
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
     return [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+
+class SignalsWait:
+    """Has a signal that asks us to stop wait until what is done here is done whole."""
+
+    def __enter__(self) -> None:
+        import signal
+
+        self._came: list[int] = []
+        self._before = {}
+        for number in stop_signals():
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, lambda n, _: self._came.append(n))
+
+    def __exit__(self, *exc: object) -> None:
+        import signal
+
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        for number in self._came[:1]:
+            signal.raise_signal(number)
 
 
 def signal_group(api: SpritesApi, name: str, group: int, signum: int) -> None:
@@ -4118,15 +4186,33 @@ def open_terminal(
 
 
 def attach_terminal(api: SpritesApi, name: str, out: Sink, identity: str) -> TerminalSession | None:
-    """Attach to a session, waking the sprite; None if there is no such session any more."""
-    target = api.transport.target(api.path(name, "exec", identity))
-    try:
-        websocket = open_sprite_socket(api, name, target, WAKE_LIMIT_S)
-    except NotFoundError:
-        return None
+    """Attach to a session, waking the sprite; None if there is no such session any more.
+
+    A 404 alone is no proof: the API gives one now and then for what is there, and sprites of
+    before rc30 know a session by the query.
+    """
+    old_form = [("id", identity), ("tty", "true"), ("stdin", "true")]
+    path = api.path(name, "exec", identity)
+    targets = [path, path, api.transport.target(api.path(name, "exec"), old_form)]
+    for target in targets:
+        try:
+            websocket = open_sprite_socket(api, name, target, WAKE_LIMIT_S)
+            break
+        except NotFoundError:
+            if not is_listed(api, name, identity):
+                return None
+    else:
+        raise ThoptersError(f"session {identity} of {name} is listed, but can't be attached to")
     session = TerminalSession(websocket, api.clock, out)
     session.identity = identity
     return session
+
+
+def is_listed(api: SpritesApi, name: str, identity: str) -> bool:
+    try:
+        return identity in [item.id for item in api.list_sessions(name)]
+    except NotFoundError:
+        return False
 
 
 # --- ports ------------------------------------------------------------------------------
@@ -4359,7 +4445,7 @@ ask() {
     sprite-env curl -X "$1" "$2"
 }
 [ ! "$1" ] || ask DELETE "/v1/tasks/$1" > /dev/null
-ask GET /v1/tasks
+ask GET /v1/tasks || exit 1
 """
 
 
@@ -4406,10 +4492,10 @@ def release_hold(api: SpritesApi, name: str, hold: str) -> None:
         raise ThoptersError(f"hold {hold} of {name} can't be ended: it is still there")
 
 
-# To the loop beside a command on a terminal: somebody is there. Fails where no such loop reads it
+# To the loop beside a command on a terminal: somebody is there. 3 where no such loop reads it
 HERE_SCRIPT = b"""\
-grep -q thopters-ready "/proc/$1/cmdline" && [ -p "/proc/$1/fd/9" ] &&
-  timeout 5 bash -c 'echo > "$1"' bash "/proc/$1/fd/9"
+grep -q thopters-ready "/proc/$1/cmdline" && [ -p "/proc/$1/fd/9" ] || exit 3
+timeout 5 bash -c 'echo > "$1"' bash "/proc/$1/fd/9"
 """
 
 
@@ -4451,7 +4537,12 @@ class Presence:
         identity = to_bytes(str(self.session.group or self.session.identity))
         argv = [b"bash", b"-c", HERE_SCRIPT, b"thopters", identity]
         status, _, _ = run_quietly(
-            self.api, self.name, argv, limit_s=SILENCE_TIMEOUT_S, open_limit_s=PROBE_LIMIT_S
+            self.api,
+            self.name,
+            argv,
+            limit_s=SILENCE_TIMEOUT_S,
+            open_limit_s=PROBE_LIMIT_S,
+            statuses=(0, 3),
         )
         return status == 0
 
@@ -4515,7 +4606,12 @@ def signal_session(
     argv = [b"bash", b"-c", SIGNAL_SCRIPT, b"thopters", *words]
     try:
         status, _, _ = run_quietly(
-            api, name, argv, limit_s=SILENCE_TIMEOUT_S, open_limit_s=WAKE_LIMIT_S
+            api,
+            name,
+            argv,
+            limit_s=SILENCE_TIMEOUT_S,
+            open_limit_s=WAKE_LIMIT_S,
+            statuses=(0, 3, 4),
         )
     except ExecLost as lost:
         if not must_know:
@@ -4598,6 +4694,14 @@ tidy_up() {
   stopped=
   trap stopped=1 INT TERM HUP
   trap 'trap "" INT TERM HUP; take_away' EXIT
+  # where we are killed, one in a session of its own reads the end of what we alone hold open
+  exec 8> >(
+    trap '' INT TERM HUP
+    exec $(command -v setsid) "$BASH" -pc '
+      read -r
+      find "$1" -type d -exec chmod u+rwx {} +
+      rm -rf -- "$1"' thopters-tidy "$new" > /dev/null 2>&1
+  )
 }
 case $1 in -*) dst=./$1;; *) dst=$1;; esac
 [ ! -L "$dst" ] || { dst=$(readlink -vm -- "$dst" && echo .) && dst=${dst%??}; } || exit 1
@@ -4950,17 +5054,17 @@ def run_copy(
     except ExecLost as lost:
         raise NoAnswerError(f"cannot tell whether all was copied: {lost}") from None
     except BaseException as error:
-        if group := session.await_group(2.0):  # it has something to take away
-            signal_group(api, name, group, signal.SIGTERM)
         if source and isinstance(error, Interrupted):  # all may just have been sent
             api.console.note(f"it is not known whether {name} has any of it")
+        if group := session.await_group(2.0):  # it has something to take away
+            signal_group(api, name, group, signal.SIGTERM)
         raise
     finally:
         session.close()
     words = errors.decode("utf-8", "replace").strip().splitlines()
     if status not in (0, 5):
         why = words[0] if words else f"the command in {name} ended with {status}"
-        hint = "some of it may be in place" if status == 4 else NOT_PUT
+        hint = NOT_PUT if status <= 2 or not source else "some of it may be in place"
         raise ThoptersError(f"cannot copy: {why}", hint=hint)
     return status, words
 
@@ -5347,6 +5451,7 @@ def init_sprite(api: SpritesApi, name: str, config: Config | None) -> list[str]:
             limit_s=INIT_LIMIT_S,
             open_limit_s=WAKE_LIMIT_S,
             data=init_data(config),
+            statuses=range(256),  # it has its own proof
         )
     except ExecLost as lost:
         raise NoAnswerError(
@@ -5500,7 +5605,7 @@ def each(
 ) -> list[T]:
     """Do something for each item; where one fails, the others still get their turn.
 
-    What fails is told at once, with --json by `finish`.
+    What fails is told at once, by the item's name, with --json by `finish`.
     """
     results = []
     for item in items:
@@ -5509,6 +5614,9 @@ def each(
         except ThoptersError as error:
             if isinstance(error, (AuthError, NotSentError)) and not results and not failed:
                 raise  # it would be the same for every one
+            error.name = getattr(item, "name", str(item))
+            if error.name not in error.message:
+                error.message = f"{error.name}: {error.message}"
             failed.append(error)
             if not console.json:
                 console.error(error)
@@ -5518,7 +5626,10 @@ def each(
 def finish(console: Console, done: str, results: list[Any], failed: list[ThoptersError]) -> int:
     """Return the worst exit status of several names; with --json say what was done and failed."""
     if console.json:
-        errors = [{"code": e.code, "message": e.message, "hint": e.hint} for e in failed]
+        errors = [
+            {"name": error.name, "code": error.code, "message": error.message, "hint": error.hint}
+            for error in failed
+        ]
         console.answer_json({done: results, "errors": errors})
     return max((error.exit_code for error in failed), default=EXIT_OK)
 
@@ -5707,6 +5818,9 @@ def verdict(
 def check_sprites_token(app: App) -> bool:
     try:
         transport = app.api.transport
+    except MalformedTokenError as error:
+        app.console.note(f"sprites token: rejected: {error.message}")
+        return False
     except AuthError as error:
         app.console.note(f"sprites token: {error.message}; {error.hint}")
         return True
@@ -5868,11 +5982,12 @@ def create_or_find(app: App, name: str) -> tuple[Sprite, bool]:
     possible we look for it, and POST a second time only if it stays absent.
     """
     look = f"look again: thopters list --prefix {name}"
+    since = app.api.transport.server_date  # of the answer that it was absent
     try:
-        found, why = post_and_look(app, name, again=False)
+        found, why = post_and_look(app, name, since, again=False)
         if found is None:
             with After(f"{name} may have been created ({why})", look):
-                found, why = post_and_look(app, name, again=True)
+                found, why = post_and_look(app, name, since, again=True)
     except ThoptersError:
         raise
     except BaseException:
@@ -5883,18 +5998,30 @@ def create_or_find(app: App, name: str) -> tuple[Sprite, bool]:
     return found
 
 
-def post_and_look(app: App, name: str, *, again: bool) -> tuple[tuple[Sprite, bool] | None, str]:
+def post_and_look(
+    app: App, name: str, since: datetime.datetime | None, *, again: bool
+) -> tuple[tuple[Sprite, bool] | None, str]:
     """Ask once for a sprite; None, and why, where none came of it that can be seen."""
     try:
         answer = app.api.create_sprite(name)
         if failure_kind(answer) != AMBIGUOUS:
-            return created_sprite(app, name, answer, again=again), ""
+            sprite, made = created_sprite(app, name, answer, again=again)
+            return (sprite, made and (not again or is_new(sprite, since))), ""
         why = f"the API answered {answer.status}: {answer.reason()}"
     except NoAnswerError as error:
         why = error.message
     app.console.detail(f"{why}; looking whether {name} exists now")
     found = read_back(app, name, READ_BACK_LIMIT_S)
-    return (found, True) if found else None, why
+    return (found, is_new(found, since)) if found else None, why
+
+
+def is_new(sprite: Sprite, since: datetime.datetime | None) -> bool:
+    """Return whether a sprite was made after we began, by the server's clock, as far as it tells.
+
+    A GET misses one now and then: that it was not found at first is no proof.
+    """
+    made = parse_time(sprite.created_at)
+    return not made or not since or (since - made).total_seconds() < OLD_AFTER_S
 
 
 def created_sprite(app: App, name: str, answer: Answer, *, again: bool) -> tuple[Sprite, bool]:
@@ -6021,7 +6148,9 @@ def init(app: App, name: str, config: Config | None) -> dict[str, Any]:
         warnings += init_sprite(app.api, name, config)
     for text in warnings:
         app.console.warn(text)
-    git = {"user": config.git_user or None, "email": config.git_email or None} if config else None
+    git = None
+    if config and (config.git_user or config.git_email):
+        git = {"user": config.git_user or None, "email": config.git_email or None}
     return {
         "name": name,
         "variables": sorted(config.secrets) if config else [],
@@ -6047,9 +6176,11 @@ def missing_keys(config: Config | None) -> list[str]:
 
 
 def describe_init(report: dict[str, Any]) -> str:
-    git = report["git"] or {}
+    git, variables = report["git"] or {}, ", ".join(report["variables"])
+    if not git and not variables:
+        return "nothing is configured, so what is in it stays"
     who = f"{git.get('user') or '-'} <{git.get('email') or '-'}>"
-    return f"{', '.join(report['variables']) or 'no variables'}; git as {who}"
+    return f"{variables or 'no variables'}; git as {who}"
 
 
 # list
@@ -7016,7 +7147,8 @@ def copy_out(app: App, name: str, sources: list[str], target: str) -> int:
                     os.path.join(top, entry), os.path.join(target, entry) if into else target
                 )
             ]
-        put_in_place(found)
+        with SignalsWait():
+            put_in_place(found)
     finally:
         remove_tree(folder)
     return finish_copy(app, copy)
@@ -7192,7 +7324,7 @@ def cmd_kill(app: App, args: argparse.Namespace) -> int:
         session = sessions.get(identity)
         gone = session is None or end_session(app.api, name, session, wanted)
     if session is None:
-        app.console.answer(f"{identity} has ended already")
+        app.console.answer(f"no session {identity} runs in {name}")
     elif gone:
         app.console.answer(f"{identity} has ended")
     elif wanted:
@@ -7236,7 +7368,7 @@ def cmd_hold(app: App, args: argparse.Namespace) -> int:
             ended = session.start(script, SILENCE_TIMEOUT_S)
             if ended is None:
                 with After(f"a hold of {name} was asked for"):
-                    wait_for_hold(app, name, f"thopters-{session.output.group}")
+                    ended = wait_for_hold(app, name, session)
         except BaseException as error:
             console.note(f"{name} may be held all the same: thopters hold {name} --release")
             if isinstance(error, ExecLost):
@@ -7252,30 +7384,44 @@ def cmd_hold(app: App, args: argparse.Namespace) -> int:
 
 
 # Keeps a command, and so its hold, until the time is up or another hold or a release comes
-KEEP_SCRIPT = b"""\
+KEEP_SCRIPT = (
+    UPTIME
+    + b"""\
 file=~/.thopters/hold mine="$1 thopters-$PPID"
 mkdir -p ~/.thopters && echo "$mine" > "$file" || exit
-while [ "$SECONDS" -lt "$2" ] && [ "$(cat "$file" 2> /dev/null)" = "$mine" ]; do sleep 1; done
+uptime
+end=$((now + $2))
+while uptime && [ "$now" -lt "$end" ] && [ "$(cat "$file" 2> /dev/null)" = "$mine" ]; do
+  sleep 1
+done
+"""
+)
+# What has expired, or died, leaves its file; the id of its process may be another's by now
+RELEASE_SCRIPT = b"""\
+read -r token task < ~/.thopters/hold || exit 0
+rm -f ~/.thopters/hold || exit 1
+! grep -qsaF -f <(echo "$token") /proc/[0-9]*/cmdline || echo "$task"
 """
 
 
-def wait_for_hold(app: App, name: str, task: str) -> None:
-    """Return once the hold is there; TimedOutError after 10 s."""
-    end = app.clock.monotonic() + 10.0
+def wait_for_hold(app: App, name: str, session: ExecSession) -> int | None:
+    """Return once the hold is there, or the status of what has ended; TimedOutError after 10 s."""
+    end, task = app.clock.monotonic() + 10.0, f"thopters-{session.output.group}"
     while task not in [hold.name for hold in list_holds(app.api, name)]:
+        ended = session.look()
+        if ended is not None:
+            return ended
         if app.clock.monotonic() > end:
             raise TimedOutError("it does not appear")
         app.clock.sleep(0.3)
+    return None
 
 
 def release_holds(app: App, name: str) -> int:
     """End the hold that was asked for by hand, and see it gone."""
     end = app.clock.monotonic() + 15.0
-    file = b"~/.thopters/hold"
-    holds = [hold.name for hold in list_holds(app.api, name)]
-    told = probe(app, name, b"cat " + file + b" 2> /dev/null; rm -f " + file).split()
-    # what has expired, or died, leaves its file
-    held = next((hold for hold in holds if told[1:] == [to_bytes(hold)]), None)
+    list_holds(app.api, name)  # an error on an image without them
+    held = probe(app, name, RELEASE_SCRIPT).decode("ascii", "replace").strip()
     told_to_end = After(f"the hold {held} of {name} was told to end")
     with app.console.working(f"letting {name} sleep"), told_to_end:
         while held and held in [hold.name for hold in list_holds(app.api, name)]:
@@ -7479,7 +7625,9 @@ def cmd_restore(app: App, args: argparse.Namespace) -> int:
         app.console.answer(f"restored {name} to {identity} in {seconds:.1f} s")
         if saved:
             app.console.hint(f"undo it: thopters restore {name} {saved}")
-    report = renew_keys(app, name, identity, config, had_keys=had_keys)
+    done = f"{name} was restored to {identity}"
+    done += f" (checkpoint {saved} holds the state before)" if saved else ""
+    report = renew_keys(app, name, identity, config, had_keys=had_keys, done=done)
     if args.json:
         fields = {"name": name, "restored": identity, "backup": saved, "init": report}
         app.console.answer_json({**fields, "seconds": round(seconds, 3)})
@@ -7507,18 +7655,19 @@ def require_checkpoint(app: App, name: str, identity: str) -> list[str]:
     return known
 
 
+MARKER_SCRIPT = b"[ ! -e ~/%s ] || exit %d"
 LOOK_FOR_KEYS = b"if [ -e ~/.thopters/env ]; then echo keys; fi"
 
 
 def renew_keys(
-    app: App, name: str, identity: str, config: Config | None, *, had_keys: bool
+    app: App, name: str, identity: str, config: Config | None, *, had_keys: bool, done: str
 ) -> dict[str, Any] | None:
     """Put today's keys into a restored sprite, which has those of the checkpoint's day, or none.
 
     None, and nothing done, where it had none before and has none now.
     """
     try:
-        with After(f"{name} was restored to {identity}"):
+        with After(done):
             if config is None or not config.exists:
                 if probe(app, name, b"[ ! -s ~/.thopters/env ] || echo keys"):
                     app.console.warn(
@@ -7554,15 +7703,15 @@ def restore(app: App, name: str, identity: str, saved: str | None) -> bool:
         follow(app, f"restoring {name}", app.api.restore_checkpoint(name, identity))
         with app.console.working(f"waiting for {name}"):
             wait_until_ready(
-                app.api, name, WAKE_LIMIT_S, [b"bash", b"-c", b"[ ! -e ~/" + marker + b" ]"]
+                app.api, name, WAKE_LIMIT_S, [b"bash", b"-c", MARKER_SCRIPT % (marker, NOT_YET)]
             )
     except BaseException as error:
         if was_refused(error):
             note = left
         elif isinstance(error, NotReadyError) and error.answers:
             note = f"{name} still shows the disk from before{undo}"
+        app.console.note(note)  # before another signal can come
         remove_marker(app, name, marker)
-        app.console.note(note)
         raise
     return had_keys
 
@@ -7865,12 +8014,20 @@ def parse(argv: list[str]) -> tuple[Command, argparse.Namespace]:
             )
         args.command = rest
         return command, args
-    args = build_parser(command).parse_args(words)
-    if command.takes_command and args.command:
+    parser = build_parser(command)
+    if not command.takes_command:
+        # an option may stand anywhere; that way of argparse's makes nothing of `--`
+        parse_words = parser.parse_args if "--" in words else parser.parse_intermixed_args
+        return command, parse_words(words)
+    args, unknown = parser.parse_known_args(words)
+    if args.command:
         import shlex
 
-        fixed = f"thopters {command.name} {args.name} -- {shlex.join(args.command)}"
+        own = words[words.index(args.command[0], words.index(args.name) + 1) :]
+        fixed = f"thopters {command.name} {args.name} -- {shlex.join(own)}"
         raise UsageError("put -- before the command", hint=fixed)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     return command, args
 
 

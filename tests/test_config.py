@@ -166,6 +166,15 @@ def test_rejected_tokens_are_said_and_fail(
     assert json.loads(path.read_bytes())["secrets"]["GITHUB_PAT"] == "ghp_rejected_canary"
 
 
+def test_a_token_that_can_be_none_is_rejected_unsent(
+    thopters: Thopters, emulator: Emulator, path: Path
+) -> None:
+    done = thopters("setup", "--from-env", env={**ME, "SPRITE_TOKEN": "abc"})
+    assert (done.code, done.out) == (1, f"saved {path}\n"), done
+    assert "sprites token: rejected: the token from SPRITE_TOKEN is malformed: " in done.err
+    assert not len(emulator.journal)
+
+
 def test_a_malformed_key_of_githubs_is_said_and_fails(
     thopters: Thopters, emulator: Emulator, path: Path
 ) -> None:

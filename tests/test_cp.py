@@ -24,6 +24,7 @@ from emulation import Emulator, Fault, exec
 from emulation.machine import namespace_kind
 from emulation.state import Sprite
 from test_emulator import needs_namespace
+from test_native_terminal import until
 
 import thopters as program
 
@@ -1111,3 +1112,29 @@ def test_a_file_that_can_not_be_read_ends_the_copy(thopters: Thopters, dev: Spri
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith("thopters: error: cannot copy d/f: Permission denied\n")
     assert not (dev.home / "d").exists()
+
+
+# what a killed copy leaves in a sprite
+
+
+@pytest.mark.parametrize("words", [["cp", "-", "dev:got"], ["cp", "big", "dev:new"]])
+def test_an_upload_whose_shell_is_killed_leaves_nothing(
+    thopters: Thopters, dev: Sprite, words: list[str]
+) -> None:
+    """So the platform ends what has lost its client: no trap of its own runs."""
+    (dev.home / "got").write_bytes(b"old")
+    (thopters.home / "big").write_bytes(os.urandom(50_000_000))
+
+    def left() -> list[Path]:
+        return list(dev.home.glob(".thopters-cp.*"))
+
+    process = thopters.start(*words, stdin=subprocess.PIPE)
+    assert process.stdin
+    process.stdin.write(b"x" * 10_000)
+    process.stdin.flush()
+    until(left, "it is unpacked beside its place")
+    for session in list(dev.sessions.values()):
+        os.killpg(session.process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    until(lambda: not left(), "what was left is cleared away")
+    assert (dev.home / "got").read_bytes() == b"old"

@@ -748,7 +748,8 @@ def test_restore_whose_init_fails_says_that_it_is_done(
     done = thopters("restore", "dev", "v1", "--yes")
     assert (done.code, done.out.startswith("restored dev to v1 in ")) == (1, True)
     assert "undo it: thopters restore dev v2" in done.err
-    assert "dev was restored to v1, but cannot put all keys into dev: ~/.bashrc holds" in done.err
+    assert "cannot put all keys into dev: ~/.bashrc holds" in done.err
+    assert "dev was restored to v1 (checkpoint v2 holds the state before), but " in done.err
     assert (sprite.home / ".bashrc").read_bytes() == BLOCK[:-20]
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -571,9 +572,55 @@ def test_a_checkpoint_that_the_platform_doubts_is_named(
     done = thopters("checkpoints", "dev")
     assert (done.code, done.out.count("fine"), done.err) == (0, 2, warning)
     told = json.loads(thopters("checkpoints", "dev", "--json").out)["checkpoints"]
-    assert [item["health"] for item in told] == ["", "mount_failed"]
+    assert [item["health"] for item in told] == [None, "mount_failed"]
     assert warning in thopters("restore", "dev", "v1", "--yes").err
     assert warning not in thopters("restore", "dev", "v2", "--yes").err
+
+
+def test_options_may_stand_between_words(thopters: Thopters, emulator: Emulator) -> None:
+    emulator.add_sprite("dev", status="running").add_checkpoint("first")
+    assert thopters("restore", "dev", "--yes", "v1").code == 0
+    assert json.loads(thopters("url", "--json", "dev", "-v").out)["name"] == "dev"
+
+
+def test_what_is_not_known_to_be_done_is_named(thopters: Thopters, emulator: Emulator) -> None:
+    for name in ("a", "b", "c"):
+        emulator.add_sprite(name, status="running")
+    emulator.fault(Fault("PUT /v1/sprites/a", "done_but", status=None, times=None))
+    done = thopters("url", "a", "--public")
+    assert (done.code, emulator.sprite("a").url_settings) == (1, {"auth": "public"})
+    assert "error: cannot tell whether the API could change the URL of a: the conn" in done.err
+    emulator.fault(Fault("POST /v1/sprites/a/checkpoint", "done_but", status=None))
+    done = thopters("checkpoint", "a")
+    assert (done.code, len(emulator.sprite("a").checkpoints)) == (1, 1)
+    assert "error: cannot tell whether the API could checkpoint a: the connection" in done.err
+    emulator.fault(Fault("DELETE /v1/sprites/b", "reset", times=None))
+    done = thopters("destroy", "a", "b", "c", "--yes", "--json")
+    told = json.loads(done.out)
+    assert (done.code, told["destroyed"]) == (1, ["a", "c"])
+    [error] = told["errors"]
+    assert (error["name"], error["code"]) == ("b", "no_answer")
+    assert error["message"].startswith("cannot tell whether the API could destroy b: ")
+
+
+def test_each_failure_of_several_has_its_name(thopters: Thopters, emulator: Emulator) -> None:
+    for name in ("a", "b"):
+        emulator.add_sprite(name, status="running")
+    emulator.fault(Fault("WS /v1/sprites/b/exec", "reset", times=None))
+    done = thopters("resume", "a", "b", "nothing", "--json")
+    errors = json.loads(done.out)["errors"]
+    assert [error["name"] for error in errors] == ["b", "nothing"]
+    assert errors[0]["message"].startswith("b")
+    done = thopters("resume", "a", "b")
+    assert re.search("^thopters: error: b.*", done.err, re.M), done
+
+
+@pytest.mark.parametrize("words", [["ls"], ["ls", "-la", "a b"], ["-i", "ls", "-la"]])
+def test_a_command_without_its_mark_is_shown_with_it(thopters: Thopters, words: list[str]) -> None:
+    done = thopters("exec", "dev", *words)
+    own = words[words.index("ls") :]
+    assert (done.code, done.out) == (2, "")
+    assert f"hint: thopters exec dev -- {shlex.join(own)}\n" in done.err
 
 
 def test_restore_puts_the_disk_back(thopters: Thopters, emulator: Emulator) -> None:

@@ -641,8 +641,10 @@ def test_two_terminals_of_one_sprite_do_not_meet(thopters: Thopters, dev: Emulat
 
 
 def drop(dev: Emulator) -> None:
-    """Cut the connection and every one that would follow."""
-    dev.fault(Fault("WS *", "status", status=404, body=b"gone", content_type="text/plain"))
+    """Cut the connection, and have the API know nothing of the session any more."""
+    gone: dict[str, Any] = {"status": 404, "body": b"gone", "content_type": "text/plain"}
+    dev.fault(Fault("WS */exec/*", "status", **gone))
+    dev.fault(Fault("GET */exec", "status", status=200, body=b"[]"))
     dev.sprite("dev").drop_connections()
 
 

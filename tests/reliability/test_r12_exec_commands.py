@@ -89,7 +89,9 @@ def ask(emulator: Emulator, tmp_path: Path) -> Iterator[Callable[..., tuple[int,
     def run(*argv: str, by_post: bool) -> tuple[int, bytes, bytes]:
         api.websockets_refused = by_post
         words = [word.encode() for word in argv]
-        return program.run_quietly(api, "dev", words, limit_s=60, open_limit_s=60)
+        return program.run_quietly(
+            api, "dev", words, limit_s=60, open_limit_s=60, statuses=range(256)
+        )
 
     yield run
 

@@ -382,7 +382,7 @@ class Restore(Case):
         keys = (sprite.home / ".thopters" / "env").read_bytes()
         assert keys == OLD_KEYS or KEYS["GITHUB_PAT"].encode() in keys
         if done.code and done.out:  # it is done, and only the keys are not known to be renewed
-            assert restored and "dev was restored to v1, but" in done.err
+            assert restored and "dev was restored to v1 (checkpoint v2 " in done.err
         if done.code:
             return
         assert done.out.startswith("restored dev to v1 in ")

@@ -1,0 +1,235 @@
+"""R17: short commands of our own that end with a status which is not theirs prove nothing.
+
+A shell that is killed, that is not there or that can't begin gives a status too: 137, 127, 255.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from conftest import Thopters
+from emulation import Emulator, Fault
+from emulation.exec import Session
+from emulation.state import Sprite
+from runs import shorten
+from test_emulator import needs_curl, needs_namespace
+from test_native_terminal import Tty, until
+
+import thopters as program
+
+STATUSES = [127, 137, 255]
+statuses = pytest.mark.parametrize("status", STATUSES)
+
+
+@pytest.fixture
+def dev(emulator: Emulator) -> Sprite:
+    sprite = emulator.add_sprite("dev")
+    while not sprite.enter():
+        pass
+    return sprite
+
+
+def end_by(emulator: Emulator, status: int, *, after: int = 0, times: int | None = 1) -> None:
+    """Have a command of the program end with a status, as far as the program can see."""
+    actions = [("message", b"\x01thopters-exec 7\n"), ("message", bytes((3, status)))]
+    emulator.fault(Fault("WS */exec", "ws", actions=actions, after=after, times=times))
+
+
+def a_session(thopters: Thopters, dev: Sprite) -> tuple[str, Session]:
+    script = "trap : USR1; while :; do sleep 0.05; done"
+    done = thopters("exec", "dev", "--detach", "--", "sh", "-c", script)
+    assert done.code == 0, done
+    identity = done.out.strip()
+    return identity, dev.sessions[identity]
+
+
+@statuses
+def test_r17_a_signal_that_was_not_sent_is_not_called_sent(
+    thopters: Thopters, emulator: Emulator, dev: Sprite, status: int
+) -> None:
+    identity, session = a_session(thopters, dev)
+    end_by(emulator, status)
+    done = thopters("kill", "dev", identity, "--signal", "USR1")
+    assert (done.code, done.out) == (1, ""), done
+    assert f"cannot tell whether session {identity} of dev got USR1" in done.err
+    assert f"the command for it ended with {status}" in done.err
+    assert not session.ended.is_set()
+    end_by(emulator, status)  # then the platform is asked
+    assert thopters("kill", "dev", identity).out == f"{identity} has ended\n"
+    assert session.ended.is_set()
+
+
+@pytest.mark.parametrize("status", [127])
+def test_r17_a_disk_that_nobody_has_looked_at_is_not_called_the_old_one(
+    thopters: Thopters, emulator: Emulator, dev: Sprite, status: int
+) -> None:
+    shorten(thopters, WAKE_LIMIT_S=5)
+    (dev.home / "work").write_text("before")
+    dev.add_checkpoint("first")
+    (dev.home / "work").write_text("after")
+    end_by(emulator, status, after=1, times=None)  # the first leaves the marker
+    done = thopters("restore", "dev", "v1", "--yes")
+    assert done.code == 7, done
+    assert (dev.home / "work").read_text() == "before"
+    assert "dev may or may not be at v1 now; the state before is checkpoint v2" in done.err
+    assert "still shows" not in done.err
+
+
+@statuses
+@pytest.mark.parametrize("words", [["hold", "dev", "--for", "1h"], ["hold", "dev", "--release"]])
+def test_r17_the_image_is_not_blamed(
+    thopters: Thopters, emulator: Emulator, dev: Sprite, words: list[str], status: int
+) -> None:
+    end_by(emulator, status)
+    done = thopters(*words)
+    assert (done.code, done.out) == (1, ""), done
+    assert f"cannot ask about holds in dev: the command for it ended with {status}" in done.err
+
+
+@statuses
+def test_r17_what_may_have_been_put_is_not_called_absent(
+    thopters: Thopters, emulator: Emulator, dev: Sprite, status: int
+) -> None:
+    (thopters.home / "file").write_text("x")
+    end_by(emulator, status)
+    done = thopters("cp", "file", "dev:file")
+    assert done.code == 1
+    assert f"cannot copy: the command in dev ended with {status}" in done.err
+    assert "hint: some of it may be in place" in done.err
+
+
+@needs_curl
+@needs_namespace
+def test_r17_one_lost_helper_does_not_end_the_hold_of_who_is_attached(
+    thopters: Thopters, emulator: Emulator, dev: Sprite
+) -> None:
+    shorten(thopters, HOLD_EVERY_S=0.2, HOLD_AGAIN_S=0.1)
+
+    def told() -> int:
+        return sum(b"thopters-ready" in way.stdin for way in emulator.journal.requests("WS"))
+
+    with Tty(thopters, "exec", "dev", "-t", "--", "sh", "-c", "echo begun; exec sleep 60") as tty:
+        tty.expect("begun")
+        until(lambda: told() >= 2, "the loop is told that somebody is attached")
+        end_by(emulator, 143)
+        before = told()
+        until(lambda: told() >= before + 3, "it is told again and again")
+
+
+# what the API denies once
+
+
+def test_r17_a_session_that_a_404_denies_once_is_attached_to_again(
+    thopters: Thopters, emulator: Emulator, dev: Sprite
+) -> None:
+    with Tty(thopters, "shell", "dev", "--native") as shell:
+        shell.expect("$ ")
+        shell.ask("here=same; echo now-$here", "now-same")
+        body = json.dumps({"error": "not_found", "message": "sprite not found"}).encode()
+        emulator.fault(Fault("WS */exec/*", "status", status=404, body=body))
+        dev.drop_connections()
+        shell.expect("attaching again]")
+        shell.type("echo it-is-$here\r")
+        shell.expect("it-is-same")
+        assert len(dev.sessions) == 1
+
+
+def test_r17_sprites_of_before_rc30_know_a_session_by_the_query(
+    thopters: Thopters, emulator: Emulator, dev: Sprite
+) -> None:
+    identity, session = a_session(thopters, dev)
+    words = "404 page not found"
+    page: dict[str, Any] = {"status": 404, "body": words.encode(), "content_type": "text/plain"}
+    emulator.fault(Fault("WS */exec/*", "status", times=None, **page))
+    process = thopters.start("attach", "dev", identity)
+    until(lambda: session.client is not None, "it is attached")
+    os.killpg(session.process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGKILL
+
+
+def test_r17_a_session_that_is_listed_and_never_found_is_an_error(
+    thopters: Thopters, emulator: Emulator, dev: Sprite
+) -> None:
+    identity, session = a_session(thopters, dev)
+    emulator.fault(Fault("WS *", "status", status=404, body=b"no", times=None))
+    done = thopters("attach", "dev", identity)
+    assert done.code == 255
+    assert f"session {identity} of dev is listed, but can't be attached to" in done.err
+    assert not session.ended.is_set()
+
+
+@pytest.mark.parametrize("age_s", [86_400, 0])
+def test_r26_a_sprite_that_a_get_has_missed_is_not_called_ours(
+    thopters: Thopters, emulator: Emulator, age_s: int
+) -> None:
+    """Its creation can't be told from a POST that failed, but by its age."""
+    shorten(thopters, READ_BACK_LIMIT_S=1)
+    sprite = emulator.add_sprite("dev", status="running")
+    sprite.created_at = emulator.clock.now() - age_s
+    emulator.fault(Fault("GET /v1/sprites/dev", "status", status=404, body=b"{}"))
+    emulator.fault(Fault("POST /v1/sprites", "status", status=500))
+    done = thopters("create", "dev", "--no-init")
+    assert done.code == (5 if age_s else 0), done
+    assert ("there is a sprite dev already" in done.err) == bool(age_s)
+
+
+# holds
+
+
+@pytest.fixture
+def held(thopters: Thopters, dev: Sprite) -> Iterator[str]:
+    assert thopters("hold", "dev", "--for", "1h").code == 0
+    yield next(iter(dev.live_tasks()))
+
+
+@needs_curl
+@needs_namespace
+def test_a_hold_that_died_is_not_taken_for_anothers(thopters: Thopters, dev: Sprite) -> None:
+    """Its file may name a process that is another's by now."""
+    started = thopters.start("exec", "dev", "--hold", "--", "sleep", "60")
+    until(dev.live_tasks, "the other hold is there")
+    task = next(iter(dev.live_tasks()))
+    (dev.home / ".thopters").mkdir(exist_ok=True)
+    (dev.home / ".thopters" / "hold").write_text(f"0123456789abcdef {task}\n")
+    dev.machine.own(dev.home / ".thopters")
+    done = thopters("hold", "dev", "--release")
+    assert (done.code, done.out) == (0, "dev was not held by hand\n"), done
+    assert task in dev.live_tasks() and started.poll() is None
+    assert not (dev.home / ".thopters" / "hold").exists()
+
+
+@needs_curl
+@needs_namespace
+def test_a_hold_that_can_not_be_noted_says_so_at_once(thopters: Thopters, dev: Sprite) -> None:
+    (dev.home / ".thopters").write_text("")
+    done = thopters("hold", "dev", "--for", "1h")
+    assert (done.code, done.out) == (1, ""), done
+    assert "cannot hold dev: the command for it has ended" in done.err
+
+
+@needs_curl
+@needs_namespace
+@pytest.mark.usefixtures("held")
+def test_a_hold_by_hand_is_released(thopters: Thopters, dev: Sprite) -> None:
+    assert thopters("hold", "dev", "--release").out == "dev may sleep again\n"
+    assert not dev.live_tasks()
+
+
+# signals
+
+
+def test_r39_a_signal_waits_for_what_is_done_whole() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), program.SignalsWait():
+        os.kill(os.getpid(), signal.SIGINT)
+        threading.Event().wait(0.05)  # it has come, and is not seen
+        done.append(True)
+    assert done == [True]
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
