@@ -5615,7 +5615,7 @@ def each(
             if isinstance(error, (AuthError, NotSentError)) and not results and not failed:
                 raise  # it would be the same for every one
             error.name = getattr(item, "name", str(item))
-            if error.name not in error.message:
+            if error.name not in [word.strip(",:;") for word in error.message.split()]:
                 error.message = f"{error.name}: {error.message}"
             failed.append(error)
             if not console.json:
@@ -5893,7 +5893,7 @@ def cmd_config(app: App, args: argparse.Namespace) -> int:
             "exists": config.exists,
             "secrets": {name: {"length": length} for name, length in lengths.items()},
             "git": {"user": config.git_user or None, "email": config.git_email or None},
-            "defaults": {"prefix": config.prefix},
+            "defaults": {"prefix": config.prefix or None},
             "token": {"source": source, "org": org},
         }
         console.answer_json(facts)
@@ -8020,10 +8020,11 @@ def parse(argv: list[str]) -> tuple[Command, argparse.Namespace]:
         parse_words = parser.parse_args if "--" in words else parser.parse_intermixed_args
         return command, parse_words(words)
     args, unknown = parser.parse_known_args(words)
-    if args.command:
+    stray = args.command or [word for word in unknown[:1] if not word.startswith("-")]
+    if stray:
         import shlex
 
-        own = words[words.index(args.command[0], words.index(args.name) + 1) :]
+        own = words[words.index(stray[0], words.index(args.name) + 1) :]
         fixed = f"thopters {command.name} {args.name} -- {shlex.join(own)}"
         raise UsageError("put -- before the command", hint=fixed)
     if unknown:

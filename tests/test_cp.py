@@ -1117,6 +1117,16 @@ def test_a_file_that_can_not_be_read_ends_the_copy(thopters: Thopters, dev: Spri
 # what a killed copy leaves in a sprite
 
 
+def tidier_of(dev: Sprite) -> bool:
+    """Return whether what clears up is in its session, out of reach of a KILL to the group."""
+    for pid in dev.machine.processes():
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if b"thopters-tidy" in words and b"setsid" not in words[0]:
+                return pid == os.getsid(pid)
+    return False
+
+
 @pytest.mark.parametrize("words", [["cp", "-", "dev:got"], ["cp", "big", "dev:new"]])
 def test_an_upload_whose_shell_is_killed_leaves_nothing(
     thopters: Thopters, dev: Sprite, words: list[str]
@@ -1133,6 +1143,7 @@ def test_an_upload_whose_shell_is_killed_leaves_nothing(
     process.stdin.write(b"x" * 10_000)
     process.stdin.flush()
     until(left, "it is unpacked beside its place")
+    until(lambda: tidier_of(dev), "somebody waits for its end")
     for session in list(dev.sessions.values()):
         os.killpg(session.process.pid, signal.SIGKILL)
     process.communicate(timeout=60)

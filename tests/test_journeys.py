@@ -606,7 +606,7 @@ def test_what_is_not_known_to_be_done_is_named(thopters: Thopters, emulator: Emu
 def test_each_failure_of_several_has_its_name(thopters: Thopters, emulator: Emulator) -> None:
     for name in ("a", "b"):
         emulator.add_sprite(name, status="running")
-    emulator.fault(Fault("WS /v1/sprites/b/exec", "reset", times=None))
+    emulator.fault(Fault("GET /v1/sprites/b", "reset", times=None))
     done = thopters("resume", "a", "b", "nothing", "--json")
     errors = json.loads(done.out)["errors"]
     assert [error["name"] for error in errors] == ["b", "nothing"]
