@@ -1742,6 +1742,7 @@ class RetryPolicy:
         self.failures = 0  # not sent, and ambiguous
         self.refusals = 0  # for being busy
         self.gateway_errors = 0  # while it may be waking
+        self.waking_s = 0.0  # that these took, and the waits behind them
         self.uncertain = False  # whether a try may have been carried out all the same
         self.waited_s = 0.0
 
@@ -1751,8 +1752,13 @@ class RetryPolicy:
         is_gateway_error = kind == AMBIGUOUS and answer.status in (502, 503, 504)
         return WAKING if self.wakes and is_gateway_error else kind
 
-    def wait(self, kind: str, asked_s: float | None, jitter: float) -> float | None:
-        """Return the seconds until the next try, None to give up; `jitter` is in [0, 1)."""
+    def wait(
+        self, kind: str, asked_s: float | None, jitter: float, took_s: float = 0.0
+    ) -> float | None:
+        """Return the seconds until the next try, None to give up.
+
+        `jitter` is in [0, 1), `took_s` what the failed try took.
+        """
         self.uncertain = self.uncertain or kind == AMBIGUOUS
         if kind == AMBIGUOUS and not self.repeatable:
             return None
@@ -1767,8 +1773,9 @@ class RetryPolicy:
             self.gateway_errors += 1
             wait = min(self.BACKOFF_S * 2**self.gateway_errors, self.LONGEST_BACKOFF_S)
             wait *= 0.5 + jitter / 2
+            self.waking_s += took_s + wait
             limit_s = min(self.starting_limit_s, self.WAKING_LIMIT_S)
-            give_up = self.waited_s + wait > limit_s
+            give_up = self.waking_s > limit_s and self.gateway_errors >= self.TRIES
         else:
             self.failures += 1
             wait = self.BACKOFF_S * 2**self.failures * (0.5 + jitter / 2)
@@ -2179,6 +2186,7 @@ class Transport:
         """Call `attempt` until it opens something, its answer is final, or `policy` gives up."""
         while True:
             answer, error, asked = None, None, None
+            began = self.clock.monotonic()
             try:
                 result = attempt()
                 if not isinstance(result, Answer):
@@ -2190,7 +2198,8 @@ class Transport:
                 kind = AMBIGUOUS if isinstance(caught, NoAnswerError) else NOT_SENT
                 if getattr(caught, "final", False):
                     raise
-            wait = policy.wait(kind, asked, self.clock.jitter()) if kind else None
+            took_s = self.clock.monotonic() - began
+            wait = policy.wait(kind, asked, self.clock.jitter(), took_s) if kind else None
             if wait is None and error:
                 raise error
             if wait is None and answer:
@@ -4188,21 +4197,28 @@ def open_terminal(
 def attach_terminal(api: SpritesApi, name: str, out: Sink, identity: str) -> TerminalSession | None:
     """Attach to a session, waking the sprite; None if there is no such session any more.
 
-    A 404 alone is no proof: the API gives one now and then for what is there, and sprites of
-    before rc30 know a session by the query.
+    A 404 alone is no proof: the API gives one now and then for what is there, its list lags
+    behind what has ended, and sprites of before rc30 know a session by the query.
     """
     old_form = [("id", identity), ("tty", "true"), ("stdin", "true")]
-    path = api.path(name, "exec", identity)
-    targets = [path, path, api.transport.target(api.path(name, "exec"), old_form)]
-    for target in targets:
+    target = api.transport.target(api.path(name, "exec", identity))
+    last = api.transport.target(api.path(name, "exec"), old_form)
+    end = api.clock.monotonic() + SESSION_LAG_S
+    while True:
         try:
             websocket = open_sprite_socket(api, name, target, WAKE_LIMIT_S)
             break
-        except NotFoundError:
+        except (NotFoundError, UpgradeBrokenError) as error:
+            if isinstance(error, UpgradeBrokenError) and target != last:
+                raise
             if not is_listed(api, name, identity):
                 return None
-    else:
-        raise ThoptersError(f"session {identity} of {name} is listed, but can't be attached to")
+            if target == last:
+                raise ThoptersError(
+                    f"session {identity} of {name} is listed, but can't be attached to"
+                ) from None
+            target = last if api.clock.monotonic() >= end else target
+            api.clock.sleep(MISSED_S)
     session = TerminalSession(websocket, api.clock, out)
     session.identity = identity
     return session
@@ -4495,7 +4511,8 @@ def release_hold(api: SpritesApi, name: str, hold: str) -> None:
 # To the loop beside a command on a terminal: somebody is there. 3 where no such loop reads it
 HERE_SCRIPT = b"""\
 grep -q thopters-ready "/proc/$1/cmdline" && [ -p "/proc/$1/fd/9" ] || exit 3
-timeout 5 bash -c 'echo > "$1"' bash "/proc/$1/fd/9"
+timeout 5 bash -c 'trap "" PIPE; echo > "$1"' bash "/proc/$1/fd/9"
+case $? in 0) ;; 1|124|126|127) exit 3;; *) exit 255;; esac
 """
 
 
@@ -4698,6 +4715,7 @@ tidy_up() {
   exec 8> >(
     trap '' INT TERM HUP
     exec $(command -v setsid) "$BASH" -pc '
+      unset TMOUT
       read -r
       find "$1" -type d -exec chmod u+rwx {} +
       rm -rf -- "$1"' thopters-tidy "$new" > /dev/null 2>&1
@@ -5311,6 +5329,7 @@ hook() {
 }
 prepend() {
   local new=$1.thopters-new  # one at most is left behind, however often we are killed
+  command -v flock > /dev/null || new+=.$$  # then two of us may be here
   rm -f -- "$new" && (umask 077 && : > "$new") || return
   { [ ! -e "$1" ] || cp -p -- "$1" "$new"; } &&
     { printf '%s\n' "$block" && { [ ! -e "$1" ] || cat -- "$1"; }; } > "$new" &&
@@ -6134,7 +6153,7 @@ def cmd_init(app: App, args: argparse.Namespace) -> int:
     def put_in(name: str) -> dict[str, Any]:
         report = init(app, name, config)
         if not args.json:
-            app.console.answer(f"{name}: {describe_init(report)}")
+            app.console.answer(f"{name}: {describe_init(config, report)}")
         return report
 
     done = each(app.console, names, put_in, failed)
@@ -6175,10 +6194,10 @@ def missing_keys(config: Config | None) -> list[str]:
     return missing
 
 
-def describe_init(report: dict[str, Any]) -> str:
+def describe_init(config: Config | None, report: dict[str, Any]) -> str:
+    if config is None or not config.exists:
+        return "there is no configuration, so what is in it stays"
     git, variables = report["git"] or {}, ", ".join(report["variables"])
-    if not git and not variables:
-        return "nothing is configured, so what is in it stays"
     who = f"{git.get('user') or '-'} <{git.get('email') or '-'}>"
     return f"{variables or 'no variables'}; git as {who}"
 
@@ -8023,8 +8042,11 @@ def parse(argv: list[str]) -> tuple[Command, argparse.Namespace]:
     stray = args.command or [word for word in unknown[:1] if not word.startswith("-")]
     if stray:
         import shlex
+        from collections import Counter
 
-        own = words[words.index(stray[0], words.index(args.name) + 1) :]
+        own = words[-1:]  # the shortest end that has all of them, options too
+        while Counter([*args.command, *unknown]) - Counter(own):
+            own = words[-len(own) - 1 :]
         fixed = f"thopters {command.name} {args.name} -- {shlex.join(own)}"
         raise UsageError("put -- before the command", hint=fixed)
     if unknown:

@@ -1149,3 +1149,24 @@ def test_an_upload_whose_shell_is_killed_leaves_nothing(
     process.communicate(timeout=60)
     until(lambda: not left(), "what was left is cleared away")
     assert (dev.home / "got").read_bytes() == b"old"
+
+
+def test_an_upload_takes_its_time_whatever_a_shell_may_wait(
+    thopters: Thopters, dev: Sprite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image may have TMOUT set, by which bash ends what it reads."""
+    real = exec.environment
+
+    def environment(*args: Any) -> dict[str, str]:
+        return {**real(*args), "TMOUT": "1"}
+
+    monkeypatch.setattr(exec, "environment", environment)
+    process = thopters.start("cp", "-", "dev:got", stdin=subprocess.PIPE)
+    assert process.stdin
+    process.stdin.write(b"first ")
+    process.stdin.flush()
+    until(lambda: tidier_of(dev), "somebody waits for its end")
+    threading.Event().wait(1.5)  # for longer than the shell would
+    process.stdin.write(b"last")
+    assert process.communicate(timeout=60) == (b"", b"")
+    assert (process.returncode, (dev.home / "got").read_bytes()) == (0, b"first last")

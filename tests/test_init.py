@@ -736,6 +736,29 @@ def test_restore_does_not_call_old_what_is_empty(
     assert (done.code, "are those of" in done.err) == (0, False), done
 
 
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (None, "there is no configuration, so what is in it stays"),
+        ({}, "no variables; git as - <->"),
+    ],
+)
+def test_what_stays_is_said_to_stay_and_nothing_else(
+    thopters: Thopters, emulator: Emulator, config: dict[str, Any] | None, says: str
+) -> None:
+    sprite = emulator.add_sprite("dev", status="running")
+    path = thopters.home / ".sprite-thopters" / "config.json"
+    write(path, {"secrets": {"KEY": "canary-0123456789"}})
+    assert thopters("init", "dev").code == 0
+    path.unlink()
+    if config is not None:
+        write(path, config)
+    done = thopters("init", "dev")
+    assert (done.code, done.out) == (0, f"dev: {says}\n")
+    kept = b"canary" in (sprite.home / ".thopters" / "env").read_bytes()
+    assert kept == (config is None)
+
+
 def test_restore_whose_init_fails_says_that_it_is_done(
     thopters: Thopters, emulator: Emulator, config: Path
 ) -> None:

@@ -704,7 +704,21 @@ def test_the_limit_of_starting_is_the_callers_and_counts_every_wait() -> None:
     assert policy.wait(BUSY, 6.0, 0.0) == 6.0
     assert policy.wait(STARTING, 4.0, 0.0) == 4.0
     assert policy.wait(STARTING, None, 0.0) is None
-    assert policy.wait(WAKING, None, 0.0) is None
+
+
+def test_what_was_waited_for_otherwise_is_not_the_waking() -> None:
+    policy = thopters.RetryPolicy(repeatable=True, wakes=True)
+    assert policy.wait(BUSY, 60.0, 0.0) == policy.wait(STARTING, 60.0, 0.0) == 60.0
+    assert [policy.wait(WAKING, None, 1.0) for _ in range(3)] == [0.5, 1.0, 2.0]
+
+
+@pytest.mark.parametrize(("took_s", "limit_s", "tries"), [(60, 120, 4), (5, 120, 5), (0, 3, 4)])
+def test_the_time_that_the_tries_take_is_a_part_of_the_waking(
+    took_s: float, limit_s: float, tries: int
+) -> None:
+    policy = thopters.RetryPolicy(repeatable=True, starting_limit_s=limit_s, wakes=True)
+    waits = [policy.wait(WAKING, None, 0.0, took_s) for _ in range(tries)]
+    assert None not in waits[:-1] and waits[-1] is None
 
 
 def test_a_gateway_error_is_a_waking_sprite_only_where_the_request_wakes_one() -> None:

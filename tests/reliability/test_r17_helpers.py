@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 from conftest import Thopters
@@ -20,6 +22,7 @@ from emulation.state import Sprite
 from runs import shorten
 from test_emulator import needs_curl, needs_namespace
 from test_native_terminal import Tty, until
+from test_units import CANARY, FakeClock, make_console
 
 import thopters as program
 
@@ -122,7 +125,50 @@ def test_r17_one_lost_helper_does_not_end_the_hold_of_who_is_attached(
         until(lambda: told() >= before + 3, "it is told again and again")
 
 
+@pytest.mark.parametrize(("reader", "status"), [("cat", 0), ("exit", 3)], ids=["reads", "gone"])
+def test_r17_only_a_loop_that_reads_is_told(reader: str, status: int) -> None:
+    """Where it has given up, or its time was up, nobody tries again."""
+    script = f"exec 9> >({reader}); wait $!; echo; read -r x"
+    script = script if reader == "exit" else script.replace("wait $!; ", "")
+    words = ["bash", "-c", script, "thopters-ready"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline() == b"\n"
+        cmdline = Path(f"/proc/{process.pid}/cmdline")
+        words = ["bash", "-c", program.HERE_SCRIPT.decode(), "thopters", str(process.pid)]
+        assert b"thopters-ready" in cmdline.read_bytes()
+        done = subprocess.run(words, capture_output=True, timeout=60)
+        process.kill()
+    assert done.returncode == status, done
+
+
 # what the API denies once
+
+
+def test_r17_an_attach_stays_below_the_apis_address_and_waits_for_the_list(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, asked = FakeClock(), list[str]()
+    transport = program.Transport(
+        "https://gate.example/sprites", program.Credential(program.Secret(CANARY), "a test"),
+        console=make_console(), clock=clock, environ={},
+    )  # fmt: skip
+
+    def refuse(api: object, name: str, target: str, limit_s: float) -> NoReturn:
+        asked.append(target)
+        raise program.NotFoundError("no")
+
+    monkeypatch.setattr(program, "open_sprite_socket", refuse)
+    monkeypatch.setattr(program, "is_listed", lambda *_: True)
+    with pytest.raises(program.ThoptersError, match="is listed, but can't be attached to"):
+        program.attach_terminal(program.SpritesApi(transport), "dev", lambda _: None, "12")
+    path = "/sprites/v1/sprites/dev/exec"
+    assert set(asked[:-1]) == {f"{path}/12"} and len(asked) > 5
+    assert asked[-1] == f"{path}?id=12&tty=true&stdin=true"
+    assert program.SESSION_LAG_S <= sum(clock.slept) <= program.SESSION_LAG_S + 1
+    listed = iter([True, False])
+    monkeypatch.setattr(program, "is_listed", lambda *_: next(listed))
+    api = program.SpritesApi(transport)
+    assert program.attach_terminal(api, "dev", lambda _: None, "12") is None
 
 
 def test_r17_a_session_that_a_404_denies_once_is_attached_to_again(
