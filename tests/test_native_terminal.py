@@ -766,12 +766,12 @@ def test_signals_at_any_moment_leave_no_raw_terminal(thopters: Thopters, dev: Em
             assert command.end_restored() < 0, command.text
 
 
-def test_a_terminal_that_is_taken_away_ends_us(thopters: Thopters, dev: Emulator) -> None:
-    """A closed window: the terminal is gone, and a HUP comes."""
+def close_a_window(thopters: Thopters, *leader: str) -> subprocess.Popen[bytes]:
+    """Run a shell on a terminal, below a leader of its session, and take the terminal away."""
     master, slave = pty.openpty()
     trampoline = [sys.executable, "-I", "-S", "-c", TAKE_TERMINAL, os.ttyname(slave)]
     process = subprocess.Popen(
-        [*trampoline, *thopters.argv, "shell", "dev", "--native"],
+        [*trampoline, *leader, *thopters.argv, "shell", "dev", "--native"],
         stdin=slave, stdout=slave, stderr=subprocess.PIPE, env=thopters.env,
         start_new_session=True,
     )  # fmt: skip
@@ -781,6 +781,12 @@ def test_a_terminal_that_is_taken_away_ends_us(thopters: Thopters, dev: Emulator
     while PROMPT.encode() not in shown:
         shown += os.read(master, 65536)
     os.close(master)
+    return process
+
+
+def test_a_terminal_that_is_taken_away_ends_us(thopters: Thopters, dev: Emulator) -> None:
+    """A closed window: the terminal is gone, and a HUP comes."""
+    process = close_a_window(thopters)
     assert process.wait(LIMIT_S) == -signal.SIGHUP
     assert process.stderr
     assert b"Traceback" not in process.stderr.read()
@@ -801,20 +807,7 @@ sys.exit(128 - program.wait())
 
 def test_a_window_that_closes_is_no_end_of_the_input(thopters: Thopters, dev: Emulator) -> None:
     """To read from it is the first that tells of it, where the shell passes its HUP on late."""
-    master, slave = pty.openpty()
-    trampoline = [sys.executable, "-I", "-S", "-c", TAKE_TERMINAL, os.ttyname(slave)]
-    leader = [sys.executable, "-c", SLOW_LEADER]
-    process = subprocess.Popen(
-        [*trampoline, *leader, *thopters.argv, "shell", "dev", "--native"],
-        stdin=slave, stdout=slave, stderr=subprocess.PIPE, env=thopters.env,
-        start_new_session=True,
-    )  # fmt: skip
-    thopters.started.append(process)
-    os.close(slave)
-    shown = b""
-    while PROMPT.encode() not in shown:
-        shown += os.read(master, 65536)
-    os.close(master)
+    process = close_a_window(thopters, sys.executable, "-c", SLOW_LEADER)
     assert process.wait(LIMIT_S) == 128 + signal.SIGHUP
     assert process.stderr
     said = process.stderr.read()

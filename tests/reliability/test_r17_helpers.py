@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import test_sessions
 from conftest import Thopters
 from emulation import Emulator, Fault
 from emulation.exec import Session
@@ -26,16 +27,10 @@ from test_units import CANARY, FakeClock, make_console
 
 import thopters as program
 
+dev = test_sessions.dev  # the fixture
+
 STATUSES = [127, 137, 255]
 statuses = pytest.mark.parametrize("status", STATUSES)
-
-
-@pytest.fixture
-def dev(emulator: Emulator) -> Sprite:
-    sprite = emulator.add_sprite("dev")
-    while not sprite.enter():
-        pass
-    return sprite
 
 
 def end_by(emulator: Emulator, status: int, *, after: int = 0, times: int | None = 1) -> None:
