@@ -98,6 +98,7 @@ AT_ONCE_S = 0.5  # a detached command that ends so soon has failed to start, or 
 IDENTITY_LIMIT_S = 5.0  # for the platform to tell a session's id, once the command runs
 QUIET_S = 1.0  # a session that was quiet for so long may have been lost because its sprite sleeps
 STATUS_LAG_S = 5.0  # of a sprite's status behind its falling asleep
+AWAY_LIMIT_S = 600.0  # for the API to be reached again
 SESSION_LAG_S = 3.0  # of the list of sessions behind a session's end
 HOLD_FIRST_S = 1  # a command that ends sooner holds nothing
 HOLD_EVERY_S = 60
@@ -111,6 +112,7 @@ PAUSE_LIMIT_S = 120.0
 PAUSE_LOOK_EVERY_S = 1.0
 KEYRING_LIMIT_S = 5.0
 MISSED_S = 0.3  # until a sprite that was not found is looked for once more
+SIGNAL_TRIES = 3
 SAME_SIGNAL_S = 0.02  # nobody presses ^C as fast
 PING_INTERVAL_S = 15.0
 DEAD_AFTER_S = 45.0
@@ -2461,6 +2463,7 @@ class WebSocket:
 
         self.sock: socket.socket = connection.sock
         self.heard_at = clock.monotonic()
+        self._asked_at = self.heard_at
         self.pong = b""  # what the last one brought back
         self._ping: bytes | None = None  # the newest that is not answered
         self._clock = clock
@@ -2553,6 +2556,13 @@ class WebSocket:
         self._parser.received(count)
         self.heard_at = self._clock.monotonic()
         return True
+
+    def silence(self) -> float:
+        """Return for how long nothing came; a time in which we were stopped does not count."""
+        now = self._clock.monotonic()
+        self.heard_at = min(now, self.heard_at + max(0.0, now - self._asked_at - 2.0))
+        self._asked_at = now
+        return now - self.heard_at
 
     def wait(self, timeout_s: float, others: Sequence[Any] = ()) -> list[Any]:
         """Wait for the connection or one of `others`; return which of these can be read."""
@@ -3402,7 +3412,7 @@ class ExecSession:
         if end is not None and now > end:
             raise self._lost(f"it took longer than {limit_s:.0f} s")
         # a command that leaves its input unread can keep the server from answering our pings
-        if now - self.websocket.heard_at > DEAD_AFTER_S and not self._fed:
+        if self.websocket.silence() > DEAD_AFTER_S and not self._fed:
             raise self._lost(f"nothing was heard for {DEAD_AFTER_S:.0f} s")
 
     def _lost(self, why: str) -> ExecLost:
@@ -3793,10 +3803,12 @@ def signal_group(api: SpritesApi, name: str, group: int, signum: int) -> None:
     argv = [b"bash", b"-c", script.encode()]
 
     def send() -> None:
-        try:
-            run_quietly(api, name, argv, limit_s=5.0, open_limit_s=PROBE_LIMIT_S)
-        except (ThoptersError, ExecLost) as error:
-            api.console.detail(f"the signal may not have reached the command: {error}")
+        for _ in range(SIGNAL_TRIES):
+            try:
+                run_quietly(api, name, argv, limit_s=5.0, open_limit_s=PROBE_LIMIT_S)
+                return
+            except (ThoptersError, ExecLost) as error:
+                api.console.detail(f"the signal may not have reached the command: {error}")
 
     with contextlib.suppress(ThoptersError):
         in_background(send).join(PROBE_LIMIT_S)
@@ -3824,7 +3836,11 @@ TTY_BOOTSTRAP = (
     'eval "$(printf %s "$_thopters" | base64 -d)"'
 )
 TTY_READY = b"thopters-ready"
-DETACH_KEY = b"\x1c"  # Ctrl-\, as the `sprite` program has it
+# Ctrl-\, as the `sprite` program has it; and as a terminal sends it in the kitty protocol, or with
+# modifyOtherKeys, which a remote program may have switched on
+DETACH_KEY = rb"\x1c|\x1b\[92;5(?::1)?u|\x1b\[27;5;92~"
+# What a terminal says by itself, of its focus and its mouse, where a remote program wants to know
+REPORT = rb"\x1b\[[IO]|\x1b\[<[0-9;]*[Mm]|\x1b\[M[\x20-\xff]{3}"
 DEFAULT_SIZE = (80, 24)
 TERMINAL_ROOM = 4095  # bytes of input that a terminal holds for a program that does not read
 
@@ -3836,13 +3852,15 @@ class Detached(Exception):
 class ShownModes:
     """The modes that remote programs have changed on a terminal of ours, such as its other screen.
 
-    These are what `ESC [ ? NUMBER h` and `l` switch on and off.
+    These are what `ESC [ ? NUMBER h` and `l` switch on and off, and the two ways in which keys can
+    be sent: `ESC [ > FLAGS u` of the kitty protocol, and `ESC [ > 4 ; LEVEL m` of xterm's.
     """
 
     ON_AT_FIRST = (b"7", b"25")  # wrapping, the cursor
 
     def __init__(self) -> None:
         self._undo: dict[bytes, bytes] = {}  # what switches a mode back, oldest first
+        self._pushed = 0  # of the kitty protocol's stack
         self._cut = b""  # an escape that has not come whole yet
 
     def take(self, data: bytes | memoryview) -> None:
@@ -3853,16 +3871,28 @@ class ShownModes:
             for number in numbers.split(b";"):
                 self._undo.pop(number, None)
                 if (switch == b"h") != (number in self.ON_AT_FIRST):
-                    self._undo[number] = b"l" if switch == b"h" else b"h"
-        begun = re.search(rb"\x1b(\[(\?[0-9;]*)?)?\Z", text[-40:])
+                    back = b"l" if switch == b"h" else b"h"
+                    self._undo[number] = b"\x1b[?" + number + back
+        for way, count in re.findall(rb"\x1b\[([<>])([0-9]*)u", text):
+            self._pushed += 1 if way == b">" else -int(count[:3] or 1)
+            self._pushed = max(0, self._pushed)
+            self._undo.pop(b"u", None)
+            if self._pushed:
+                self._undo[b"u"] = b"\x1b[<%du" % self._pushed
+        for level in re.findall(rb"\x1b\[>4(?:;([0-9]*))?m", text):
+            self._undo.pop(b"m", None)
+            if level.strip(b"0"):
+                self._undo[b"m"] = b"\x1b[>4m"
+        begun = re.search(rb"\x1b(\[([?<>][0-9;]*)?)?\Z", text[-40:])
         self._cut = begun[0] if begun else b""
 
     def undo(self) -> bytes:
         """Return what switches all of them back, the keypad and colours too; b"" if none is on."""
         if not self._undo:
             return b""
-        modes = [b"\x1b[?%s%s" % pair for pair in reversed(self._undo.items())]
+        modes = list(reversed(self._undo.values()))
         self._undo.clear()
+        self._pushed = 0
         return b"".join(modes) + b"\x1b>\x1b[m"
 
 
@@ -3933,6 +3963,15 @@ class LocalTerminal:
             self._modes.take(data)
         write_all(1, data)
 
+    def forget_keys(self) -> None:
+        """Drop what was typed for a remote program: a local shell would run it."""
+        import contextlib
+        import termios
+
+        if self.is_terminal:
+            with contextlib.suppress(termios.error):
+                termios.tcflush(0, termios.TCIFLUSH)
+
     def undo_modes(self) -> None:
         """Have our screen as it was, though the remote program could not see to that."""
         import contextlib
@@ -3993,12 +4032,17 @@ class LocalTerminal:
 
     def wait_for_key(self) -> bytes:
         """Return what is typed next; Detached if the user wants to leave."""
+        import re
+
         self.raw()
-        while not self.has_keys(1.0):  # a signal just before a read without end would be missed
-            pass
-        keys = self.read_keys()
-        if not keys or DETACH_KEY in keys:
-            raise Detached
+        keys = b""
+        while not keys:
+            while not self.has_keys(1.0):  # a signal just before a read without end would be missed
+                pass
+            typed = self.read_keys()
+            if not typed or re.search(DETACH_KEY, typed):
+                raise Detached
+            keys = re.sub(REPORT, b"", typed)
         self.quiet()
         return keys
 
@@ -4101,9 +4145,16 @@ class TerminalSession:
                 open_input = self._type(terminal.read_keys(), terminal)
                 ended_at = self.clock.monotonic()
 
+    def is_behind(self) -> bool:
+        """Return whether more was typed than the server is known to have got rid of."""
+        return self.typed - int.from_bytes(self.websocket.pong, "big") > TERMINAL_ROOM
+
     def _type(self, keys: bytes, terminal: LocalTerminal) -> bool:
         """Send what was typed; False at the end of the input."""
-        before, leave, _ = keys.partition(DETACH_KEY) if terminal.is_terminal else (keys, b"", b"")
+        import re
+
+        leave = re.search(DETACH_KEY, keys) if terminal.is_terminal else None
+        before = keys[: leave.start()] if leave else keys
         if before:
             self._active_at = self.clock.monotonic()
             self.typed += len(before)
@@ -4134,9 +4185,8 @@ class TerminalSession:
         except (WebSocketLost, Garbled) as lost:
             raise self._lost(str(lost)) from None
         # a server that can't get rid of our bytes answers no pings; some a terminal takes anyway
-        is_behind = self.typed - int.from_bytes(self.websocket.pong, "big") > TERMINAL_ROOM
-        limit_s = STUCK_AFTER_S if is_behind else DEAD_AFTER_S
-        if self.clock.monotonic() - self.websocket.heard_at > limit_s:
+        limit_s = STUCK_AFTER_S if self.is_behind() else DEAD_AFTER_S
+        if self.websocket.silence() > limit_s:
             raise self._lost(f"nothing was heard for {limit_s:.0f} s")
         return None
 
@@ -4290,7 +4340,7 @@ def pass_on(websocket: WebSocket, clock: Clock, sender: Sender, sink: Sink) -> N
         now, ended = clock.monotonic(), sender.ended
         is_behind = sender.sent > int.from_bytes(websocket.pong, "big")
         limit = STUCK_AFTER_S if is_behind else LINGER_S if ended else DEAD_AFTER_S
-        if now - websocket.heard_at > limit:
+        if websocket.silence() > limit:
             lost = WebSocketLost("nothing came any more")
             lost.is_late = ended
             raise lost
@@ -6745,6 +6795,7 @@ def follow_session(
             sleeps = f", and {name} may sleep when all is quiet" if stays else ""
             say_between(app.console, f"the session goes on{sleeps}; back to it: {back}")
         if not wanted:
+            terminal.forget_keys()
             raise
         return EXIT_OK
     finally:
@@ -6768,7 +6819,8 @@ def again(
     if session.typed and not terminal.is_terminal:
         raise lost_status(app, name, lost)  # what was on its way is gone, and can't be typed again
     if not fell_asleep(app, name, terminal, lost):
-        say_between(app.console, f"the connection was lost ({lost}); attaching again")
+        doubt = "; what was typed last may not have arrived" if session.is_behind() else ""
+        say_between(app.console, f"the connection was lost ({lost}){doubt}; attaching again")
     elif not terminal.is_terminal:
         raise lost_status(app, name, lost)
     else:
@@ -6798,10 +6850,23 @@ def fell_asleep(app: App, name: str, terminal: LocalTerminal, lost: ExecLost) ->
     To attach would wake it, only to be lost again. A key means that the user wants it awake.
     """
     end = app.clock.monotonic() + (STATUS_LAG_S if lost.quiet else 0)
-    while not is_asleep(app, name):
+    patience, said = app.clock.monotonic() + AWAY_LIMIT_S, False
+    while True:
+        try:
+            if app.api.require_sprite(name).is_asleep():
+                return True
+        except (NotSentError, NoAnswerError):
+            if app.clock.monotonic() >= patience:
+                return False
+            if not said:
+                say_between(app.console, "the API can't be reached; trying on, Ctrl-\\ leaves")
+            said, end = True, app.clock.monotonic() + (STATUS_LAG_S if lost.quiet else 0)
+            app.clock.sleep(1.0)
+            continue
+        except ThoptersError:
+            return False
         if app.clock.monotonic() >= end or terminal.has_keys(0.5):
             return False
-    return True
 
 
 def is_asleep(app: App, name: str) -> bool:
@@ -6860,7 +6925,7 @@ def run_attached(
     except ExecLost as lost:
         raise lost_status(app, name, lost) from None
     except BaseException as error:  # a second signal, or nobody reads our output any more
-        broken = isinstance(error, BrokenPipeError)
+        broken = isinstance(error, (BrokenPipeError, OutputError))
         group = session.output.group
         if group and (broken or isinstance(error, Interrupted)):
             pass_on(group, signal.SIGTERM if broken else signal.SIGKILL)

@@ -69,6 +69,12 @@ class Tty(Session):
         """Change the window; the system tells the program by SIGWINCH."""
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
+    @property
+    def waiting(self) -> int:
+        """Return how many bytes of what was typed nobody has read yet."""
+        answer = fcntl.ioctl(self._slave, termios.FIONREAD, struct.pack("i", 0))
+        return int(struct.unpack("i", answer)[0])
+
     def settings(self) -> list[Any]:
         return termios.tcgetattr(self._slave)
 
@@ -891,6 +897,62 @@ def test_a_network_that_stays_away_leaves_the_way_back(thopters: Thopters, dev: 
         dev.sprite("dev").drop_connections()
         assert shell.end_restored() == 255
         assert f"thopters attach dev {remote_sessions(dev)[0].id}" in shell.text
+
+
+AWAY = "the API can't be reached; trying on, Ctrl-\\ leaves]"
+
+
+@pytest.mark.parametrize("paused", [False, True], ids=["awake", "paused"])
+def test_an_api_that_is_out_of_reach_is_waited_for(
+    thopters: Thopters, dev: Emulator, paused: bool
+) -> None:
+    """For longer than a request is tried; and a sprite that has paused meanwhile is not woken."""
+    sprite = dev.sprite("dev")
+    with open_shell(thopters) as shell:
+        shell.ask("kept=$((6 * 7))", "")
+        dev.fault(Fault("GET /v1/sprites/dev", "reset", times=4))
+        if paused:
+            sprite.pause()
+        else:
+            sprite.drop_connections()
+        shell.expect(AWAY)
+        shell.expect(ASLEEP if paused else LOST)
+        if paused:
+            assert sprite.status == "warm"
+        else:
+            until(shell.is_raw, "it is attached again")
+        shell.type("\r")
+        shell.ask("echo still-$kept", "still-42\r\n")
+
+
+@pytest.mark.parametrize("leave", ["\x1b[92;5u", "\x1b[92;5:1u", "\x1b[27;5;92~"])
+def test_ctrl_backslash_is_known_however_a_terminal_sends_it(
+    thopters: Thopters, dev: Emulator, leave: str
+) -> None:
+    """As in the kitty protocol, or with modifyOtherKeys, which a remote program can switch on."""
+    with open_shell(thopters) as shell:
+        shell.ask("printf '\\033[>1u\\033[>4;2m'", "")
+        shell.type("x" + leave)
+        assert shell.end_restored() == 0
+        assert BACK.search(shell.text)
+        assert shell.shown.rindex(b"\x1b[<1u") > shell.shown.index(b"\x1b[>1u")
+        assert shell.shown.rindex(b"\x1b[>4m") > shell.shown.index(b"\x1b[>4;2m")
+
+
+def test_a_report_of_the_terminals_is_no_key(thopters: Thopters, dev: Emulator) -> None:
+    """Of its focus, or its mouse, where a remote program has asked for them."""
+    sprite = dev.sprite("dev")
+    with open_shell(thopters) as shell:
+        shell.ask("kept=$((6 * 7))", "")
+        sprite.pause()
+        shell.expect(ASLEEP)
+        asked = upgrades(dev)
+        for report in ("\x1b[I", "\x1b[<35;10;5M\x1b[<0;10;5m", "\x1b[M !!", "\x1b[O"):
+            shell.type(report)
+            until(lambda: shell.waiting == 0, "it is read")
+        assert (sprite.status, upgrades(dev)) == ("warm", asked)
+        shell.type("\r")
+        shell.ask("echo still-$kept", "still-42\r\n")
 
 
 @pytest.mark.parametrize("columns", [40, 80, 200])

@@ -311,6 +311,24 @@ def test_r19_a_server_that_answers_pings_may_be_quiet_for_hours(
     assert program.ExecSession(websocket, clock, output).run(b"true", None) == 0
 
 
+def test_r19_the_time_in_which_we_are_stopped_is_no_silence(
+    pair: tuple[program.WebSocket, FakeClock, Peer],
+) -> None:
+    """By ^Z, or with the machine: no ping goes out then, so no answer can be there."""
+    websocket, clock, _ = pair
+    assert websocket.silence() == 0
+    for _ in range(40):
+        clock.sleep(1.0)
+        before = websocket.silence()
+    assert before == 40
+    clock.sleep(3600)
+    assert 40 < websocket.silence() <= 43
+    for _ in range(10):
+        clock.sleep(1.0)
+        before = websocket.silence()
+    assert 50 < before <= 53
+
+
 def pause_by(websocket: program.WebSocket, clock: FakeClock, then: object = None) -> None:
     """Have a wait for the server take no time but the clock's."""
 

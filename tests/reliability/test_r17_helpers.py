@@ -22,7 +22,7 @@ from emulation.exec import Session
 from emulation.state import Sprite
 from runs import shorten
 from test_emulator import needs_curl, needs_namespace
-from test_native_terminal import Tty, until
+from test_native_terminal import BACK, LOST, Tty, open_shell, until
 from test_units import CANARY, FakeClock, make_console
 
 import thopters as program
@@ -134,6 +134,22 @@ def test_r17_only_a_loop_that_reads_is_told(reader: str, status: int) -> None:
         done = subprocess.run(words, capture_output=True, timeout=60)
         process.kill()
     assert done.returncode == status, done
+
+
+def test_r40_what_was_typed_for_the_sprite_is_not_left_to_the_local_shell(
+    thopters: Thopters, emulator: Emulator, dev: Sprite
+) -> None:
+    shorten(thopters, AWAY_LIMIT_S=0)
+    with open_shell(thopters, columns=400) as shell:
+        emulator.fault(Fault("GET *", "reset", times=None))
+        emulator.fault(Fault("WS */exec/*", "reset", times=None))
+        dev.drop_connections()
+        shell.expect(LOST)
+        shell.type("rm -rf build\r")
+        shell.process.wait(60)
+        assert shell.waiting == 0
+        assert shell.end_restored() == 255
+        assert BACK.search(shell.text)
 
 
 # what the API denies once

@@ -149,6 +149,32 @@ def test_r40_a_full_disk_for_stderr_changes_no_status(thopters: Thopters, many: 
         assert (out != b"") == (line == "ls")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+def test_r40_a_full_disk_ends_the_command_as_a_closed_pipe_does(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    """Not only ten seconds later, when the platform does it, by a KILL."""
+    sprite = emulator.add_sprite("dev", status="running")
+    script = "trap 'echo told > told; exit' TERM; while :; do echo more; sleep 0.05; done"
+    with open("/dev/full", "wb") as full:
+        process = thopters.start("exec", "dev", "--", "sh", "-c", script, stdout=full)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, b"cannot write the output" in err) == (255, True), err
+    until(lambda: (sprite.home / "told").exists())
+
+
+def test_r39_a_signal_that_did_not_get_through_is_sent_again(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    emulator.add_sprite("dev", status="running")
+    process = thopters.start("exec", "dev", "--", "sh", "-c", "echo up; exec sleep 60")
+    assert process.stdout and process.stdout.readline() == b"up\n"
+    emulator.fault(Fault("WS */exec", "ws", actions=[("drop", None)], times=2))
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=50)
+    assert process.returncode == -signal.SIGINT
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_r40_a_signal_ends_it_though_nobody_reads_stderr(
     thopters: Thopters, emulator: Emulator, number: signal.Signals
