@@ -2341,7 +2341,8 @@ class WebSocketLost(Exception):
     """The connection ended, or the peer broke the protocol.
 
     `is_end`: whether the peer meant it, by a close frame or by an end between two messages.
-    `is_late`: whether our own side had ended before, so that perhaps nobody waits any more.
+    `is_late`: whether our own side had ended before, and all of it was taken: perhaps nobody waits
+    any more.
     """
 
     is_end = is_late = False
@@ -4342,7 +4343,7 @@ def pass_on(websocket: WebSocket, clock: Clock, sender: Sender, sink: Sink) -> N
         limit = STUCK_AFTER_S if is_behind else LINGER_S if ended else DEAD_AFTER_S
         if websocket.silence() > limit:
             lost = WebSocketLost("nothing came any more")
-            lost.is_late = ended
+            lost.is_late = ended and not is_behind
             raise lost
         if (is_behind or not ended) and now - pinged_at > PING_INTERVAL_S:
             pinged_at = now
@@ -7082,6 +7083,12 @@ def join_stdio(app: App, name: str, host: str, port: int) -> int:
     try:
         join(websocket, app.clock, LocalInput(), write_stdout)
     except WebSocketLost as lost:
+        if lost.is_late:
+            raise NoAnswerError(
+                f"nothing came from {host}:{port} in {name} for {LINGER_S:.0f} s after the end of "
+                "the input, and the connection was not closed there",
+                hint="what was sent was taken; whether all of the answer came is not known",
+            ) from None
         # a pause may look like an end, and it is cheap to know
         if not lost.is_end or is_asleep(app, name):
             raise NoAnswerError(f"the connection to {name} was lost: {lost}") from None

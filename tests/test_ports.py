@@ -829,6 +829,22 @@ def test_a_platform_that_is_gone_is_found_out(dev: Emulator, serve: Serve, join:
 # --- stdin and stdout -------------------------------------------------------------------
 
 
+def test_an_answer_that_does_not_end_is_not_called_whole(
+    thopters: Thopters, dev: Emulator, serve: Serve
+) -> None:
+    """As a server's that keeps its connection open: what came is all, or not."""
+
+    def answer(sock: socket.socket) -> None:
+        sock.sendall(sock.recv(100).upper())
+        wait_for_the_end(sock)
+
+    port = serve(answer).port
+    done = thopters("proxy", "dev", "-W", f"localhost:{port}", stdin=b"text")
+    assert (done.code, done.out) == (1, "TEXT"), done
+    said = f"error: nothing came from localhost:{port} in dev for 10 s after the end of the input"
+    assert said in done.err and "was lost" not in done.err
+
+
 @both
 def test_stdin_and_stdout_are_the_connection(thopters: Thopters, dev: Emulator, web: int) -> None:
     request = b"GET /page HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"

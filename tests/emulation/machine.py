@@ -37,7 +37,7 @@ mount --bind "$home" "$root/home/sprite"
 mount --bind "$run" "$root/.sprite"
 mount --bind "$checkpoints" "$root/.sprite/checkpoints"
 mount -o remount,bind,ro "$root/.sprite/checkpoints" || :  # not in every user namespace
-exec chroot "$root" /bin/sh -c 'cd /home/sprite && echo ready && exec sleep 1000000'
+exec chroot "$root" /bin/sh -c 'cd /home/sprite && echo ready && exec cat'
 """
 
 # Like a fresh Ubuntu's: what stands in .bashrc is not read by a shell that is not interactive
@@ -114,8 +114,8 @@ class Machine:
         words = ["unshare", *options, "/bin/sh", "-c", BUILD_ROOT, "sh"]
         paths = [str(self.base / "root"), str(self.home), str(self.run), str(self.recent)]
         holder = subprocess.Popen(
-            [*words, *paths], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
-        )
+            [*words, *paths], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )  # it reads until we are gone, however we end
         assert holder.stdout
         if holder.stdout.readline() != b"ready\n":
             raise RuntimeError("no mount namespace could be made for a sprite")
@@ -205,6 +205,7 @@ class Machine:
         if self._holder:
             self._holder.kill()
             self._holder.wait()
-            if self._holder.stdout:
-                self._holder.stdout.close()
+            for stream in (self._holder.stdin, self._holder.stdout):
+                if stream:
+                    stream.close()
         shutil.rmtree(self.base, ignore_errors=True)
