@@ -6850,24 +6850,33 @@ def fell_asleep(app: App, name: str, terminal: LocalTerminal, lost: ExecLost) ->
 
     To attach would wake it, only to be lost again. A key means that the user wants it awake.
     """
+    sprite = look_patiently(app, name)
     end = app.clock.monotonic() + (STATUS_LAG_S if lost.quiet else 0)
-    patience, said = app.clock.monotonic() + AWAY_LIMIT_S, False
-    while True:
-        try:
-            if app.api.require_sprite(name).is_asleep():
-                return True
-        except (NotSentError, NoAnswerError):
-            if app.clock.monotonic() >= patience:
-                return False
-            if not said:
-                say_between(app.console, "the API can't be reached; trying on, Ctrl-\\ leaves")
-            said, end = True, app.clock.monotonic() + (STATUS_LAG_S if lost.quiet else 0)
-            app.clock.sleep(1.0)
-            continue
-        except ThoptersError:
-            return False
+    while sprite and not sprite.is_asleep():
         if app.clock.monotonic() >= end or terminal.has_keys(0.5):
             return False
+        sprite = look_patiently(app, name)
+    return sprite is not None
+
+
+def look_patiently(app: App, name: str) -> Sprite | None:
+    """Return a sprite, None where nothing is told; an API that is out of reach gets its time.
+
+    So a network that changes ends no session, and wakes no sprite that has paused meanwhile.
+    """
+    end, said = app.clock.monotonic() + AWAY_LIMIT_S, False
+    while True:
+        try:
+            return app.api.require_sprite(name)
+        except (NotSentError, NoAnswerError):
+            if app.clock.monotonic() >= end:
+                return None
+            if not said:
+                say_between(app.console, "the API can't be reached; trying on, Ctrl-\\ leaves")
+            said = True
+            app.clock.sleep(1.0)
+        except ThoptersError:
+            return None
 
 
 def is_asleep(app: App, name: str) -> bool:
