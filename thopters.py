@@ -3810,6 +3810,8 @@ def signal_group(api: SpritesApi, name: str, group: int, signum: int) -> None:
                 return
             except (ThoptersError, ExecLost) as error:
                 api.console.detail(f"the signal may not have reached the command: {error}")
+                if isinstance(error, ExecLost) and error.started:
+                    return  # twice is not the same as once
 
     with contextlib.suppress(ThoptersError):
         in_background(send).join(PROBE_LIMIT_S)
@@ -3839,9 +3841,12 @@ TTY_BOOTSTRAP = (
 TTY_READY = b"thopters-ready"
 # Ctrl-\, as the `sprite` program has it; and as a terminal sends it in the kitty protocol, or with
 # modifyOtherKeys, which a remote program may have switched on
+INTERRUPT_KEY = rb"\x1b\[99;5(?::1)?u|\x1b\[27;5;99~"  # ^C likewise; as it is it is a signal
 DETACH_KEY = rb"\x1c|\x1b\[92;5(?::1)?u|\x1b\[27;5;92~"
-# What a terminal says by itself, of its focus and its mouse, where a remote program wants to know
+# What a terminal says by itself, of its focus and its mouse, where a remote program wants to know;
+# and the beginning of that
 REPORT = rb"\x1b\[[IO]|\x1b\[<[0-9;]*[Mm]|\x1b\[M[\x20-\xff]{3}"
+CUT_REPORT = rb"\x1b\[(<[0-9;]*|M[\x20-\xff]{0,2})?\Z"
 DEFAULT_SIZE = (80, 24)
 TERMINAL_ROOM = 4095  # bytes of input that a terminal holds for a program that does not read
 
@@ -3877,21 +3882,23 @@ class ShownModes:
         for way, count in re.findall(rb"\x1b\[([<>])([0-9]*)u", text):
             self._pushed += 1 if way == b">" else -int(count[:3] or 1)
             self._pushed = max(0, self._pushed)
+        for flags in re.findall(rb"\x1b\[=([0-9]*)[0-9;]*u", text):
             self._undo.pop(b"u", None)
-            if self._pushed:
-                self._undo[b"u"] = b"\x1b[<%du" % self._pushed
+            if flags.strip(b"0"):
+                self._undo[b"u"] = b"\x1b[=0u"
         for level in re.findall(rb"\x1b\[>4(?:;([0-9]*))?m", text):
             self._undo.pop(b"m", None)
             if level.strip(b"0"):
                 self._undo[b"m"] = b"\x1b[>4m"
-        begun = re.search(rb"\x1b(\[([?<>][0-9;]*)?)?\Z", text[-40:])
+        begun = re.search(rb"\x1b(\[([?<>=][0-9;]*)?)?\Z", text[-40:])
         self._cut = begun[0] if begun else b""
 
     def undo(self) -> bytes:
         """Return what switches all of them back, the keypad and colours too; b"" if none is on."""
-        if not self._undo:
+        if not self._undo and not self._pushed:
             return b""
-        modes = list(reversed(self._undo.values()))
+        pops = [b"\x1b[<%du" % self._pushed] if self._pushed else []
+        modes = [*pops, *reversed(self._undo.values()), *pops]  # each screen has a stack
         self._undo.clear()
         self._pushed = 0
         return b"".join(modes) + b"\x1b>\x1b[m"
@@ -3915,6 +3922,7 @@ class LocalTerminal:
         self.types_end = types_end
         self._shows = os.isatty(1)
         self._modes = ShownModes()
+        self.kept = b""  # keys that were read for a remote program, which has not got them yet
         self._mode: tuple[bool, bool] | None = None
         if self.is_terminal:
             import termios
@@ -3969,6 +3977,7 @@ class LocalTerminal:
         import contextlib
         import termios
 
+        self.kept = b""
         if self.is_terminal:
             with contextlib.suppress(termios.error):
                 termios.tcflush(0, termios.TCIFLUSH)
@@ -4011,14 +4020,31 @@ class LocalTerminal:
         return self.size()
 
     def has_keys(self, timeout_s: float) -> bool:
-        """Return whether a key is pressed in that time; it is left to be read."""
+        """Return whether a key is pressed in that time, or was before; they are kept to be read.
+
+        What the terminal says by itself is no key. Detached, or Interrupted, by one that asks for
+        that and, as the remote program has set the terminal, is no signal.
+        """
+        import re
         import select
+        import signal
 
         sources = [self.keyboard] if self.is_terminal else []  # a file's end is no key
-        return bool(select.select(sources, [], [], timeout_s)[0])
+        if select.select(sources, [], [], timeout_s)[0]:
+            self.kept += self._read()
+        if re.search(DETACH_KEY, self.kept):
+            raise Detached
+        if re.search(INTERRUPT_KEY, self.kept) and self._mode and self._mode[0]:
+            raise Interrupted(signal.SIGINT)
+        self.kept = re.sub(REPORT, b"", self.kept)
+        return bool(re.sub(CUT_REPORT, b"", self.kept))
 
     def read_keys(self) -> bytes:
         """Return what was typed; a terminal that is taken away hangs us up."""
+        kept, self.kept = self.kept, b""
+        return kept or self._read()
+
+    def _read(self) -> bytes:
         import signal
 
         try:
@@ -4033,19 +4059,11 @@ class LocalTerminal:
 
     def wait_for_key(self) -> bytes:
         """Return what is typed next; Detached if the user wants to leave."""
-        import re
-
         self.raw()
-        keys = b""
-        while not keys:
-            while not self.has_keys(1.0):  # a signal just before a read without end would be missed
-                pass
-            typed = self.read_keys()
-            if not typed or re.search(DETACH_KEY, typed):
-                raise Detached
-            keys = re.sub(REPORT, b"", typed)
+        while not self.has_keys(1.0):  # a signal just before a read without end would be missed
+            pass
         self.quiet()
-        return keys
+        return self.read_keys()
 
     def is_leave(self, error: BaseException) -> bool:
         """Return whether the user wants to leave: Ctrl-\\, also where it is a signal."""
@@ -4136,6 +4154,8 @@ class TerminalSession:
             if not open_input and ends < 10 and self.clock.monotonic() - ended_at >= ends:
                 ends += 1
                 self.websocket.send(OP_BINARY, b"\x04")
+            if self.runs and terminal.kept:
+                self._type(terminal.read_keys(), terminal)
             sources: list[Any] = [terminal]
             if self.runs and open_input and self.websocket.unsent() < 1 << 18:
                 sources.append(terminal.keyboard)
@@ -4254,12 +4274,13 @@ def attach_terminal(api: SpritesApi, name: str, out: Sink, identity: str) -> Ter
     old_form = [("id", identity), ("tty", "true"), ("stdin", "true")]
     target = api.transport.target(api.path(name, "exec", identity))
     last = api.transport.target(api.path(name, "exec"), old_form)
-    end = api.clock.monotonic() + SESSION_LAG_S
+    end = None
     while True:
         try:
             websocket = open_sprite_socket(api, name, target, WAKE_LIMIT_S)
             break
         except (NotFoundError, UpgradeBrokenError) as error:
+            end = end or api.clock.monotonic() + SESSION_LAG_S
             if isinstance(error, UpgradeBrokenError) and target != last:
                 raise
             if not is_listed(api, name, identity):
@@ -4329,7 +4350,7 @@ def pass_on(websocket: WebSocket, clock: Clock, sender: Sender, sink: Sink) -> N
     A server that can't get rid of our bytes answers no pings. So each ping says how many bytes
     were sent before it, and when it comes back the server has got rid of these.
     """
-    pinged_at = clock.monotonic()
+    pinged_at, ended_at = clock.monotonic(), None
     while True:
         for opcode, payload in websocket.messages():
             if opcode == OP_BINARY:
@@ -4341,7 +4362,8 @@ def pass_on(websocket: WebSocket, clock: Clock, sender: Sender, sink: Sink) -> N
         now, ended = clock.monotonic(), sender.ended
         is_behind = sender.sent > int.from_bytes(websocket.pong, "big")
         limit = STUCK_AFTER_S if is_behind else LINGER_S if ended else DEAD_AFTER_S
-        if websocket.silence() > limit:
+        ended_at = ended_at or (now if ended else None)
+        if min(websocket.silence(), now - ended_at if ended_at else sys.maxsize) > limit:
             lost = WebSocketLost("nothing came any more")
             lost.is_late = ended and not is_behind
             raise lost
@@ -4563,7 +4585,7 @@ def release_hold(api: SpritesApi, name: str, hold: str) -> None:
 HERE_SCRIPT = b"""\
 grep -q thopters-ready "/proc/$1/cmdline" && [ -p "/proc/$1/fd/9" ] || exit 3
 timeout 5 bash -c 'trap "" PIPE; echo > "$1"' bash "/proc/$1/fd/9"
-case $? in 0) ;; 1|124|126|127) exit 3;; *) exit 255;; esac
+case $? in 0) ;; 1|126|127) exit 3;; *) exit 255;; esac
 """
 
 
@@ -6740,6 +6762,10 @@ def stay_on_terminal(
     try:
         with terminal:
             return follow_session(app, name, start(), terminal, new_shell, stays=stays)
+    except BaseException:
+        terminal.restore()
+        terminal.forget_keys()
+        raise
     finally:
         terminal.restore()
 
@@ -6796,7 +6822,6 @@ def follow_session(
             sleeps = f", and {name} may sleep when all is quiet" if stays else ""
             say_between(app.console, f"the session goes on{sleeps}; back to it: {back}")
         if not wanted:
-            terminal.forget_keys()
             raise
         return EXIT_OK
     finally:
@@ -6817,6 +6842,8 @@ def again(
     nobody pays for an idle prompt.
     """
     keys = b""
+    if new_shell is None and not (session.identity and session.runs):
+        raise lost_status(app, name, lost)  # there is no way back
     if session.typed and not terminal.is_terminal:
         raise lost_status(app, name, lost)  # what was on its way is gone, and can't be typed again
     if not fell_asleep(app, name, terminal, lost):
@@ -6850,17 +6877,17 @@ def fell_asleep(app: App, name: str, terminal: LocalTerminal, lost: ExecLost) ->
 
     To attach would wake it, only to be lost again. A key means that the user wants it awake.
     """
-    sprite = look_patiently(app, name)
+    sprite = look_patiently(app, name, terminal)
     end = app.clock.monotonic() + (STATUS_LAG_S if lost.quiet else 0)
     while sprite and not sprite.is_asleep():
         if app.clock.monotonic() >= end or terminal.has_keys(0.5):
             return False
-        sprite = look_patiently(app, name)
+        sprite = look_patiently(app, name, terminal)
     return sprite is not None
 
 
-def look_patiently(app: App, name: str) -> Sprite | None:
-    """Return a sprite, None where nothing is told; an API that is out of reach gets its time.
+def look_patiently(app: App, name: str, terminal: LocalTerminal) -> Sprite | None:
+    """Return a sprite, None where there is none for us; an API that is out of reach gets its time.
 
     So a network that changes ends no session, and wakes no sprite that has paused meanwhile.
     """
@@ -6868,15 +6895,16 @@ def look_patiently(app: App, name: str) -> Sprite | None:
     while True:
         try:
             return app.api.require_sprite(name)
-        except (NotSentError, NoAnswerError):
+        except (AuthError, NotFoundError):
+            return None
+        except ThoptersError as error:
             if app.clock.monotonic() >= end:
                 return None
             if not said:
-                say_between(app.console, "the API can't be reached; trying on, Ctrl-\\ leaves")
+                way = ", Ctrl-\\ leaves" if terminal.is_terminal else ""
+                say_between(app.console, f"{error.message}; trying on{way}")
             said = True
-            app.clock.sleep(1.0)
-        except ThoptersError:
-            return None
+            terminal.has_keys(1.0)
 
 
 def is_asleep(app: App, name: str) -> bool:
@@ -8126,8 +8154,10 @@ def parse(argv: list[str]) -> tuple[Command, argparse.Namespace]:
         from collections import Counter
 
         own = words[-1:]  # the shortest end that has all of them, options too
-        while Counter([*args.command, *unknown]) - Counter(own):
+        while len(own) < len(words) and Counter([*args.command, *unknown]) - Counter(own):
             own = words[-len(own) - 1 :]
+        if own == words:  # argparse has split one of them
+            own = words[words.index(args.name) + 1 :]
         fixed = f"thopters {command.name} {args.name} -- {shlex.join(own)}"
         raise UsageError("put -- before the command", hint=fixed)
     if unknown:

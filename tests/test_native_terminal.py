@@ -899,18 +899,21 @@ def test_a_network_that_stays_away_leaves_the_way_back(thopters: Thopters, dev: 
         assert f"thopters attach dev {remote_sessions(dev)[0].id}" in shell.text
 
 
-AWAY = "the API can't be reached; trying on, Ctrl-\\ leaves]"
+AWAY = "; trying on, Ctrl-\\ leaves]"
 
 
 @pytest.mark.parametrize("paused", [False, True], ids=["awake", "paused"])
+@pytest.mark.parametrize(
+    ("fault", "params"), [("reset", {}), ("status", {"status": 502})], ids=["reset", "502"]
+)
 def test_an_api_that_is_out_of_reach_is_waited_for(
-    thopters: Thopters, dev: Emulator, paused: bool
+    thopters: Thopters, dev: Emulator, fault: str, params: dict[str, Any], paused: bool
 ) -> None:
     """For longer than a request is tried; and a sprite that has paused meanwhile is not woken."""
     sprite = dev.sprite("dev")
     with open_shell(thopters) as shell:
         shell.ask("kept=$((6 * 7))", "")
-        dev.fault(Fault("GET /v1/sprites/dev", "reset", times=4))
+        dev.fault(Fault("GET /v1/sprites/dev", fault, times=4, **params))
         if paused:
             sprite.pause()
         else:
@@ -937,6 +940,32 @@ def test_ctrl_backslash_is_known_however_a_terminal_sends_it(
         assert BACK.search(shell.text)
         assert shell.shown.rindex(b"\x1b[<1u") > shell.shown.index(b"\x1b[>1u")
         assert shell.shown.rindex(b"\x1b[>4m") > shell.shown.index(b"\x1b[>4;2m")
+
+
+@pytest.mark.parametrize(
+    ("key", "status"), [("\x1b[92;5u", 0), ("\x1b[99;5u", -signal.SIGINT), ("\x03", -signal.SIGINT)]
+)
+def test_who_waits_for_the_api_can_leave(
+    thopters: Thopters, dev: Emulator, key: str, status: int
+) -> None:
+    """Where no signal comes of a key, too, as in the kitty protocol."""
+    with open_shell(thopters, columns=400) as shell:
+        dev.fault(Fault("GET *", "reset", times=None))
+        dev.sprite("dev").drop_connections()
+        shell.expect(AWAY)
+        shell.type(key)
+        assert shell.end_restored() == status
+        assert BACK.search(shell.text)
+
+
+def test_keys_that_are_typed_meanwhile_get_there(thopters: Thopters, dev: Emulator) -> None:
+    with open_shell(thopters, columns=400) as shell:
+        shell.ask("kept=$((6 * 7))", "")
+        dev.fault(Fault("GET /v1/sprites/dev", "reset", times=4))
+        dev.sprite("dev").drop_connections()
+        shell.expect(AWAY)
+        shell.type("\x1b[Iecho still-$kept\r")
+        shell.expect("still-42\r\n")
 
 
 def test_a_report_of_the_terminals_is_no_key(thopters: Thopters, dev: Emulator) -> None:

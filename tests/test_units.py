@@ -6,6 +6,7 @@ along, and nothing goes out to a network.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import base64
 import contextlib
@@ -1961,3 +1962,37 @@ def test_a_client_that_is_gone_before_its_port_is_open_is_let_go(
     forwarder.api, forwarder.name = api, "dev"
     forwarder._forward(Reset(), 80)
     assert closed == [True]
+
+
+def test_the_hint_of_a_lost_mark_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Newer versions of argparse split words: -in, with -i known, becomes -i and -n."""
+
+    def parse(*_: object) -> tuple[argparse.Namespace, list[str]]:
+        return argparse.Namespace(name="dev", command=["grep"]), ["-n", "foo", "file"]
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse)
+    with pytest.raises(thopters.UsageError) as caught:
+        thopters.parse(["exec", "dev", "grep", "-in", "foo", "file"])
+    assert caught.value.hint == "thopters exec dev -- grep -in foo file"
+
+
+@pytest.mark.parametrize(
+    ("shown", "undone"),
+    [
+        (b"\x1b[>1u", b"\x1b[<1u\x1b[<1u"),
+        (b"\x1b[>1u\x1b[>3u\x1b[<u", b"\x1b[<1u\x1b[<1u"),
+        (b"\x1b[>1u\x1b[<9u", b""),
+        (b"\x1b[=5u", b"\x1b[=0u"),
+        (b"\x1b[=5;1u\x1b[=0u", b""),
+        (b"\x1b[>4;2m", b"\x1b[>4m"),
+        (b"\x1b[>4;2m\x1b[>4;0m", b""),
+        (b"\x1b[>1u\x1b[?1049h", b"\x1b[<1u\x1b[?1049l\x1b[<1u"),
+    ],
+)
+@pytest.mark.parametrize("cut", range(4))
+def test_ways_of_sending_keys_are_undone(shown: bytes, undone: bytes, cut: int) -> None:
+    modes = thopters.ShownModes()
+    for piece in (shown[:cut], shown[cut:]):
+        modes.take(piece)
+    assert modes.undo() == (undone + b"\x1b>\x1b[m" if undone else b"")
+    assert modes.undo() == b""

@@ -22,7 +22,7 @@ from emulation.exec import Session
 from emulation.state import Sprite
 from runs import shorten
 from test_emulator import needs_curl, needs_namespace
-from test_native_terminal import BACK, LOST, Tty, open_shell, until
+from test_native_terminal import ASLEEP, BACK, LOST, Tty, open_shell, until, upgrades
 from test_units import CANARY, FakeClock, make_console
 
 import thopters as program
@@ -150,6 +150,32 @@ def test_r40_what_was_typed_for_the_sprite_is_not_left_to_the_local_shell(
         assert shell.waiting == 0
         assert shell.end_restored() == 255
         assert BACK.search(shell.text)
+
+
+def test_r40_what_was_typed_before_a_session_was_there_is_dropped_too(
+    thopters: Thopters, emulator: Emulator, dev: Sprite
+) -> None:
+    shorten(thopters, WAKE_LIMIT_S=2)
+    emulator.fault(Fault("WS */exec", "starting", times=None))
+    with Tty(thopters, "shell", "dev", "--native", columns=200) as shell:
+        until(shell.is_quiet, "it is waited for")
+        shell.type("rm -rf build\r")
+        shell.process.wait(60)
+        assert shell.waiting == 0
+        assert shell.end_restored() == 255
+
+
+def test_r40_a_report_wakes_no_sprite_whose_status_lags(
+    thopters: Thopters, emulator: Emulator, dev: Sprite
+) -> None:
+    shorten(thopters, QUIET_S=0)
+    emulator.personality.status_lag_s = 2.0
+    with open_shell(thopters) as shell:
+        asked = upgrades(emulator)
+        dev.pause()
+        shell.type("\x1b[I\x1b[<35;1")  # of the focus, and half of one of the mouse
+        shell.expect(ASLEEP)
+        assert (dev.status, upgrades(emulator)) == ("warm", asked)
 
 
 # what the API denies once

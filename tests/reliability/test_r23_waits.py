@@ -228,6 +228,9 @@ def test_r23_a_detached_command_begins_within_the_limit() -> None:
             self.heard_at = clock.monotonic()
             return []
 
+        def silence(self) -> float:
+            return 0.0
+
         def wait(self, seconds: float) -> None:
             clock.sleep(seconds)
 
