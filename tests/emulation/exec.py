@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import pty
@@ -90,7 +91,8 @@ class Session:
         no_namespace = words[0] != "nsenter"
         streams: dict[str, Any] = {}
         if self.tty:
-            self.master, slave = pty.openpty()
+            master, slave = pty.openpty()
+            self.master = io.FileIO(master, "r+")  # once it is closed its number may be another's
             self.resize(*size)
             streams = {"stdin": slave, "stdout": slave, "stderr": slave}
         else:
@@ -117,7 +119,7 @@ class Session:
         machine.leaders.add(self.id)
         if self.tty:
             os.close(slave)
-            sources = [(1, self.master)]
+            sources = [(1, self.master.fileno())]
         else:
             assert self.process.stdout and self.process.stderr
             sources = [(1, self.process.stdout.fileno()), (2, self.process.stderr.fileno())]
@@ -130,7 +132,8 @@ class Session:
         threading.Thread(target=self._finish, args=(pumps,), daemon=True).start()
 
     def resize(self, columns: int, rows: int) -> None:
-        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        with contextlib.suppress(ValueError):  # it has ended
+            fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def _pump(self, number: int, fd: int) -> None:
         if number == 2 and self.personality.stderr_on_stdout:
@@ -179,7 +182,7 @@ class Session:
         with self._lock:
             self.exit_code = code
         if self.tty:
-            os.close(self.master)
+            self.master.close()
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             if stream:
                 with contextlib.suppress(OSError):
@@ -203,7 +206,7 @@ class Session:
     def write(self, data: bytes) -> None:
         with contextlib.suppress(OSError, ValueError):
             if self.tty:
-                os.write(self.master, data)
+                self.master.write(data)
             elif self.process.stdin:
                 self.process.stdin.write(data)
                 self.process.stdin.flush()
