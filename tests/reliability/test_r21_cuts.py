@@ -66,6 +66,7 @@ class World:
         self.streams = {1: bytearray(), 2: bytearray()}
         for limit in ("WAKE_LIMIT_S", "READY_LIMIT_S", "READ_BACK_LIMIT_S"):
             monkeypatch.setattr(program, limit, 3.0)  # fewer questions where all are cut
+        monkeypatch.setattr(program, "AWAY_LIMIT_S", 0.0)
         monkeypatch.setattr(program, "Clock", lambda: SkippingClock(self.emulator))
         monkeypatch.setattr(program, "write_all", lambda fd, data: self.streams[fd].extend(data))
 
