@@ -1095,7 +1095,9 @@ def test_a_signal_while_the_sprite_sleeps_restores_the_terminal(
         with open_shell(thopters) as shell:
             dev.sprite("dev").pause()
             shell.expect(ASLEEP)
-            until(shell.is_raw, "it waits for a key")
+            until(shell.is_raw, "the terminal is raw")
+            stat = Path(f"/proc/{shell.process.pid}/stat")  # and it has noted that, and waits
+            until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "S", "it waits")  # noqa: B023
             shell.process.send_signal(number)
             assert shell.end_restored() == -number
             assert BACK.search(shell.text)
