@@ -3841,8 +3841,8 @@ TTY_BOOTSTRAP = (
 TTY_READY = b"thopters-ready"
 # Ctrl-\, as the `sprite` program has it; and as a terminal sends it in the kitty protocol, or with
 # modifyOtherKeys, which a remote program may have switched on
-INTERRUPT_KEY = rb"\x1b\[99;5(?::1)?u|\x1b\[27;5;99~"  # ^C likewise; as it is it is a signal
 DETACH_KEY = rb"\x1c|\x1b\[92;5(?::1)?u|\x1b\[27;5;92~"
+INTERRUPT_KEY = rb"\x1b\[99;5(?::1)?u|\x1b\[27;5;99~"  # ^C in those forms, where it is no signal
 # What a terminal says by itself, of its focus and its mouse, where a remote program wants to know;
 # and the beginning of that
 REPORT = rb"\x1b\[[IO]|\x1b\[<[0-9;]*[Mm]|\x1b\[M[\x20-\xff]{3}"
@@ -6763,7 +6763,6 @@ def stay_on_terminal(
         with terminal:
             return follow_session(app, name, start(), terminal, new_shell, stays=stays)
     except BaseException:
-        terminal.restore()
         terminal.forget_keys()
         raise
     finally:

@@ -363,7 +363,7 @@ def test_nothing_that_is_printed_at_once_is_lost(thopters: Thopters, dev: Emulat
     with Tty(thopters, "exec", "dev", "--", "seq", "100000") as command:
         assert command.end_restored() == 0
         whole = "".join(f"{number}\r\n" for number in range(1, 100_001)).encode()
-        assert len(command.output) == len(whole)
+        assert len(command.shown) == len(whole)
         assert command.shown == whole
 
 

@@ -398,16 +398,23 @@ class Restore(Case):
                 thread.join(20)
 
 
-class WithSession(Case):
-    """A command about a session that was started before, and goes on."""
-
-    words: tuple[str, ...]
+class Lasting(Case):
+    """A command that begins, or is about, what goes on in a sprite; each time in a new one."""
 
     def begin(self) -> None:
         self.world.all_end = False
 
     def arrange(self) -> None:
         self.world.fresh()
+
+
+class WithSession(Lasting):
+    """A command about a session that was started before, and goes on."""
+
+    words: tuple[str, ...]
+
+    def arrange(self) -> None:
+        super().arrange()
         self.world.relay.arm(None)
         done = self.world.run(("exec", "dev", "--detach", "--", "sh", "-c", "read x; true"))
         assert done.code == 0, done
@@ -437,15 +444,9 @@ class Kill(WithSession):
         assert gone or done.code != program.EXIT_NOT_FOUND
 
 
-class Detach(Case):
+class Detach(Lasting):
     argv = ("exec", "dev", "--detach", "--", "sh", "-c", "echo 1 >> a; exec sleep 60")
     step = 37
-
-    def begin(self) -> None:
-        self.world.all_end = False
-
-    def arrange(self) -> None:
-        self.world.fresh()
 
     def true(self, done: Done) -> None:
         sprite = self.emulator.sprite("dev")
@@ -458,16 +459,13 @@ class Detach(Case):
         assert path.read_text() == "1\n"
 
 
-class Hold(Case):
+class Hold(Lasting):
     argv = ("hold", "dev", "--for", "1h")
     step = 89
 
     def begin(self) -> None:
-        self.world.all_end = False
+        super().begin()
         self.world.patch.setattr(program, "HOLD_FIRST_S", 0.05)
-
-    def arrange(self) -> None:
-        self.world.fresh()
 
     def true(self, done: Done) -> None:
         held = bool(self.emulator.sprite("dev").live_tasks())
@@ -477,15 +475,9 @@ class Hold(Case):
             assert "dev may be held all the same" in done.err
 
 
-class Shell(Case):
+class Shell(Lasting):
     argv = ("shell", "dev")
     step = 83
-
-    def begin(self) -> None:
-        self.world.all_end = False
-
-    def arrange(self) -> None:
-        self.world.fresh()
 
     def true(self, done: Done) -> None:
         """Our stdin has ended, which is typed there as ^D."""
