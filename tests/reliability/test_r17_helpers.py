@@ -44,7 +44,9 @@ def a_session(thopters: Thopters, dev: Sprite) -> tuple[str, Session]:
     done = thopters("exec", "dev", "--detach", "--", "sh", "-c", script)
     assert done.code == 0, done
     identity = done.out.strip()
-    return identity, dev.sessions[identity]
+    session = dev.sessions[identity]
+    until(lambda: session.client is None, "the emulator has seen that who began it left")
+    return identity, session
 
 
 @statuses
