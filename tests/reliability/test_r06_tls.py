@@ -78,6 +78,15 @@ thopters.leave(thopters.main())
 """
 
 
+def compiled_by(python: str, folder: Path) -> Path:
+    """Return the module as that Python keeps it, for the many runs of one test."""
+    path = folder / "thopters.pyc"
+    if not path.exists():
+        code = "import py_compile, sys; py_compile.compile(*sys.argv[1:], doraise=True)"
+        subprocess.run([python, "-c", code, MODULE, path], check=True)
+    return path
+
+
 def on_every_python(
     thopters: Thopters, *words: str, env: dict[str, str], patient: bool = True
 ) -> dict[str, Result]:
@@ -87,8 +96,9 @@ def on_every_python(
     for version in VERSIONS:
         python = find_python(version)
         if python:
-            hurried = ["-c", IMPATIENT, str(MODULE.parent)]
-            thopters.argv = [python, *([str(MODULE)] if patient else hurried)]
+            compiled = compiled_by(python, thopters.home.with_name(version))
+            hurried = ["-c", IMPATIENT, str(compiled.parent)]
+            thopters.argv = [python, *([str(compiled)] if patient else hurried)]
             running[version] = thopters.start(*words)
     thopters.env = before
     results = {}
