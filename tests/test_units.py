@@ -1072,6 +1072,18 @@ def test_a_secret_that_is_added_twice_stays_one() -> None:
     assert redact("tok-123456") == "****"
 
 
+def test_a_secret_that_yields_is_shown_where_a_sprites_name_has_it() -> None:
+    redact = thopters.Redactor()
+    redact.add(thopters.Secret("tok-dev-1"))
+    for value in ("dev-box", "production", "dev-box"):
+        redact.add(thopters.Secret(value), yields=True)
+    text = "my-dev-box in production: tok-dev-1"
+    assert redact(text) == "my-**** in ****: ****"
+    for name in ("my-dev-box", "tok-dev-1", "my-dev-box", "the-production"):
+        redact.spare(name)
+    assert redact(text) == "my-dev-box in production: ****"
+
+
 def test_a_line_of_a_secret_is_struck_out_from_eight_characters_on() -> None:
     redact = thopters.Redactor()
     redact.add(thopters.Secret("-----BEGIN\nnine-long\neight-ch\nseven-c\n"))
