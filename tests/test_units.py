@@ -304,10 +304,10 @@ def test_frames_of_every_size_survive_random_cuts(seed: int) -> None:
 
 def test_the_end_of_the_stream_is_no_end_in_the_middle_of_a_message() -> None:
     half, last = server_frame(1, b"a", final=False), server_frame(0, b"b")
-    ping, stream = server_frame(9, b"p"), server_frame(2, b"x" * 200)
+    ping, stream = server_frame(9, b"p"), server_frame(2, b"x" * 300)
     stream += half + ping + last + ping
     between = {0, len(stream) - len(ping), len(stream)}
-    between.add(len(server_frame(2, b"x" * 200)))
+    between.add(len(server_frame(2, b"x" * 300)))
     for size in range(len(stream) + 1):
         parser = thopters.FrameParser(b"")
         list(feed(parser, [stream[:size]]))
@@ -1925,6 +1925,26 @@ def test_macos_has_its_own_way_to_force_a_file_to_the_disk(
     monkeypatch.setattr(fcntl, "fcntl", refuse)  # as a file system over the network does
     thopters.sync(0)
     assert calls == [51, "fsync"]
+
+
+@pytest.mark.parametrize("knows_links", [True, False])
+def test_a_private_file_is_opened_by_no_more_than_what_the_system_knows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, knows_links: bool
+) -> None:
+    calls: list[object] = []
+    really = os.open
+
+    def note(path: str, flags: int, mode: int) -> int:
+        calls.append(flags)
+        return really(path, flags, mode)
+
+    expected = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    if not knows_links:
+        monkeypatch.delattr(os, "O_NOFOLLOW")  # as on Windows
+        expected = os.O_RDWR | os.O_CREAT
+    monkeypatch.setattr(os, "open", note)
+    os.close(thopters.open_private(str(tmp_path / "file"), os.O_RDWR | os.O_CREAT))
+    assert calls == [expected]
 
 
 def test_a_port_that_somebody_has_on_all_addresses_is_not_shared() -> None:
