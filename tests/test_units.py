@@ -1927,6 +1927,19 @@ def test_macos_has_its_own_way_to_force_a_file_to_the_disk(
     assert calls == [51, "fsync"]
 
 
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_a_folder_that_is_not_for_the_disk_is_none_to_force_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int
+) -> None:
+    def refuse(fd: int) -> NoReturn:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    fails = pytest.raises(OSError, match="no") if number == errno.EIO else contextlib.nullcontext()
+    with fails:
+        thopters.sync_folder(str(tmp_path))
+
+
 @pytest.mark.parametrize("knows_links", [True, False])
 def test_a_private_file_is_opened_by_no_more_than_what_the_system_knows(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, knows_links: bool
