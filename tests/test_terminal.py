@@ -7,7 +7,7 @@ program may use; any other is an error, wherever it comes from.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import json
 import os
 import re
@@ -103,6 +103,7 @@ class Session:
         self.columns = columns
         self.output = b""
         self._seen = 0
+        self._read_until: int | None = None
         self._changed = threading.Condition()
         self._master, self._slave = pty.openpty()
         os.set_blocking(self._slave, blocking)
@@ -122,11 +123,13 @@ class Session:
         self._reader.start()
 
     def _read(self) -> None:
-        with contextlib.suppress(OSError):  # EIO: nobody has the other end any more
+        try:
             while data := os.read(self._master, 65536):
                 with self._changed:
                     self.output += data
                     self._changed.notify_all()
+        except OSError as error:
+            self._read_until = error.errno
 
     def expect(self, text: str) -> None:
         """Wait until `text` has been written, behind what was waited for before."""
@@ -143,9 +146,11 @@ class Session:
         """Wait for the program's end, and for all that it wrote; return its exit status."""
         status = self.process.wait(LIMIT_S)
         self.settings_after = termios.tcgetattr(self._slave)
+        assert self._reader.is_alive(), f"reading ended early: {self._read_until}"
         self._close_slave()
         self._reader.join(LIMIT_S)
         assert not self._reader.is_alive()
+        assert self._read_until == errno.EIO  # nobody has the other end any more
         return status
 
     def _close_slave(self) -> None:
