@@ -414,12 +414,12 @@ def homes(tmp_path: Path, seeds: range) -> None:
 
 
 def test_odd_homes(tmp_path: Path) -> None:
-    homes(tmp_path, range(8))
+    homes(tmp_path, range(16))
 
 
 @pytest.mark.slow
 def test_hundreds_of_odd_homes(tmp_path: Path) -> None:
-    homes(tmp_path, range(8, 240))
+    homes(tmp_path, range(16, 240))
 
 
 # what is seen in a sprite, by every way in

@@ -510,7 +510,7 @@ class Upload(Case):
 
 class Download(Case):
     argv = ("cp", "dev:file", "PLACE")
-    step = 89
+    step = 43
     old, new = b"old\n", b"new\n" * 40
 
     def begin(self) -> None:
