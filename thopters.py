@@ -4424,13 +4424,19 @@ class Forwarder:
 
     def serve(self) -> NoReturn:
         """Accept connections until a signal ends the program."""
+        is_told = False
         while True:
             for listener in wait_for(list(self._listeners), [], None)[0]:
                 try:
                     client, _ = listener.accept()
                     in_background(self._forward, client, self._listeners[listener])
-                except (OSError, ThoptersError) as error:  # too many, or it was gone again
-                    self.api.console.detail(f"a connection could not be taken: {error}")
+                    is_told = False
+                except ConnectionError:  # it was gone again
+                    pass
+                except (OSError, ThoptersError) as error:  # too many
+                    say = self.api.console.detail if is_told else self.api.console.warn
+                    say(f"a connection could not be taken: {getattr(error, 'strerror', error)}")
+                    is_told = True
                     self.api.clock.sleep(0.1)
 
     def _forward(self, client: socket.socket, remote: int) -> None:
@@ -6270,9 +6276,9 @@ def missing_keys(config: Config | None) -> list[str]:
 def describe_init(config: Config | None, report: dict[str, Any]) -> str:
     if config is None or not config.exists:
         return "there is no configuration, so what is in it stays"
-    git, variables = report["git"] or {}, ", ".join(report["variables"])
-    who = f"{git.get('user') or '-'} <{git.get('email') or '-'}>"
-    return f"{variables or 'no variables'}; git as {who}"
+    git, variables = report["git"], ", ".join(report["variables"])
+    who = f"git as {git['user'] or '-'} <{git['email'] or '-'}>" if git else "no git identity"
+    return f"{variables or 'no variables'}; {who}"
 
 
 # list

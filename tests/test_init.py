@@ -740,7 +740,8 @@ def test_restore_does_not_call_old_what_is_empty(
     ("config", "says"),
     [
         (None, "there is no configuration, so what is in it stays"),
-        ({}, "no variables; git as - <->"),
+        ({}, "no variables; no git identity"),
+        ({"git": {"email": "a@b.c"}}, "no variables; git as - <a@b.c>"),
     ],
 )
 def test_what_stays_is_said_to_stay_and_nothing_else(

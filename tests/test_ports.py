@@ -491,6 +491,40 @@ def test_more_connections_than_descriptors_do_not_end_it(
     assert "Traceback" not in said
 
 
+@linux_only
+def test_a_connection_that_has_to_wait_for_a_descriptor_is_told_once(
+    thopters: Thopters, dev: Emulator, serve: Serve, tmp_path: Path
+) -> None:
+    with (tmp_path / "said").open("wb") as stderr:
+        forwarding, local = forward(thopters, serve(echo), stderr=stderr)
+
+    def allow(count: int) -> None:
+        resource.prlimit(forwarding.pid, resource.RLIMIT_NOFILE, (count, usual[1]))
+
+    def said() -> str:
+        return (tmp_path / "said").read_text()
+
+    def waits() -> int:
+        text = Path(f"/proc/{forwarding.pid}/status").read_text()
+        return int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+
+    def see_told(warnings: str) -> None:
+        allow(0)
+        with connect(local) as client:
+            until(lambda: said() == warnings, "it is told")
+            before = waits()
+            until(lambda: waits() > before + 6, "it is tried some times more")
+            allow(usual[0])
+            client.sendall(b"a")
+            assert client.recv(1) == b"a"
+        assert said() == warnings
+
+    usual = resource.prlimit(forwarding.pid, resource.RLIMIT_NOFILE)
+    warning = "thopters: warning: a connection could not be taken: Too many open files\n"
+    see_told(warning)
+    see_told(warning * 2)
+
+
 # --- slow ones, and what they cost ------------------------------------------------------
 
 
