@@ -347,6 +347,9 @@ def bashrc_of(rng: random.Random) -> bytes:
     ))  # fmt: skip
 
 
+OTHERS = [b"https://me:pw@example.org", b"rubbish"]
+
+
 def furnish(home: Path, rng: random.Random) -> dict[str, bytes]:
     """Make a home with a history; return the rc files that exist."""
     home.mkdir()
@@ -355,7 +358,7 @@ def furnish(home: Path, rng: random.Random) -> dict[str, bytes]:
     for name, content in files.items():
         (home / name).write_bytes(content)
     if rng.random() < 0.5:
-        (home / ".git-credentials").write_bytes(b"https://me:pw@example.org\nrubbish\n")
+        (home / ".git-credentials").write_bytes(b"\n".join(OTHERS) + b"\n")
         (home / ".git-credentials").chmod(rng.choice((0o600, 0o644, 0o666)))
     if rng.random() < 0.5:
         helpers = rng.choice(("", "\thelper = store\n", "\thelper =\n\thelper = !true\n"))
@@ -376,13 +379,14 @@ def check_home(home: Path, files: dict[str, bytes], secrets: dict[str, str], use
     assert env.read_bytes().count(b"export ") >= len(secrets)
     told = subprocess.run(
         ["bash", "-c", '. ~/.thopters/env; for n; do printf "%s\\0" "${!n}"; done; '
-         'printf "%s\\0" "$(git config --global user.name)" "${LEFT-gone}"; '
+         'for key in name email; do printf "%s\\0" "$(git config --global user.$key)"; done; '
+         'printf "%s\\0" "${LEFT-gone}"; '
          'printf "protocol=https\\nhost=github.com\\n\\n" | git credential fill', "-", *secrets],
         env={"HOME": str(home), "PATH": "/usr/bin:/bin"}, capture_output=True,
     )  # fmt: skip
-    *values, name_set, left, credential = told.stdout.split(b"\0")
+    *values, name_set, email_set, left, credential = told.stdout.split(b"\0")
     assert [as_text(value) for value in values] == list(secrets.values())
-    assert (as_text(name_set), left) == (user, b"gone")
+    assert (as_text(name_set), email_set, left) == (user, b"ann@example.org", b"gone")
     assert b"password=" + os.fsencode(secrets["GITHUB_PAT"]) in credential.splitlines()
     stored = (home / ".git-credentials").read_bytes()
     assert stored.count(b"github.com") == 1
@@ -397,6 +401,7 @@ def homes(tmp_path: Path, seeds: range) -> None:
         rng = random.Random(seed)
         home = tmp_path / str(seed)
         files = furnish(home, rng)
+        others = OTHERS if (home / ".git-credentials").exists() else []
         first = {"A": rng.choice(values), "B_": rng.choice(values), "GITHUB_PAT": "ghp_@/:% x"}
         last = {"A": rng.choice(values), "C": "c", "GITHUB_PAT": rng.choice(lines).strip() or "p"}
         user = rng.choice(["Ann O'Nym", 'a "b" $c', "é #;\\"])
@@ -408,8 +413,8 @@ def homes(tmp_path: Path, seeds: range) -> None:
             check_home(home, files, secrets, user)
             if number == 1:
                 assert tree(home) == before, "the second time something changed"
-        if b"me:pw@example.org" in (home / ".git-credentials").read_bytes():
-            continue
+        stored = (home / ".git-credentials").read_bytes().splitlines()
+        assert [line for line in stored if b"@github.com" not in line] == others
         assert not [name for name in tree(home) if ".thopters-new" in name]
 
 
@@ -429,8 +434,10 @@ CONFIG = {
     "secrets": {**KEYS, "MINE": 'it\'s "mine"\n$(touch ran)'},
     "git": {"user": "Ann O'Nym", "email": "ann@example.org"},
 }
-SHOW = 'printf "%s" "$MINE$GITHUB_PAT" | sha256sum'
-SEEN = hashlib.sha256((CONFIG["secrets"]["MINE"] + KEYS["GITHUB_PAT"]).encode()).hexdigest()
+NAMES, VALUES = CONFIG["secrets"].keys(), CONFIG["secrets"].values()
+SHOW = "printf '%s.' {} | sha256sum".format(" ".join(f'"${name}"' for name in NAMES))
+SEEN = hashlib.sha256("".join(f"{value}." for value in VALUES).encode()).hexdigest()
+WITHOUT = ["env", *(f"-u{name}" for name in NAMES)]
 
 
 @pytest.fixture
@@ -449,15 +456,19 @@ def console(thopters: Thopters) -> None:
 
 
 WAYS = {
-    "a program": ["printenv", "MINE"],
+    "a program": ["printenv", *NAMES],
     "bash -c": ["bash", "-c", SHOW],
     "sh -c": ["sh", "-c", SHOW],
-    "bash -lc": ["env", "-u", "MINE", "-u", "GITHUB_PAT", "bash", "-lc", SHOW],
-    "bash -ic": ["env", "-u", "MINE", "-u", "GITHUB_PAT", "bash", "-ic", SHOW],
-    "sh -lc": ["env", "-u", "MINE", "-u", "GITHUB_PAT", "sh", "-lc", SHOW],
-    "zsh -c": ["env", "-u", "MINE", "-u", "GITHUB_PAT", "zsh", "-c", SHOW],
-    "zsh -ic": ["env", "-u", "MINE", "-u", "GITHUB_PAT", "zsh", "-ic", SHOW],
+    "bash -lc": [*WITHOUT, "bash", "-lc", SHOW],
+    "bash -ic": [*WITHOUT, "bash", "-ic", SHOW],
+    "sh -lc": [*WITHOUT, "sh", "-lc", SHOW],
+    "zsh -c": [*WITHOUT, "zsh", "-c", SHOW],
+    "zsh -ic": [*WITHOUT, "zsh", "-ic", SHOW],
 }
+
+
+def answer_of(way: str) -> str:
+    return "".join(f"{value}\n" for value in VALUES) if way == "a program" else f"{SEEN}  -\n"
 
 
 @pytest.mark.parametrize("bash_profile", [False, True])
@@ -473,8 +484,7 @@ def test_every_way_in_sees_the_variables(
         if way.startswith("zsh") and not shutil.which("zsh"):
             continue
         done = thopters("exec", "dev", "--", *argv)
-        expected = CONFIG["secrets"]["MINE"] if argv[0] == "printenv" else f"{SEEN}  -"
-        assert (done.code, done.out) == (0, expected + "\n"), way
+        assert (done.code, done.out) == (0, answer_of(way)), way
     done = thopters("shell", "dev", stdin=SHOW.encode() + b"; exit\n")  # a login terminal
     assert SEEN in done.out, done
     assert not (sprite.home / "ran").exists()

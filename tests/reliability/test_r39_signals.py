@@ -1,8 +1,8 @@
 """R39: whenever a signal comes, the program dies of it, leaves nothing behind, and says the truth.
 
 A point in time is the n-th request that reaches the server, and a moment more. So the points lie
-all over a command, on a slow machine too. One that comes too late is a run like any other. Inside
-of the program it is the n-th call of a function, so that none is missed by chance.
+all over a command, on a slow machine too. One that comes when all is done is a run like any other.
+Inside of the program it is the n-th call of a function, so that none is missed by chance.
 """
 
 from __future__ import annotations
@@ -47,6 +47,10 @@ class Scene:
         sprite.add_checkpoint("first")
         (sprite.home / "since").touch()
 
+    def slow_checkpoint(self) -> None:
+        self.sprite()
+        self.emulator.fault(Fault("POST */checkpoint", "drip", interval=0.002))
+
     def session(self) -> None:
         """Have a command in the sprite that keeps it awake, and a sprite that tires soon."""
         self.sprite()
@@ -66,6 +70,14 @@ class Scene:
 
     def nothing(self) -> None:
         pass
+
+    def progress(self) -> tuple[int, list[str], bool]:
+        """Return what changes as long as a command has something to do."""
+        if "dev" not in self.emulator.sprites:
+            return len(self.emulator.journal), [], False
+        sprite = self.emulator.sprite("dev")
+        made = [checkpoint.id for checkpoint in sprite.checkpoints]
+        return len(self.emulator.journal), made, (sprite.home / ".thopters" / "env").exists()
 
     def created(self, out: str, err: str, interrupted: bool) -> None:
         exists = "dev" in self.emulator.sprites
@@ -122,7 +134,7 @@ COMMANDS: dict[str, tuple[list[str], Prepare, int, Check]] = {
         1,
         Scene.executed,
     ),
-    "checkpoint": (["checkpoint", "dev"], Scene.sprite, 1, Scene.checkpointed),
+    "checkpoint": (["checkpoint", "dev"], Scene.slow_checkpoint, 1, Scene.checkpointed),
     "restore": (["restore", "dev", "v1", "--yes"], Scene.sprite, 6, Scene.restored),
     "pause": (
         ["pause", "dev", "--force", "--timeout", "30"],
@@ -169,15 +181,19 @@ def interrupt(scene: Scene, command: str, number: signal.Signals, point: int) ->
     after = 1 + point * requests // POINTS
     moment = point - -(-(after - 1) * POINTS // requests)
     until(lambda: len(scene.emulator.journal) >= after or process.poll() is not None, 60)
+    before = None
     try:
         process.wait(moment * STEP_S)
     except subprocess.TimeoutExpired:
+        before = scene.progress()
         process.send_signal(number)
     out_bytes, err_bytes = process.communicate(timeout=60)
     out, err = out_bytes.decode(), err_bytes.decode()
     told = f"{command}, {number.name} after {after} requests: {process.returncode}\n{out}\n{err}"
     interrupted = process.returncode != 0
     assert process.returncode == (-number if interrupted else 0), told
+    # it may just have ended, but not have gone on as if there had been none
+    assert interrupted or before in (None, scene.progress()), told
     assert "Traceback" not in err and "Exception" not in err and "internal error" not in err, told
     replaced = command == "proxy" and not err  # by a program that says nothing of it
     assert not interrupted or replaced or "thopters: interrupted" in err, told
@@ -285,10 +301,13 @@ def test_r39_what_goes_on_is_said(
         until(lambda: not sprite.machine.processes(), 60)
 
 
-@pytest.mark.parametrize("command", ["create", "exec", "restore", "pause"])
-def test_r39_the_points_are_in_time(scene: Scene, command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "point"),
+    [*((command, 0) for command in COMMANDS), ("exec", 19), ("checkpoint", 18), ("pause", 10)],
+)
+def test_r39_the_points_are_in_time(scene: Scene, command: str, point: int) -> None:
     """So that the tests above can fail: at its first request a command is not over."""
-    assert interrupt(scene, command, signal.SIGINT, 0)
+    assert interrupt(scene, command, SIGNALS[len(command) % 3], point)
 
 
 # Runs `list` over and over, each time in a process of its own that signals itself at the n-th call
