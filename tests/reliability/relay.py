@@ -150,5 +150,5 @@ class Relay:
             if cut and not (number == cut.connection or (cut.lasting and number > cut.connection)):
                 cut = None
             connection = Connection(client, server, cut)
+            connection.start()  # first, for whoever finds it waits for its end
             self.connections.append(connection)
-            connection.start()
