@@ -1696,8 +1696,9 @@ def parse_http_date(text: str | None) -> datetime.datetime | None:
 def parse_retry_after(text: str | None, date: str | None) -> float | None:
     """Return the seconds of a Retry-After header (seconds, or a date beside the Date header)."""
     text = (text or "").strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:12])
+    digits = text.removeprefix("-")  # a time that has passed, as servers count it
+    if digits.isascii() and digits.isdigit():
+        return max(0.0, float(text[:12]))
     until, now = parse_http_date(text), parse_http_date(date)
     return max(0.0, (until - now).total_seconds()) if until and now else None
 

@@ -29,7 +29,7 @@ from test_units import FakeClock, server_frame
 import thopters as program
 
 MIB = 1 << 20
-MOST_MEMORY = 64 * MIB
+MOST_MEMORY = 64_000_000
 
 # output
 
@@ -269,6 +269,18 @@ def test_r19_nobody_waits_for_the_server_to_hang_up(emulator: Emulator, tmp_path
     done = program.run_quietly(api, "dev", [b"true"], limit_s=60, open_limit_s=60)
     assert time.monotonic() - started < 1.5
     assert done == (0, b"", b"")
+
+
+def test_r19_the_end_is_taken_at_once(
+    pair: tuple[program.WebSocket, FakeClock, Peer],
+) -> None:
+    websocket, clock, far = pair
+    far.sock.sendall(GREETING + PREAMBLE + REST + EXITS["byte"])
+    output = program.ExecOutput(lambda data: None, lambda data: None)
+    started = time.monotonic()
+    assert program.ExecSession(websocket, clock, output).run(b"true", None) == 0
+    websocket.close()
+    assert time.monotonic() - started < 0.2
 
 
 @both

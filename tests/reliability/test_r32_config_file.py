@@ -161,7 +161,8 @@ class Failing:
     """Counts the system calls of a save, as the program makes them, and has one fail."""
 
     # os.lstat and os.readlink are not here: what looks for links takes a failure for "no link"
-    CALLS = ("open", "close", "fsync", "replace", "mkdir", "unlink", "stat", "fstat", "chmod")
+    CALLS = ("open", "close", "fsync", "replace", "mkdir", "unlink", "stat", "fstat", "chmod",
+             "fchmod")  # fmt: skip
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int | None, failure: Any) -> None:
         self.made: list[str] = []
@@ -336,7 +337,7 @@ def test_r34_whatever_fails_in_a_save_the_file_is_the_old_or_the_new(
         assert raised is None and folder.content == new, "the next save does not work"
 
 
-STRACE_CALLS = ("openat", "write", "fsync", "rename", "flock", "unlink")
+STRACE_CALLS = ("openat", "write", "fsync", "rename", "flock", "unlink", "fchmod")
 
 
 def has_strace() -> bool:
