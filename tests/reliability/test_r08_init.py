@@ -14,6 +14,7 @@ import pytest
 import test_init
 from conftest import Thopters
 from emulation import Emulator
+from test_config import write
 from test_init import (
     BLOCK,
     SEEN,
@@ -23,11 +24,11 @@ from test_init import (
     Settings,
     answer_of,
     as_text,
+    carry,
     failed,
     homes,
     limit_files,
     run_init,
-    succeeded,
     tree,
     values_of,
 )
@@ -39,26 +40,24 @@ config = test_init.config
 console = test_init.console
 
 
-def carry(home: Path, count: int) -> None:
-    """Carry this many random values, other ones each time, and see each arrive."""
-    words = [word for word in nasty_words(random.randrange(1 << 30), count) if word]
-    for first in range(0, len(words), 2500):
-        part = words[first : first + 2500]
-        names = [f"V{number}" for number in range(len(part))]
-        secrets = dict(zip(names, map(as_text, part), strict=True))
-        assert succeeded(run_init(home, Settings(secrets))) == []
-        assert values_of(home, names) == part
-    left = {".thopters", ".bashrc", ".profile", ".zshenv"}
-    assert {path.name for path in home.iterdir()} <= left, "a value was run"
-
-
 def test_r08_random_values_arrive_and_none_is_run(home: Path) -> None:
-    carry(home, 500)
+    carry(home, nasty_words(random.randrange(1 << 30), 500))
 
 
 @pytest.mark.slow
 def test_r08_a_hundred_thousand_values_arrive_and_none_is_run(home: Path) -> None:
-    carry(home, 100_000)
+    carry(home, nasty_words(random.randrange(1 << 30), 100_000))
+
+
+def test_r08_random_values_arrive_through_the_whole_program(
+    thopters: Thopters, emulator: Emulator, config: Path
+) -> None:
+    words = [word for word in nasty_words(random.randrange(1 << 30), 500) if word]
+    names = [f"V{number}" for number in range(len(words))]
+    write(config, {"secrets": dict(zip(names, map(as_text, words), strict=True))})
+    sprite = emulator.add_sprite("dev", status="running")
+    assert thopters("init", "dev").code == 0
+    assert values_of(sprite.home, names) == words
 
 
 def test_r09_init_three_times_in_odd_homes(tmp_path: Path) -> None:
