@@ -185,7 +185,8 @@ def test_r27_a_command_that_starts_and_is_not_attached_is_no_orphan(
     done = thopters("create", "dev", "-v")
     waker.join()
     assert done.code == 0, done
-    assert re.search(r"dev is not ready: ", done.err), done
+    # or, on a machine that is busy, even the upgrade took longer
+    assert re.search(r"dev is not ready: |did not answer in full", done.err), done
     assert environment_file(emulator).exists()
     sessions = emulator.sprite("dev").sessions
     assert len(sessions) > 2
