@@ -646,12 +646,18 @@ class Console:
             for row in cells:
                 self.answer("\t".join(row))
             return
+        cells = [[self._shown(cell) for cell in row] for row in cells]
         widths = [max(map(display_width, column)) for column in zip(header, *cells, strict=True)]
         rule = [self._rule() * width for width in widths]
         for row in [list(header), rule, *cells]:
             gaps = (size - display_width(cell) for cell, size in zip(row, widths, strict=True))
             padded = (cell + " " * gap for cell, gap in zip(row, gaps, strict=True))
             self.answer("  ".join(padded).rstrip())
+
+    def _shown(self, text: str) -> str:
+        """Return a text as it is shown: what the output's encoding lacks is escaped, and wider."""
+        encoding = self.out.encoding
+        return text.encode(encoding, "backslashreplace").decode(encoding) if encoding else text
 
     def _rule(self) -> str:
         try:
@@ -3905,6 +3911,20 @@ class ShownModes:
         return b"".join(modes) + b"\x1b>\x1b[m"
 
 
+def set_terminal(settings: list[Any]) -> None:
+    """Change our terminal, after what was written is out; one that is taken away stays as it is.
+
+    That wait fails when a signal comes, the tick too, and output may be stopped for ever.
+    """
+    import contextlib
+    import termios
+
+    # the other way would drop what is typed already
+    for when in (termios.TCSADRAIN, termios.TCSADRAIN, termios.TCSANOW):
+        with contextlib.suppress(termios.error):
+            return termios.tcsetattr(0, when, settings)
+
+
 class LocalTerminal:
     """Our own terminal: while it is entered nothing that is typed is shown, and nothing lost.
 
@@ -3951,9 +3971,9 @@ class LocalTerminal:
     def _change(self, *, signals: bool, lines: bool) -> None:
         if not self.is_terminal or self._mode == (signals, lines):
             return
-        import contextlib
         import termios
 
+        self._mode = signals, lines  # first, for _continued may come in between
         mode = [*self._settings]
         mode[0] &= ~(termios.BRKINT | termios.ICRNL | termios.IGNCR | termios.INLCR)
         mode[0] &= ~(termios.ISTRIP | termios.IXON)
@@ -3962,10 +3982,7 @@ class LocalTerminal:
         mode[3] &= -1 if signals else ~termios.ISIG
         mode[6] = [*mode[6]]
         mode[6][termios.VMIN], mode[6][termios.VTIME] = 1, 0
-        with contextlib.suppress(termios.error):  # taken away
-            # the other ways would drop what is typed already
-            termios.tcsetattr(0, termios.TCSADRAIN, mode)
-        self._mode = signals, lines
+        set_terminal(mode)
 
     def show(self, data: bytes | memoryview) -> None:
         """Pass on what a remote program has written."""
@@ -4078,15 +4095,12 @@ class LocalTerminal:
     def restore(self) -> None:
         """Put the settings back, also where a signal came between two of our own lines."""
         if self.is_terminal:
-            import contextlib
             import signal
-            import termios
 
             try:
                 signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
-                with contextlib.suppress(termios.error):  # taken away
-                    termios.tcsetattr(0, termios.TCSADRAIN, self._settings)
                 self._mode = None
+                set_terminal(self._settings)
             finally:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals())
 

@@ -94,7 +94,7 @@ class Tty(Session):
 
     def end_restored(self) -> int:
         status = self.end()
-        assert self.settings_after == self.settings_before
+        assert self.settings_after == self.settings_before, (status, self.output)
         return status
 
     @property
@@ -725,6 +725,29 @@ def test_after_a_stop_the_terminal_is_taken_again(thopters: Thopters, dev: Emula
         shell.process.send_signal(signal.SIGCONT)
         until(shell.is_raw, "it is raw again")
         shell.ask("echo $((40 + 2))", "42")
+        shell.type("exit\r")
+        assert shell.end_restored() == 0
+
+
+# As where output is stopped, on systems whose terminals wait for it, and a signal ends that wait
+NOTHING_GETS_OUT = """\
+import errno, sys, termios
+sys.path.insert(0, sys.argv.pop(1))
+import thopters
+change = termios.tcsetattr
+def tcsetattr(fd, when, settings):
+    if when != termios.TCSANOW:
+        raise termios.error(errno.EINTR, "Interrupted system call")
+    change(fd, when, settings)
+termios.tcsetattr = tcsetattr
+thopters.leave(thopters.main())
+"""
+
+
+def test_a_terminal_whose_output_is_stopped_is_put_back(thopters: Thopters, dev: Emulator) -> None:
+    thopters.argv = [sys.executable, "-c", NOTHING_GETS_OUT, str(MODULE.parent)]
+    with open_shell(thopters) as shell:
+        until(shell.is_raw, "it is raw")
         shell.type("exit\r")
         assert shell.end_restored() == 0
 

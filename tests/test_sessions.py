@@ -143,6 +143,22 @@ def test_attach_comes_back_to_the_newest_with_what_was_shown(
         assert terminal.end_restored() == 0
 
 
+def test_two_are_attached_and_one_leaves(thopters: Thopters, dev: Sprite) -> None:
+    identity = detach(thopters, "sh", "-c", "while read line; do echo got-$line; done")
+    words = (thopters, "attach", "dev", identity)
+    with Tty(*words) as first, Tty(*words) as second:
+        until(lambda: len(session_of(dev, identity).clients) == 2, "both are attached")
+        first.type("one\n")
+        first.expect("got-one")
+        second.expect("got-one")
+        first.type(LEAVE)
+        assert first.end_restored() == 0
+        second.type("two\n")
+        second.expect("got-two")
+        second.type("\x04")
+        assert second.end_restored() == 0
+
+
 def test_what_has_no_terminal_can_not_be_attached_to(thopters: Thopters, dev: Sprite) -> None:
     """Its frames would be shown with their numbers, and a Ctrl-D would be the input's end."""
     process = thopters.start("exec", "dev", "-i", "--", "cat", stdin=subprocess.PIPE)
@@ -171,7 +187,7 @@ def test_attach_does_not_type_the_end_of_its_input(
     if given:
         until(lambda: (dev.home / "typed").exists(), "what was given is typed")
     session = session_of(dev, identity)
-    until(lambda: bool(session.client), "it is attached")
+    until(lambda: bool(session.clients), "it is attached")
     session.write(b"sleep 2.5; echo still-$((6 * 7))-there\n")  # time for two of them
     shown = b""
     while b"still-42-there" not in shown:
@@ -447,7 +463,7 @@ def hold(thopters: Thopters, dev: Sprite) -> Session:
     assert thopters("hold", "dev", "--for", "1h").code == 0
     identity = thopters("sessions", "dev").out.split("\t")[0]
     keeper = session_of(dev, identity)
-    until(lambda: keeper.client is None, "nobody is attached")
+    until(lambda: not keeper.clients, "nobody is attached")
     return keeper
 
 

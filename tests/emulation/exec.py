@@ -70,7 +70,7 @@ class Session:
         self.last_output = self.created
         self.exit_code: int | None = None
         self.ended = threading.Event()
-        self.client: Callable[[int, bytes | memoryview], None] | None = None
+        self.clients: list[Callable[[int, bytes | memoryview], None]] = []  # who is attached
         self._lock = threading.Lock()
         self._early: list[tuple[int, bytes]] = []
         self._scrollback = b""
@@ -155,13 +155,13 @@ class Session:
         with self._lock:
             if self.tty:
                 self._scrollback = (self._scrollback + bytes(data))[-SCROLLBACK_BYTES:]
-            if self.client:
-                try:
-                    self.client(number, data)
-                except Gone:
-                    self.client = None
-            elif not self.tty:
+            if not self.clients and not self.tty:
                 self._keep(number, bytes(data))
+            for client in [*self.clients]:
+                try:
+                    client(number, data)
+                except Gone:
+                    self.clients.remove(client)
 
     def _keep(self, number: int, data: bytes) -> None:
         """Keep what nobody reads yet, but only the last of it."""
@@ -175,6 +175,7 @@ class Session:
 
     def _finish(self, pumps: list[threading.Thread]) -> None:
         code = self.process.wait()
+        self.sprite.machine.leader_has_ended(self.id)
         for pump in pumps:
             pump.join()
         if code < 0:
@@ -197,11 +198,11 @@ class Session:
             for number, data in self._early:
                 client(number, data)
             self._early = []
-            self.client = client
+            self.clients.append(client)
 
-    def detach(self) -> None:
-        with self._lock:
-            self.client = None
+    def detach(self, client: Callable[[int, bytes | memoryview], None]) -> None:
+        with self._lock, contextlib.suppress(ValueError):  # it was found out to be gone
+            self.clients.remove(client)
 
     def write(self, data: bytes) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -277,7 +278,7 @@ class Attachment:
                 self.session.sprite.touch()
                 self._take(opcode, message)
         finally:
-            self.session.detach()
+            self.session.detach(self._send)
             if self.session.exit_code is None and self.linger_s is not None:
                 self._end_later(self.linger_s)
 

@@ -137,6 +137,14 @@ class Machine:
             words += ["--user", "--preserve-credentials"]
         return [*words, f"--wdns={directory}", "--", *argv]
 
+    def leader_has_ended(self, pid: int) -> None:
+        """Forget a session's process: its number may be anybody's soon, and we kill by it.
+
+        What it has left behind is known by the namespace, if there are any.
+        """
+        if namespace_kind():
+            self.leaders.discard(pid)
+
     def processes(self) -> set[int]:
         """Return the processes of this sprite that live: of its sessions, or in its namespace."""
         ours = set()

@@ -48,7 +48,8 @@ class Personality:
     killed_exit: str = "128+n"  # or "255", for a leader that a signal ended
     url_limit: int = 40_000
     url_limit_status: int = 414  # or 431
-    post_chunks: str = "exact"  # "split" or "merged"
+    post_chunks: str = "exact"  # "split", "merged", or "random": cut and joined by post_seed
+    post_seed: int = 0
 
     # checkpoints
     checkpoints_order: str = "newest"  # "creation" or "shuffled"

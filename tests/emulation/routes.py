@@ -302,7 +302,7 @@ def exec_post(call: Call, name: str) -> Reply:
         threading.Thread(target=feed, args=(session, call.request.body), daemon=True).start()
     else:
         session.end_input()
-    pieces = rechunk(frames, call.personality.post_chunks)
+    pieces = rechunk(frames, call.personality.post_chunks, call.personality.post_seed)
     return Reply(200, content_type="application/octet-stream", pieces=pieces,
                  headers={"X-Content-Type-Options": "nosniff"})  # fmt: skip
 
@@ -329,10 +329,13 @@ def post_frames(session: Session) -> Iterator[bytes]:
     return all_frames()
 
 
-def rechunk(frames: Iterator[bytes], how: str) -> Iterator[bytes]:
+def rechunk(frames: Iterator[bytes], how: str, seed: int) -> Iterator[bytes]:
     """Change the boundaries as something between may: they are the only ones there are."""
     if how == "merged":
         yield b"".join(frames)
+        return
+    if how == "random":
+        yield from rechunk_at_random(frames, random.Random(seed))
         return
     for frame in frames:
         if how == "split" and len(frame) > 1:
@@ -341,6 +344,22 @@ def rechunk(frames: Iterator[bytes], how: str) -> Iterator[bytes]:
             yield frame[half:]
         else:
             yield frame
+
+
+def rechunk_at_random(frames: Iterator[bytes], rng: random.Random) -> Iterator[bytes]:
+    """Yield pieces of one byte, of some, and of several frames, whatever the frames are."""
+
+    def some() -> int:
+        return rng.randint(1, rng.choice((1, 10, 1000)))
+
+    held, size = b"", some()
+    for frame in frames:
+        held += frame
+        while len(held) >= size:
+            yield held[:size]
+            held, size = held[size:], some()
+    if held:
+        yield held
 
 
 def head_exec(call: Call, name: str) -> Reply:
@@ -403,13 +422,17 @@ def event_lines(call: Call, items: Iterator[dict[str, Any]]) -> Iterator[bytes]:
             return
         if item["type"] == "complete" and call.fault("ndjson_no_complete"):
             return
-        yield json.dumps({"time": "2026-01-13T10:30:00Z", **item}).encode() + b"\n"
+        yield json.dumps(item).encode() + b"\n"
+
+
+def stamped(items: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    return ({"time": "2026-01-13T10:30:00Z", **item} for item in items)
 
 
 def create_checkpoint(call: Call, name: str) -> Reply:
     sprite = enter(call, name)
     comment = call.document("comment").get("comment") or ""
-    return events(call, checkpoint_events(call, sprite, str(comment)))
+    return events(call, stamped(checkpoint_events(call, sprite, str(comment))))
 
 
 def checkpoint_events(call: Call, sprite: Sprite, comment: str) -> Iterator[dict[str, Any]]:
@@ -464,7 +487,7 @@ def delete_checkpoint(call: Call, name: str, identity: str) -> Reply:
 def restore_checkpoint(call: Call, name: str, identity: str) -> Reply:
     sprite = enter(call, name)
     checkpoint = find_checkpoint(call, sprite, identity)
-    return events(call, restore_events(call, sprite, checkpoint))
+    return events(call, stamped(restore_events(call, sprite, checkpoint)))
 
 
 def restore_events(call: Call, sprite: Sprite, checkpoint: Checkpoint) -> Iterator[dict[str, Any]]:

@@ -36,6 +36,7 @@ class Connection:
         self.sent = bytearray()  # by the program
         self.came = bytearray()  # from the server
         self.was_cut = threading.Event()
+        self._begun = threading.Event()
         self._done = threading.Barrier(2, self._close)  # nothing more will pass either way
         ways = [(True, client, server, self.sent), (False, server, client, self.came)]
         self._threads = [threading.Thread(target=self._pump, args=way, daemon=True) for way in ways]
@@ -43,10 +44,12 @@ class Connection:
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
+        self._begun.set()
 
     def over(self, timeout_s: float) -> bool:
         """Wait until both sides are done with this connection."""
         end = time.monotonic() + timeout_s
+        self._begun.wait(timeout_s)
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
@@ -150,5 +153,5 @@ class Relay:
             if cut and not (number == cut.connection or (cut.lasting and number > cut.connection)):
                 cut = None
             connection = Connection(client, server, cut)
-            connection.start()  # first, for whoever finds it waits for its end
             self.connections.append(connection)
+            connection.start()

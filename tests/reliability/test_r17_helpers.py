@@ -45,7 +45,7 @@ def a_session(thopters: Thopters, dev: Sprite) -> tuple[str, Session]:
     assert done.code == 0, done
     identity = done.out.strip()
     session = dev.sessions[identity]
-    until(lambda: session.client is None, "the emulator has seen that who began it left")
+    until(lambda: not session.clients, "the emulator has seen that who began it left")
     return identity, session
 
 
@@ -233,7 +233,7 @@ def test_r17_sprites_of_before_rc30_know_a_session_by_the_query(
     page: dict[str, Any] = {"status": 404, "body": words.encode(), "content_type": "text/plain"}
     emulator.fault(Fault("WS */exec/*", "status", times=None, **page))
     process = thopters.start("attach", "dev", identity)
-    until(lambda: session.client is not None, "it is attached")
+    until(lambda: bool(session.clients), "it is attached")
     os.killpg(session.process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGKILL

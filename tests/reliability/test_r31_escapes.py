@@ -20,7 +20,10 @@ import pytest
 import test_terminal
 from conftest import Thopters
 from emulation import Emulator, Fault, write_launcher
+from emulation.journal import Request
+from emulation.wire import ServerSocket, Wire, accept_key
 from runs import environ_for, run_here
+from servers import Canned
 from test_config import KEYS, GitHub, write
 from test_terminal import Session, Start
 
@@ -96,6 +99,11 @@ def checkpoint(field: str) -> Callable[[Emulator, str], None]:
     return prepare
 
 
+def who(emulator: Emulator, text: str) -> None:
+    """Have a sprite's URL be open to whom nobody has heard of, whatever is set."""
+    answer(emulator, "GET /v1/sprites/dev", item(url_settings={"auth": text}))
+
+
 def refusal(route: str, status: int, field: str = "message") -> Callable[[Emulator, str], None]:
     def prepare(emulator: Emulator, text: str) -> None:
         answer(emulator, route, {"error": "bad", "retry_after_seconds": 0, field: text}, status)
@@ -167,6 +175,23 @@ def sessions(field: str) -> Callable[[Emulator, str], None]:
     return prepare
 
 
+def session_info(emulator: Emulator, text: str) -> None:
+    """Have a started session be told as another one."""
+    info = json.dumps({"type": "session_info", "session_id": text}).encode()
+    emulator.fault(Fault("WS */exec", "ws", actions=[("text", info)], times=None))
+
+
+def kill_answered(tell: Prepare) -> Prepare:
+    """Have the platform's own call be the one that ends a session, as no command can."""
+
+    def prepare(emulator: Emulator, text: str) -> None:
+        sessions("workdir")(emulator, "")
+        emulator.fault(Fault("WS */exec", "ws", actions=[("drop", None)], times=None))
+        tell(emulator, text)
+
+    return prepare
+
+
 def attach_refused(emulator: Emulator, text: str) -> None:
     sessions("workdir")(emulator, "")
     refusal("WS *", 400)(emulator, text)
@@ -197,7 +222,7 @@ OUTPUTS: dict[str, tuple[list[str], Prepare, int, int]] = {
     "list: type": (["list"], content_type, 1, 0),
     "list: redirect": (["list"], redirect, 1, 0),
     "url": (["url", "dev"], looked_at("url"), 0, 1),
-    "url --public: who": (["url", "dev", "--public"], looked_at("url_settings"), 1, 0),
+    "url --public: who": (["url", "dev", "--public"], who, 1, 1),
     "url: forbidden": (["url", "dev"], refusal("GET *", 403), 4, 1),
     "url --debug: id": (["--debug", "url", "dev"], request_id, 0, 0),
     "create: error": (["create", "new"], refusal("POST *", 400), 1, 1),
@@ -208,6 +233,7 @@ OUTPUTS: dict[str, tuple[list[str], Prepare, int, int]] = {
     "checkpoints: comment": (["checkpoints", "dev"], checkpoint("comment"), 0, 1),
     "checkpoints: id": (["checkpoints", "dev"], checkpoint("id"), 0, 1),
     "checkpoints: time": (["checkpoints", "dev"], checkpoint("create_time"), 0, 0),
+    "checkpoints: health": (["checkpoints", "dev"], checkpoint("health"), 0, 1),
     "restore: comment": (["restore", "dev"], checkpoint("comment"), 0, 1),
     "restore: id": (["restore", "dev"], checkpoint("id"), 0, 2),
     "restore: ids": (["restore", "dev", "v9", "--yes"], checkpoint("id"), 3, 1),
@@ -233,6 +259,18 @@ OUTPUTS: dict[str, tuple[list[str], Prepare, int, int]] = {
     "sessions: id": (["sessions", "dev"], sessions("id"), 0, 1),
     "sessions: activity": (["sessions", "dev"], sessions("last_activity"), 0, 0),
     "kill: refused": (["kill", "dev", "7"], refusal("GET */exec", 400), 1, 1),
+    "kill: call refused": (
+        ["kill", "dev", "7"],
+        kill_answered(refusal("POST */kill", 400)),
+        1,
+        1,
+    ),
+    "kill: call's error": (
+        ["kill", "dev", "7"],
+        kill_answered(events("POST */kill", {"type": "error", "message": "TEXT"})),
+        1,
+        1,
+    ),
     "attach: refused": (["attach", "dev", "7"], attach_refused, 255, 1),
     "proxy -W: refused": (["proxy", "dev", "-W", "a:1"], refusal("WS *", 400), 1, 1),
     "hold: stderr": (
@@ -250,6 +288,12 @@ OUTPUTS: dict[str, tuple[list[str], Prepare, int, int]] = {
     "resume: status": (["resume", "dev"], looked_at("status"), 0, 1),
     "exec: refused": (["exec", "dev", "--", "true"], refusal("WS *", 400), 255, 1),
     "exec: closed": (["exec", "dev", "--", "true"], close_reason, 255, 0),
+    "exec --detach: session": (
+        ["exec", "dev", "--detach", "--", "sleep", "60"],
+        session_info,
+        0,
+        2,
+    ),
     "init: warning": (
         ["init", "dev"],
         exec_says(START + b"warn TEXT\nthopters-init-ok\n", b"\3\0"),
@@ -260,7 +304,10 @@ OUTPUTS: dict[str, tuple[list[str], Prepare, int, int]] = {
     "init: stderr": (["init", "dev"], exec_says(START, b"\2TEXT", b"\3\1"), 1, 0),
 }
 ASKS = {name for name in OUTPUTS if re.match("pause: [^s]|pause: session|destroy: [su]", name)}
-HEAVY = ("pause", "resume", "init", "restore", "checkpoint", "attach", "proxy", "hold", "cp")
+HEAVY = (
+    "pause", "resume", "init", "restore", "checkpoint:", "attach", "proxy", "hold", "cp",
+    "kill: call", "exec --detach",
+)  # fmt: skip
 TWICE = {"checkpoint: error", "restore: words"}  # as progress too, if it is one line
 UNASKED = {"destroy: status", "destroy: url"}  # not shown where nobody can be asked
 IN_LINES = {  # texts that are split at their own line ends, or cut
@@ -281,10 +328,11 @@ def test_r31_each_output_is_harmless_with_every_payload_alone(
 ) -> None:
     monkeypatch.setattr(program.Activity, "SHOW_AFTER_S", 3600.0)  # its line has a \r of its own
     monkeypatch.setattr(program.Clock, "sleep", lambda self, seconds: None)
+    monkeypatch.setattr(program, "AT_ONCE_S", 0.0)
     words, prepare, code, times = OUTPUTS[output]
     environ = environ_for(emulator, str(tmp_path))
     emulator.add_sprite("dev", status="running")
-    heavy = words[0] in HEAVY
+    heavy = output.startswith(HEAVY)
     first = list(OUTPUTS).index(output) % every
     cases = [(payload, True) for payload in (() if heavy else PAYLOADS[first::every])]
     for payload, terminal in [*cases, (ALL, True), (ALL, False)]:
@@ -368,6 +416,46 @@ def test_r31_what_a_made_sprite_has_for_a_url(emulator: Emulator, tmp_path: Path
         assert_harmless(done.out.replace("\t", ""), done)
         assert done.out.count(escaped(ALL)) == 1
         emulator.account.remove("new")
+
+
+def test_r31_whose_a_sprite_is(emulator: Emulator, tmp_path: Path) -> None:
+    """Said with -v where the `sprite` program, with a login of its own, may reach another one."""
+    write_launcher(tmp_path / "programs", "sprite", ["false"])
+    orgs = {"urls": {emulator.url: {"orgs": {"acme": {"api_token": emulator.token}}}}}
+    selected = {"current_selection": {"url": emulator.url, "org": "acme"}}
+    write(tmp_path / ".sprites" / "sprites.json", orgs | selected)
+    path = f"{tmp_path / 'programs'}{os.pathsep}/usr/bin{os.pathsep}/bin"
+    environ = environ_for(emulator, str(tmp_path), PATH=path)
+    for payload in (*PAYLOADS, ALL):
+        emulator._faults.clear()
+        text = "{" + payload + "}"
+        looked_at("organization")(emulator, text)
+        refusal("WS *", 400)(emulator, "")  # of the shell that is ours then
+        done = run_here(["shell", "dev", "-v"], environ, terminal=payload != ALL)
+        assert done.code == 255, done
+        assert_harmless(done.out + done.err, done)
+        assert f"belongs to the org {escaped(text)}, but" in done.err, done
+
+
+def test_r31_why_a_port_was_closed(emulator: Emulator, tmp_path: Path) -> None:
+    told = b""
+
+    def close(request: Request, wire: Wire) -> None:
+        proof = accept_key(request.headers["Sec-WebSocket-Key"])
+        wire.write(b"HTTP/1.1 101 x\r\nSec-WebSocket-Accept: " + proof.encode() + b"\r\n\r\n")
+        ServerSocket(wire, request, lambda _: None).send(8, struct.pack("!H", 1011), told)
+        wire.end()
+        while True:  # until the client has gone: to leave sooner would be a reset
+            wire.read(1 << 16)
+
+    with Canned(close) as server:
+        environ = environ_for(emulator, str(tmp_path), SPRITES_API_URL=server.url)
+        for payload in PAYLOADS:
+            told = ("{" + payload + "}").encode("utf-8", "surrogatepass")
+            done = run_here(["proxy", "dev", "-W", "a:1"], environ, terminal=True)
+            assert done.code == 1, done
+            assert_harmless(done.out + done.err, done)
+            assert f"closed with code 1011: {escaped(told.decode('utf-8', 'replace'))}" in done.err
 
 
 def test_r31_what_programs_and_github_say_in_setup(

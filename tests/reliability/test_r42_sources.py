@@ -59,12 +59,18 @@ def judge(login: Login, tokens: dict[str, str], url: str, store: str) -> None:
 
 
 def cases(every: bool) -> list[tuple[tuple[bool, ...], str, str]]:
-    """Return all cases, or each combination of sources with one URL and one kind of store."""
-    all_cases = list(itertools.product(COMBINATIONS, ("ours", "another"), STORES))
+    """Return all cases, or each combination of sources with one URL and one kind of store.
+
+    So that each kind comes with and without the environment's token, and so do sources that
+    compete in a store that is ours.
+    """
     if every:
-        return all_cases
-    turns = [("ours", "sound"), ("ours", "lax"), ("another", "sound"), ("ours", "foreign")]
-    return [(present, *turns[sum(present[:3]) % 4]) for present in COMBINATIONS]
+        return list(itertools.product(COMBINATIONS, ("ours", "another"), STORES))
+    kinds = [("ours", "sound"), ("ours", "lax"), ("ours", "foreign"), ("another", "sound")]
+    turns = [inline + 3 * keyring + file for _, inline, keyring, file in COMBINATIONS]
+    band = [(have, *kinds[turn % 4]) for have, turn in zip(COMBINATIONS, turns, strict=True)]
+    assert len({(present[0], *kind) for present, *kind in band}) == 2 * len(kinds)
+    return band
 
 
 def try_case(login: Login, case: tuple[tuple[bool, ...], str, str]) -> None:

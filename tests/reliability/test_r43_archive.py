@@ -29,6 +29,9 @@ def test_r43_two_builds_by_every_python_are_one_file(tmp_path: Path, pyz: Path) 
             assert (done.returncode, done.stderr) == (0, "")
             hashes.add(hashlib.sha256((folder / "thopters.pyz").read_bytes()).hexdigest())
     assert len(hashes) == 1
+    there = [version for version in SUPPORTED[:3] if find_python(version)]
+    if len(there) < 3:
+        pytest.skip(f"only {len(there)} of Python {', '.join(SUPPORTED[:3])} built it")
 
 
 def test_r43_modules_that_lie_about_are_not_imported(tmp_path: Path, pyz: Path) -> None:

@@ -7,10 +7,13 @@ a token in THOPTERS_LIVE_TOKEN that is asked, too.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import sys
+import unicodedata
+from typing import Any
 
 import pytest
 import test_terminal
@@ -19,6 +22,7 @@ from emulation import Emulator, Fault
 from emulation.routes import ROUTES
 from runs import COMMANDS, play
 from test_config import write
+from test_r48_transcripts import MADE, PAGE, SEEN, differences, fetch, shape
 from test_terminal import Start
 
 import thopters as program
@@ -110,32 +114,62 @@ def test_r44_every_command_in_every_locale(
         check(words, done)
 
 
+def widened(line: str) -> str:
+    """Return a line with as many characters as it has columns."""
+    return "".join(c + "\0" * (unicodedata.east_asian_width(c) in "WF") for c in line)
+
+
+def check_columns(output: str, *names: str) -> str:
+    """Assert that all cells begin below their names, two columns behind the widest one before.
+
+    Returns what the rule is made of.
+    """
+    header, *lines = map(widened, output.splitlines())
+    assert header.split() == list(names)
+    starts = [header.index(name) for name in names]
+    for start, end in itertools.pairwise(starts):
+        cells = [line[start : end - 2] for line in lines]
+        assert all(line[end - 2 : end] == "  " and line[end] > " " for line in lines), output
+        assert all(cell[0] > " " for cell in cells), output
+        assert len(cells[0]) == max(len(cell.rstrip()) for cell in [header[start:end], *cells[1:]])
+        assert len(set(cells[0])) == 1
+    return lines[0][0]
+
+
 @pytest.mark.parametrize(
     "setting",
     [
-        name if number % 3 == 0 else pytest.param(name, marks=pytest.mark.slow)
-        for number, name in enumerate(SETTINGS)
+        name if name in ("C", "C.UTF-8", "cp437") else pytest.param(name, marks=pytest.mark.slow)
+        for name in SETTINGS
     ],
 )
 def test_r44_columns_are_aligned(
     thopters: Thopters, emulator: Emulator, start: Start, setting: str
 ) -> None:
+    thopters.env |= SETTINGS[setting]
+    # where there is none, the Python that starts it on a terminal sets C.UTF-8
+    by_locale = "ascii" if setting in ("C", "POSIX", "a missing one") else "utf-8"
+    encoding = SETTINGS[setting].get("PYTHONIOENCODING", by_locale).partition(":")[0]
     sprite = emulator.add_sprite("dev", status="running")
+    emulator.add_sprite("a-longer-name")
+    emulator.personality.list_org = "absent"  # so that nothing but the table is written
     for comment in ("ascii", "na\u00efve", "\u65e5\u672c\u8a9e \u2603", "\x1b[2J"):
         sprite.add_checkpoint(comment)
-    thopters.env |= SETTINGS[setting]
-    session = start("checkpoints", "dev")
-    assert session.end() == 0, session.output
-    header, rule, *rows = session.output.replace(b"\r\n", b"\n").splitlines()
-    made, comment_at = header.index(b"Made"), header.index(b"Comment")
-    assert header.split() == [b"ID", b"Made", b"Comment"] and len(rows) == 4
-    for row in rows:  # all is ASCII up to the last column
-        assert row[made : made + 8] == b"just now"
-        assert row[comment_at - 2 : comment_at] == b"  " and row[comment_at : comment_at + 1] > b" "
-    bar = rule.split(b"  ")[0]  # as wide as "v1"
-    assert rule.split(b"  ")[:2] == [bar, bar * 4]
-    encoding = SETTINGS[setting].get("PYTHONIOENCODING", "utf-8").partition(":")[0]
-    assert bar == b"--" or bar.decode(encoding) == "\u2500\u2500"
+    sessions = [{"id": 7, "command": "/bin/vi"}, {"id": 1847, "command": "/\u65e5\u672c"}]
+    body = json.dumps(sessions).encode()
+    emulator.fault(Fault("GET */exec", "status", status=200, body=body))
+    bars = set()
+    for words, rows, names in (
+        (["checkpoints", "dev"], 4, ("ID", "Made", "Comment")),
+        (["list"], 2, ("Name", "Status", "Updated")),
+        (["sessions", "dev"], 2, ("ID", "Command", "Started", "Active")),
+    ):
+        session = start(*words)
+        assert session.end() == 0, session.output
+        output = session.output.decode(encoding)
+        bars.add(check_columns(output, *names))
+        assert len(output.splitlines()) == 2 + rows
+    assert bars in ({"-"}, {"\u2500"})
 
 
 @pytest.mark.parametrize("plain", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"])
@@ -192,15 +226,40 @@ def template(path: str) -> str:
 
 def test_r48_the_emulator_serves_each_of_them() -> None:
     for method, path in CONTRACT:
-        filled = path.format(name="dev", session="7", id="v1")
+        one = path.format(name="dev", session="7", id="v1")
         served = [pattern for verb, pattern, _ in ROUTES if verb == method]
-        assert any(re.fullmatch(pattern, filled) for pattern in served), (method, path)
+        assert any(re.fullmatch(pattern, one) for pattern in served), (method, path)
+
+
+def filled(told: Any, known: Any) -> Any:
+    """Return what was told with what is null or empty in it, and so has no shape, as it is known.
+
+    The first of a list stands for all.
+    """
+    if told is None or told == []:
+        return known
+    if isinstance(told, list) and isinstance(known, list):
+        return [filled(told[0], known[0])]
+    if isinstance(told, dict) and isinstance(known, dict):
+        return {key: filled(value, known.get(key)) for key, value in told.items()}
+    return told
+
+
+OPTIONAL = (
+    "private_access", "config", "environment", "bucket_name", "primary_region", "version",
+    "environment_version", "last_started_at", "last_active_at",
+)  # fmt: skip
 
 
 def test_r48_the_live_platform_has_the_same_shapes(thopters: Thopters) -> None:
     """Only what can be looked at without making anything."""
     if not LIVE_TOKEN:
         pytest.skip("there is no THOPTERS_LIVE_TOKEN, so the live platform was not asked")
+    path = "/v1/sprites?max_results=1&bulk_load=true"
+    page = fetch(program.DEFAULT_API_URL, LIVE_TOKEN, "GET", path)
+    one = {**SEEN, "url_settings": MADE["url_settings"], "last_warming_at": MADE["updated_at"]}
+    known = {**PAGE, "sprites": [one]}
+    assert differences(shape(filled(page, known)), shape(known), OPTIONAL) == []
     thopters.env["SPRITE_TOKEN"] = LIVE_TOKEN
     done = thopters("list", "--json")
     assert done.code == 0, done

@@ -7,17 +7,21 @@ nothing else, are as true as their sources.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import pytest
 from conftest import Thopters
 from emulation import Emulator
 from emulation.journal import Request
-from emulation.wire import Wire
+from emulation.wire import TEXT, Wire, accept_key
+from runs import environ_for, run_here
 from servers import Canned, response
+from test_emulator import until
+from test_units import server_frame
 
 TOKEN = "acme/1/tok/ottoman-sapphire"
 MADE: dict[str, Any] = {  # documented
@@ -66,6 +70,23 @@ SESSION = {
     "is_active": True,
     "last_activity": "2026-08-05T10:01:00Z",
 }
+NO_SESSIONS: dict[str, Any] = {"count": 0, "sessions": []}
+INFO = {
+    "type": "session_info",
+    "session_id": "1847",
+    "command": "bash",
+    "created": 1767609000,
+    "cols": 80,
+    "rows": 24,
+    "is_owner": True,
+    "tty": True,
+}
+EXIT = {"type": "exit", "exit_code": 0}
+KILLED: list[dict[str, Any]] = [
+    {"type": "signal", "message": "sent", "signal": "SIGTERM", "pid": 1847},
+    {"type": "exited"},
+    {"type": "complete", "exit_code": 143},
+]
 CHECKPOINTS: list[dict[str, Any]] = [
     {"id": "v3", "create_time": "2026-01-13T10:30:00Z", "comment": "before", "health": ""},
     {"id": "v2", "create_time": "2026-01-12T10:30:00Z", "health": "mount_failed"},
@@ -80,6 +101,10 @@ EVENTS = [
     {"type": "info", "data": "  Created: 2026-01-13T10:30:00Z"},
     {"type": "info", "data": "  Path: checkpoints/v3"},
     {"type": "complete", "data": "Checkpoint v3 created successfully"},
+]
+RESTORED = [
+    {"type": "info", "data": "Restoring from checkpoint v3..."},
+    {"type": "complete", "data": "Restore from v3 complete"},
 ]
 RATE = {
     "error": "sprite_creation_rate_limited",
@@ -105,10 +130,27 @@ def text(words: str, status: int) -> bytes:
     return response(words.encode(), status, kind="text/plain; charset=utf-8")
 
 
-STREAM = "\n".join(map(json.dumps, EVENTS)).encode() + b"\n"
+def stream(events: list[dict[str, Any]]) -> bytes:
+    body = "".join(json.dumps(event) + "\n" for event in events).encode()
+    return response(body, kind="application/x-ndjson")
+
+
+def messages(*said: dict[str, Any] | bytes) -> bytes:
+    """Return what a WebSocket sends: texts and binary messages."""
+    return b"".join(
+        server_frame(2, item)
+        if isinstance(item, bytes)
+        else server_frame(1, json.dumps(item).encode())
+        for item in said
+    )
+
+
+PUBLIC: dict[str, Any] = {**MADE, "url_settings": {"auth": "public"}}
+BEGUN = b"\1thopters-exec 1847\n"  # our own script's line
 ONE = "/v1/sprites/my-sprite"
 LIST = "/v1/sprites?max_results=50&bulk_load=true"
-# the words, what the server answers to what, the exit status, and what comes on stdout and stderr
+# the words, what the server answers to what (and what if that is asked again), the exit status, and
+# what comes on stdout and stderr
 GOLDEN: dict[str, tuple[list[str], dict[str, bytes], int, str, str]] = {
     "list": (
         ["list"],
@@ -170,15 +212,62 @@ GOLDEN: dict[str, tuple[list[str], dict[str, bytes], int, str, str]] = {
     ),
     "checkpoint": (
         ["checkpoint", "my-sprite"],
-        {
-            f"GET {ONE}": answer(MADE),
-            f"GET {ONE}/checkpoints": answer(CHECKPOINTS),
-            f"GET {ONE}/checkpoints?includeAuto=true": answer(CHECKPOINTS),
-            f"POST {ONE}/checkpoint": response(STREAM, kind="application/x-ndjson"),
-        },
+        {f"POST {ONE}/checkpoint": stream(EVENTS)},
         0,
         "v3\n",
         "Creating checkpoint...\n",
+    ),
+    "url --public": (
+        ["url", "my-sprite", "--public"],
+        {
+            f"GET {ONE}": answer(MADE),
+            f"PUT {ONE}": answer(PUBLIC),
+            f"GET {ONE} again": answer(PUBLIC),
+        },
+        0,
+        "https://my-sprite-abc123.sprites.app\n",
+        "anybody can now open what my-sprite serves",
+    ),
+    "exec": (
+        ["exec", "my-sprite", "--", "sh", "-c", "echo hi; echo no >&2; exit 3"],
+        {f"WS {ONE}/exec": messages({**INFO, "tty": False}, BEGUN, b"\1hi\n", b"\2no\n", b"\3\3")},
+        3,
+        "hi\n",
+        "no\n",
+    ),
+    "exec on a terminal": (
+        ["exec", "my-sprite", "--detach", "--", "true"],
+        {
+            f"WS {ONE}/exec": messages(
+                INFO, b"thopters-ready\r\n", b"thopters-exec 1847\r\n\x1b[H\x1b[2J", EXIT
+            )
+        },
+        0,
+        "1847\n",
+        "it has ended already, with status 0\n",
+    ),
+    "kill": (
+        ["kill", "my-sprite", "1847"],
+        {
+            f"GET {ONE}/exec": answer({"count": 1, "sessions": [{**SESSION, "tty": False}]}),
+            f"WS {ONE}/exec": messages(BEGUN, b"\3\3"),  # no such process group
+            f"POST {ONE}/exec/1847/kill?signal=SIGTERM&timeout=10s": stream(KILLED),
+            f"GET {ONE}/exec again": answer(NO_SESSIONS),
+        },
+        0,
+        "1847 has ended\n",
+        "",
+    ),
+    "restore": (
+        ["restore", "my-sprite", "v3", "--yes", "--no-backup"],
+        {
+            f"GET {ONE}/checkpoints?includeAuto=true": answer(CHECKPOINTS),
+            f"WS {ONE}/exec": messages(BEGUN, b"\3\0"),  # the new file of ours is gone
+            f"POST {ONE}/checkpoints/v3/restore": stream(RESTORED),
+        },
+        0,
+        "restored my-sprite to v3 in ",
+        "Restoring from checkpoint v3...\n",
     ),
     "a token that is refused": (
         ["list"],
@@ -200,15 +289,25 @@ GOLDEN: dict[str, tuple[list[str], dict[str, bytes], int, str, str]] = {
 @pytest.mark.parametrize("case", GOLDEN)
 def test_r48_known_answers_are_understood(thopters: Thopters, case: str) -> None:
     words, answers, code, out, err = GOLDEN[case]
-    asked = []
+    asked: list[str] = []
 
     def reply(request: Request, wire: Wire) -> None:
-        asked.append(f"{request.method} {request.target}")
-        wire.write(answers.get(asked[-1]) or text("404 page not found", 404))
+        is_socket = request.method == "WS"
+        line = f"{request.method} {request.raw_path if is_socket else request.target}"
+        again = f"{line} again"
+        asked.append(again if line in asked and again in answers else line)
+        known = answers.get(asked[-1])
+        if known and is_socket:
+            proof = accept_key(request.headers["Sec-WebSocket-Key"]).encode()
+            wire.write(b"HTTP/1.1 101 x\r\nSec-WebSocket-Accept: " + proof + b"\r\n\r\n" + known)
+            while True:  # until the client has gone: to leave sooner would be a reset
+                wire.read(1 << 16)
+        else:
+            wire.write(known or text("404 page not found", 404))
 
     with Canned(reply) as server:
         done = thopters(*words, env={"SPRITES_API_URL": server.url, "SPRITE_TOKEN": TOKEN})
-    assert set(asked) <= set(answers), done
+    assert set(asked) == set(answers), done
     exact = out.endswith("\n")
     assert (done.code, done.out if exact else done.out[: len(out)]) == (code, out), done
     assert err in done.err and bool(err) == bool(done.err), done
@@ -218,19 +317,33 @@ def test_r48_known_answers_are_understood(thopters: Thopters, case: str) -> None
 
 
 def shape(value: object) -> object:
-    """Return a document with the kinds of its values in their place; a list's are one."""
+    """Return a document with kinds in its values' place, but for the words that programs go by."""
     if isinstance(value, dict):
-        return {key: shape(item) for key, item in value.items()}
+        return {k: item if k in ("type", "error") else shape(item) for k, item in value.items()}
     if isinstance(value, list):
-        return [shape(value[0])] if value else []
+        return [shape(item) for item in value]
     return {bool: "boolean", int: "number", float: "number", str: "text"}.get(type(value), "null")
 
 
-def ask(emulator: Emulator, method: str, path: str, document: object = None) -> Any:
-    """Return what the emulator answers: a document, or the list of a stream's."""
+def differences(
+    told: object, known: object, more: Collection[str] = (), where: str = ""
+) -> list[str]:
+    """Return where a shape is not as known; the keys in `more` may come in addition."""
+    if isinstance(known, dict) and isinstance(told, dict):
+        keys = [*known, *(key for key in told if key not in known and key not in more)]
+        pairs = [(f".{key}", told.get(key, "nothing"), known.get(key, "nothing")) for key in keys]
+    elif isinstance(known, list) and isinstance(told, list) and len(told) == len(known):
+        pairs = [(f"[{n}]", told[n], known[n]) for n in range(len(known))]
+    else:
+        return [] if told == known else [f"{where}: {told}, not {known}"]
+    return [line for at, one, two in pairs for line in differences(one, two, more, where + at)]
+
+
+def fetch(url: str, token: str, method: str, path: str, document: object = None) -> Any:
+    """Return what a platform answers: a document, or the list of a stream's."""
     data = None if document is None else json.dumps(document).encode()
-    headers = {"Authorization": f"Bearer {emulator.token}", "Content-Type": "application/json"}
-    request = urllib.request.Request(emulator.url + path, data, headers, method=method)
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    request = urllib.request.Request(url + path, data, headers, method=method)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), AnyStatus())
     with opener.open(request, timeout=30) as answer:
         body: bytes = answer.read()
@@ -243,18 +356,25 @@ class AnyStatus(urllib.request.HTTPErrorProcessor):
         return response
 
 
+def ask(emulator: Emulator, method: str, path: str, document: object = None) -> Any:
+    return fetch(emulator.url, emulator.token, method, path, document)
+
+
 def make(emulator: Emulator) -> Any:
     return ask(emulator, "POST", "/v1/sprites", {"name": "my-sprite"})
 
 
+def open_up(emulator: Emulator) -> Any:
+    emulator.add_sprite("dev")
+    return ask(emulator, "PUT", "/v1/sprites/dev", {"url_settings": {"auth": "public"}})
+
+
 def list_one(emulator: Emulator) -> Any:
     emulator.personality.page_size = 1
+    fields = {"url_settings": SEEN["url_settings"], "labels": ["ci"], "last_running_at": 0.0}
     for name in ("a", "b"):
-        emulator.add_sprite(name, status="running").url_settings = SEEN["url_settings"]
-        emulator.sprite(name).labels = ["ci"]
-    page = ask(emulator, "GET", "/v1/sprites?max_results=1&bulk_load=true")
-    page["sprites"][0]["last_running_at"] = ""  # a stamp, or null before it has run
-    return page
+        emulator.add_sprite(name, status="running", **fields)
+    return ask(emulator, "GET", "/v1/sprites?max_results=1&bulk_load=true")
 
 
 def list_names(emulator: Emulator) -> Any:
@@ -263,7 +383,9 @@ def list_names(emulator: Emulator) -> Any:
     return ask(emulator, "GET", "/v1/sprites")["sprites"]
 
 
-def list_sessions(emulator: Emulator) -> Any:
+@contextlib.contextmanager
+def at_work(emulator: Emulator) -> Iterator[None]:
+    """Have a command run in a sprite."""
     sprite = emulator.add_sprite("dev", status="running")
     while not sprite.enter():
         pass
@@ -274,7 +396,30 @@ def list_sessions(emulator: Emulator) -> Any:
     )
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(made, timeout=30):  # its head comes when the command has been started
+        yield
+
+
+def list_sessions(emulator: Emulator) -> Any:
+    with at_work(emulator):
         return ask(emulator, "GET", "/v1/sprites/dev/exec")
+
+
+def kill(emulator: Emulator) -> Any:
+    with at_work(emulator):
+        [identity] = emulator.sprite("dev").sessions
+        query = "signal=SIGTERM&timeout=10s"
+        return ask(emulator, "POST", f"/v1/sprites/dev/exec/{identity}/kill?{query}")
+
+
+def start_on_a_terminal(emulator: Emulator) -> Any:
+    """Return the texts of a session; a number for its id is another answer that is known."""
+    emulator.personality.session_id_type = "str"
+    home = emulator.add_sprite("dev", status="running").home
+    done = run_here(["exec", "dev", "--detach", "--", "true"], environ_for(emulator, str(home)))
+    assert done.code == 0, done
+    [request] = emulator.journal.requests("WS")
+    until(lambda: any(b'"exit"' in data for _, data in request.sent))
+    return [json.loads(data) for opcode, data in request.sent if opcode == TEXT]
 
 
 def list_checkpoints(emulator: Emulator) -> Any:
@@ -288,6 +433,14 @@ def list_checkpoints(emulator: Emulator) -> Any:
 def checkpoint(emulator: Emulator) -> Any:
     emulator.add_sprite("dev", status="running")
     return ask(emulator, "POST", "/v1/sprites/dev/checkpoint", {"comment": "before"})
+
+
+def restore(emulator: Emulator) -> Any:
+    """Return the first event and the last: what is said in between is not known."""
+    emulator.add_sprite("dev", status="running").add_checkpoint("first")
+    first, *between, last = ask(emulator, "POST", "/v1/sprites/dev/checkpoints/v1/restore", {})
+    assert {event["type"] for event in between} <= {"info"}
+    return [first, last]
 
 
 def wake(emulator: Emulator) -> Any:
@@ -304,35 +457,28 @@ def look_for_nothing(emulator: Emulator) -> Any:
     return ask(emulator, "GET", "/v1/sprites/nothing")
 
 
-SHAPES: dict[str, tuple[Callable[[Emulator], Any], object]] = {
-    "create": (make, MADE),
-    "list": (list_one, PAGE),
-    "list of names": (list_names, [MINIMAL]),
-    "sessions": (list_sessions, {"count": 1, "sessions": [SESSION]}),
-    "checkpoints": (list_checkpoints, [{**CHECKPOINTS[1], "comment": "before"}]),
-    "checkpoint": (checkpoint, EVENTS),
-    "starting": (wake, STARTING),
-    "too many": (make_too_often, RATE),
-    "not found": (look_for_nothing, NOT_FOUND),
+# what is asked, the answer that is known, and the keys that others have seen besides
+LIVE_ONLY = ("labels", "last_running_at", "last_warming_at")
+SHAPES: dict[str, tuple[Callable[[Emulator], Any], object, tuple[str, ...]]] = {
+    "create": (make, MADE, LIVE_ONLY),
+    "url settings": (open_up, PUBLIC, LIVE_ONLY),
+    "list": (list_one, PAGE, ()),
+    "list of names": (list_names, [MINIMAL], ()),
+    "sessions": (list_sessions, {"count": 1, "sessions": [SESSION]}, ()),
+    "kill": (kill, KILLED, ("message",)),  # of the one in the middle no more than a type is known
+    "exec on a terminal": (start_on_a_terminal, [INFO, EXIT], ()),
+    "checkpoints": (list_checkpoints, [{**CHECKPOINTS[1], "comment": "before"}], ()),
+    "checkpoint": (checkpoint, EVENTS, ("time",)),
+    "restore": (restore, RESTORED, ("time",)),
+    "starting": (wake, STARTING, ()),
+    "too many": (make_too_often, RATE, ()),
+    "not found": (look_for_nothing, NOT_FOUND, ()),
 }
 
 
 @pytest.mark.parametrize("case", SHAPES)
 def test_r48_the_emulator_answers_in_the_known_shape(emulator: Emulator, case: str) -> None:
-    """No key is missing or of another kind; what it adds, others have seen live."""
-    get, known = SHAPES[case]
+    """No key is missing, of another kind or made up, and each event of a stream is there."""
+    get, known, more = SHAPES[case]
     told = get(emulator)
-    assert lacks(shape(told), shape(known)) == [], told
-
-
-def lacks(told: object, known: object, where: str = "") -> list[str]:
-    """Return where a shape is not as known; it may have more."""
-    if isinstance(known, dict) and isinstance(told, dict):
-        return [
-            line
-            for key, kind in known.items()
-            for line in lacks(told.get(key, "nothing"), kind, f"{where}.{key}")
-        ]
-    if isinstance(known, list) and isinstance(told, list) and known and told:
-        return lacks(told[0], known[0], where + "[]")
-    return [] if told == known else [f"{where}: {told}, not {known}"]
+    assert differences(shape(told), shape(known), more) == [], told
