@@ -13,8 +13,12 @@ import contextlib
 import json
 import os
 import random
+import re
 import shlex
+import signal
+import socket
 import string
+import subprocess
 import sys
 import time
 import urllib.parse
@@ -22,7 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Result, Thopters
+from conftest import Result, Thopters, free_ports
 from emulation import Emulator, Fault, write_launcher
 from test_config import GitHub, write
 
@@ -65,10 +69,31 @@ class Watch:
             write_launcher(folder, name, ["sh", "-c", f"{script}; exit 1", name])
         thopters.env["PATH"] = f"{folder}{os.pathsep}{thopters.env['PATH']}"
 
-    def run(self, *words: str, env: dict[str, str] | None = None) -> Result:
+    def ready(self, command: str, *options: str) -> Callable[[], Result]:
+        """Make what a command needs, and return what runs it."""
+        file = self.thopters.home / "file"
+        file.write_text("text\n")
+        known = {"file": str(file), "web": str(self.github.server.server_port)}
+        pattern = " ".join(ALL[command])
+        if "{port}" in pattern:
+            known["port"] = str(free_ports(1)[0])
+        if "{session}" in pattern:
+            known["session"] = self.run(*ALL["exec --detach"]).out.strip()
+        words = [word.format(**known) for word in ALL[command]]
+        # a value that is exported for setup or --env is one's own doing, and still not shown
+        env = {name: self.secrets[name] for name in self.names} if command == "setup" else {}
+        env |= {"MINE": "shown by nobody"} if command == "exec" else {}
+        return lambda: self.run(*options, *words, stdin=INPUTS.get(command), env=env)
+
+    def run(
+        self, *words: str, stdin: bytes | None = None, env: dict[str, str] | None = None
+    ) -> Result:
         """Run a command, and search all that it leaves behind."""
         self.emulator.journal.clear()
-        done = self.thopters(*words, env=env, timeout=150)
+        if "proxy" in words and "--native" in words:
+            done = self._forward(words)
+        else:
+            done = self.thopters(*words, stdin=stdin, env=env, timeout=150)
         assert "Traceback" not in done.err, done
         self.check(done.out_bytes + done.err_bytes, "what it says")
         for path in self.thopters.home.rglob("*"):
@@ -85,6 +110,24 @@ class Watch:
             exported = {self.emulator.token, *(env or {}).values()}
             self.check(self.told.read_bytes(), "what a program was given", exported)
         return done
+
+    def _forward(self, words: tuple[str, ...]) -> Result:
+        """Run a proxy of our own; if it listens, get a page through it, and end it by a signal."""
+        process = self.thopters.start(*words)
+        assert process.stdout
+        line = process.stdout.readline()
+        found = re.match(rb"localhost:(\d+) -> ", line)
+        if found:
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("localhost", int(found[1])), 30) as client,
+            ):
+                client.sendall(PAGE)
+                while client.recv(4096):
+                    pass
+            process.terminate()
+        out, err = process.communicate(timeout=150)
+        return Result(subprocess.CompletedProcess(words, process.returncode, line + out, err))
 
     def check(self, data: bytes, where: str, allowed: set[str] | None = None) -> None:
         for value in {*self.secrets.values(), self.emulator.token} - (allowed or set()):
@@ -113,7 +156,7 @@ COMMANDS = {
     "resume": ["resume", "dev"],
     "exec": ["exec", "dev", "--env", "MINE", "--", "true"],
     "shell": ["shell", "dev"],
-    "proxy": ["proxy", "dev", "18080"],
+    "proxy": ["proxy", "dev", "{port}"],
     "checkpoint": ["checkpoint", "dev"],
     "checkpoints": ["checkpoints", "dev"],
     "restore": ["restore", "dev", "v1", "--yes"],
@@ -121,17 +164,53 @@ COMMANDS = {
     "rename": ["rename", "dev", "dev2"],
     "destroy": ["destroy", "dev", "--yes"],
 }
-STATUSES = {"shell": 1, "proxy": 1, "rename": 1, "setup": 1}  # the told programs fail; setup below
+MORE = {  # in the default run with --debug alone, which says the most
+    "exec --detach": ["exec", "dev", "--detach", "--", "sh", "-c", "read line; exit 9"],
+    "sessions": ["sessions", "dev"],
+    "attach": ["attach", "dev", "{session}"],
+    "kill": ["kill", "dev", "{session}"],
+    "hold": ["hold", "dev", "--for", "1h"],
+    "hold --release": ["hold", "dev", "--release"],
+    "cp in": ["cp", "{file}", "dev:copied"],
+    "cp out": ["cp", "dev:.bashrc", "{file}"],
+    "shell --native": ["shell", "dev", "--native"],
+    "proxy --native": ["proxy", "dev", "{port}:{web}", "--native"],
+    "proxy -W": ["proxy", "dev", "-W", "localhost:{web}"],
+}
+ALL = COMMANDS | MORE
+PAGE = b"GET /page HTTP/1.0\r\n\r\n"
+INPUTS = {"attach": b"a line\n", "shell --native": b"exit\n", "proxy -W": PAGE}
+STATUSES = {
+    **dict.fromkeys(("shell", "proxy"), 1),  # the told programs fail
+    "setup": 1,  # GITHUB_PAT is rejected
+    "rename": 1,
+    "attach": 9,
+    "proxy --native": -signal.SIGTERM,
+}
+
+
+def see_no_secret_in(watch: Watch, command: str, *options: str) -> None:
+    done = watch.ready(command, *options)()
+    assert done.code == STATUSES.get(command, 0), done
+    if command not in ("config", "rename"):
+        assert len(watch.emulator.journal)
 
 
 @pytest.mark.parametrize("debug", [[], ["--debug"]], ids=["plain", "debug"])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_r01_no_secret_is_seen_in_any_command(watch: Watch, command: str, debug: list[str]) -> None:
-    # a value that is exported for setup or --env is one's own doing, and still not shown
-    env = {name: watch.secrets[name] for name in watch.names} if command == "setup" else {}
-    env |= {"MINE": "shown by nobody"} if command == "exec" else {}
-    done = watch.run(*debug, *COMMANDS[command], env=env)
-    assert done.code == STATUSES.get(command, 0), done
+    see_no_secret_in(watch, command, *debug)
+
+
+@pytest.mark.parametrize("command", MORE)
+def test_r01_no_secret_is_seen_in_any_other_way(watch: Watch, command: str) -> None:
+    see_no_secret_in(watch, command, "--debug")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", MORE)
+def test_r01_no_secret_is_seen_in_any_other_way_without_debug(watch: Watch, command: str) -> None:
+    see_no_secret_in(watch, command)
 
 
 def html(status: int) -> dict[str, object]:
@@ -218,29 +297,68 @@ def test_r01_progress_of_many_lines_hides_no_secret(watch: Watch) -> None:
         assert part not in done.err
 
 
-def sweep(watch: Watch, fault: str, command: str, debug: list[str]) -> None:
+def sweep(watch: Watch, fault: str, command: str, debug: list[str]) -> Result:
     """Break the first request of each kind that a command sends."""
     kind, params = FAULTS[fault]
-    for method in ("GET", "POST", "WS"):
+    run = watch.ready(command, *debug)
+    watch.emulator.personality.wake_503 = 0  # else that is what the first WebSocket meets
+    for method in ("GET", "POST", "PUT", "DELETE", "WS"):
         watch.emulator.fault(Fault(f"{method} *", kind, **params))  # type: ignore[arg-type]
-    watch.run(*debug, *COMMANDS[command])
+    done = run()
+    assert done.code != 2, done  # wrong usage would have nothing sent that could break
+    return done
 
 
-# each fault with some command; the whole table is slow, as create looks for half a minute
-# whether a POST that failed has made the sprite
-QUICK = [command for command in COMMANDS if command != "create"]
-BAND = [(fault, QUICK[number % len(QUICK)]) for number, fault in enumerate(FAULTS)]
-BAND += [("401", "create"), ("ws drop", "create"), ("done but 500", "create")]
+# each fault with a command that it breaks, what that exits with, and the words that show it; the
+# whole table is slow, as create looks for half a minute whether a POST that failed has made it
+BAND = [
+    ("401", "setup", 1, "sprites token (SPRITE_TOKEN): rejected"),
+    ("403", "list", 4, "sprites -> 403"),
+    ("404", "init", 3, "exec -> 404"),
+    ("409", "kill", 1, "exec -> 409"),
+    ("418", "pause", 1, "the API answered 418"),
+    ("500", "resume", 0, "500; trying again"),
+    ("502", "hold --release", 0, "502; trying again"),
+    ("200 html", "shell", 255, "expected JSON from the API, got text/html"),
+    ("200 not json", "proxy", 1, "is not JSON"),
+    ("200 empty", "cp out", 1, "POST /v1/sprites/dev/exec -> 200"),
+    ("redirect", "checkpoints", 1, "the API answered 307, a redirect to 127.0.0.1"),
+    ("reset", "proxy --native", -signal.SIGTERM, "broke off before the answer was complete"),
+    ("cut head", "attach", 255, "is not JSON"),
+    ("cut head", "proxy -W", 1, "broke the WebSocket upgrade"),
+    ("cut body", "url", 0, "the body is short"),
+    ("gzip", "sessions", 0, "the answer is compressed"),
+    ("done but 500", "restore", 1, "checkpoint -> 500"),
+    ("done but reset", "destroy", 0, "Connection reset by peer"),
+    ("no final chunk", "checkpoint", 0, "IncompleteRead"),
+    ("error event", "checkpoint", 1, "the storage is not ready"),
+    ("no complete", "checkpoint", 1, "its answer was cut short"),
+    ("ws drop", "exec --detach", 255, "was lost before the command answered"),
+    ("ws close", "shell --native", 255, "closed with code 1011: fault"),
+    ("ws rubbish", "hold", 1, "a frame breaks the protocol"),
+    ("ws odd stream", "exec", 255, "what is no output and no exit status"),
+    ("request cut", "cp in", 1, "cannot tell whether all was copied"),
+    ("401", "create", 4, "new -> 401"),
+    ("ws drop", "create", 0, "new is not ready: the connection was closed"),
+    ("done but 500", "create", 0, "looking whether new exists now"),
+]
+assert {fault for fault, *_ in BAND} == set(FAULTS)
+assert {command for _, command, *_ in BAND} == set(ALL) - {"config", "rename"}  # they send nothing
 
 
-@pytest.mark.parametrize(("fault", "command"), BAND)
-def test_r01_no_secret_is_seen_when_something_fails(watch: Watch, fault: str, command: str) -> None:
-    sweep(watch, fault, command, ["--debug"])
+@pytest.mark.parametrize(
+    ("fault", "command", "code", "said"), BAND, ids=[" - ".join(row[:2]) for row in BAND]
+)
+def test_r01_no_secret_is_seen_when_something_fails(
+    watch: Watch, fault: str, command: str, code: int, said: str
+) -> None:
+    done = sweep(watch, fault, command, ["--debug"])
+    assert (done.code, said in done.err) == (code, True), done
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("debug", [[], ["--debug"]], ids=["plain", "debug"])
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ALL)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_r01_no_secret_is_seen_in_any_command_under_any_fault(
     watch: Watch, fault: str, command: str, debug: list[str]
@@ -248,13 +366,26 @@ def test_r01_no_secret_is_seen_in_any_command_under_any_fault(
     sweep(watch, fault, command, debug)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_r01_what_the_server_says_back_is_struck_out(watch: Watch, command: str) -> None:
+def see_an_echo_struck_out(watch: Watch, command: str) -> None:
+    run = watch.ready(command, "--debug")
     echo(watch)
-    done = watch.run("--debug", *COMMANDS[command], env={"MINE": "a value"})
+    done = run()
     if command not in ("config", "rename"):
         assert done.code
         assert "****" in done.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_r01_what_the_server_says_back_is_struck_out(watch: Watch, command: str) -> None:
+    see_an_echo_struck_out(watch, command)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", MORE)
+def test_r01_what_the_server_says_back_is_struck_out_in_other_ways(
+    watch: Watch, command: str
+) -> None:
+    see_an_echo_struck_out(watch, command)
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]], ids=" ".join)

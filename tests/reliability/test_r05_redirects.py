@@ -135,6 +135,15 @@ def test_r05_as_a_child(thopters: Thopters, trap: Trap) -> None:
         trap.check(done, kind, target)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
+@pytest.mark.parametrize("kind", [*COMMANDS, *MORE])
+def test_r05_every_redirect_as_a_child(thopters: Thopters, trap: Trap, kind: str) -> None:
+    for status, target in itertools.product(STATUSES, TARGETS):
+        done = thopters(*(COMMANDS | MORE)[kind], env=trap.set(kind, status, target))
+        trap.check(done, kind, target)
+
+
 def test_r05_a_place_that_is_none_is_said_too(trap: Trap, tmp_path: Path) -> None:
     environ = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"} | trap.set("GET", 302, "itself")
     places = ("", "/v1/sprites", "//", "nonsense", "http://[::1", "http://[no]/", "\x1b[2J", "é")

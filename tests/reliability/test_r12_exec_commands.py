@@ -86,9 +86,9 @@ def ask(emulator: Emulator, tmp_path: Path) -> Iterator[Callable[..., tuple[int,
     console = program.Console(io.StringIO(), io.StringIO(), environ)
     api = program.App(console, environ, program.Clock()).api
 
-    def run(*argv: str, by_post: bool) -> tuple[int, bytes, bytes]:
+    def run(*argv: str | bytes, by_post: bool) -> tuple[int, bytes, bytes]:
         api.websockets_refused = by_post
-        words = [word.encode() for word in argv]
+        words = [os.fsencode(word) for word in argv]
         return program.run_quietly(
             api, "dev", words, limit_s=60, open_limit_s=60, statuses=range(256)
         )
@@ -97,6 +97,21 @@ def ask(emulator: Emulator, tmp_path: Path) -> Iterator[Callable[..., tuple[int,
 
 
 Ask = Callable[..., tuple[int, bytes, bytes]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by_post", [False, True], ids=["websocket", "post"])
+def test_r12_ten_thousand_lists_of_words_arrive_exactly_each_by_itself(
+    ask: Ask, emulator: Emulator, by_post: bool
+) -> None:
+    home = emulator.sprite("dev").home
+    before = {path.name for path in home.iterdir()}
+    for some in word_lists(random.Random(os.urandom(8)), 10_000):
+        status, out, err = ask(*SHOW, *some, by_post=by_post)
+        assert (status, out.split(b"\0")[:-1], err) == (0, some, b""), some
+        assert [kind for _, _, kind in emulator.journal.executed] == ["post" if by_post else "ws"]
+        emulator.journal.clear()  # it would keep what each was given
+    assert {path.name for path in home.iterdir()} == before  # nothing else was run
 
 
 def check_statuses(ask: Ask, emulator: Emulator, codes: range, *, by_post: bool) -> None:
@@ -138,6 +153,21 @@ def test_r13_statuses_through_the_whole_program(
         refuse_websockets(emulator)
     done = thopters("exec", "dev", "--", "sh", "-c", script)
     assert (done.code, done.out, done.err) == (status, "", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by_post", [False, True], ids=["websocket", "post"])
+def test_r13_every_status_through_the_whole_program(
+    thopters: Thopters, emulator: Emulator, by_post: bool
+) -> None:
+    emulator.add_sprite("dev", status="running")
+    if by_post:
+        refuse_websockets(emulator)
+    for code in range(256):
+        done = thopters("exec", "dev", "--", "sh", "-c", f"exit {code}")
+        assert (done.code, done.out, done.err) == (code, "", "")
+    ran = [kind for _, _, kind in emulator.journal.executed]
+    assert ran == ["post" if by_post else "ws"] * 256
 
 
 @both

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import pytest
 from conftest import Thopters
 from emulation import Emulator, Fault
+from emulation.routes import rechunk
 from runs import environ_for, run_here
 from test_r12_exec_commands import refuse_websockets
 from test_units import (
@@ -451,3 +452,41 @@ def test_r18_the_program_itself_over_post(
     done = thopters("exec", "-i", "dev", "--", "sh", "-c", "tee /dev/stderr; exit 3", stdin=data)
     assert (done.code, done.out_bytes, done.err_bytes) == (3, data, data)
     assert [kind for _, _, kind in emulator.journal.executed] == ["post"]
+
+
+def test_r18_the_emulator_cuts_and_joins_at_random() -> None:
+    frames = [bytes((1,)) + bytes(range(256)), bytes((2, 7)), bytes((3, 0))]
+    for seed in range(400):
+        pieces = list(rechunk(iter(frames * 5), "random", seed))
+        assert b"".join(pieces) == b"".join(frames * 5)
+        assert b"" not in pieces and pieces != frames * 5
+        assert pieces == list(rechunk(iter(frames * 5), "random", seed))
+
+
+def check_cut_and_joined(thopters: Thopters, emulator: Emulator, seeds: Iterable[int]) -> None:
+    sprite = emulator.add_sprite("dev", status="running")
+    refuse_websockets(emulator)
+    emulator.personality.post_chunks = "random"
+    every = bytes(range(256))
+    (sprite.home / "every").write_bytes(every)
+    for seed in seeds:
+        emulator.personality.post_seed = seed
+        # each status in turn: the first of them are also what a frame begins with
+        script = f"for n in 1 2 3; do cat every; cat every >&2; done; exit {seed % 256}"
+        done = thopters("exec", "dev", "--", "sh", "-c", script)
+        assert (done.code, done.out_bytes, done.err_bytes) == (seed % 256, every * 3, every * 3)
+    assert {kind for _, _, kind in emulator.journal.executed} == {"post"}
+
+
+def test_r18_a_body_cut_and_joined_at_random_is_exact(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    check_cut_and_joined(thopters, emulator, (1, 2, 3))
+
+
+@pytest.mark.slow
+@both
+def test_r18_four_hundred_bodies_cut_and_joined_at_random_are_exact(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    check_cut_and_joined(thopters, emulator, range(400))
