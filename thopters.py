@@ -4444,7 +4444,11 @@ class Forwarder:
             for listener in wait_for(list(self._listeners), [], None)[0]:
                 try:
                     client, _ = listener.accept()
-                    in_background(self._forward, client, self._listeners[listener])
+                    try:
+                        in_background(self._forward, client, self._listeners[listener])
+                    except ThoptersError:
+                        reset(client)
+                        raise
                     is_told = False
                 except ConnectionError:  # it was gone again
                     pass

@@ -18,6 +18,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from typing import Any
 
 import pytest
 import test_units
-from conftest import Thopters, free_ports
+from conftest import MODULE, Thopters, free_ports
 from emulation import SPRITE_PROGRAM, Emulator, Fault, write_launcher
 from test_native_terminal import Deaf
 
@@ -523,6 +524,35 @@ def test_a_connection_that_has_to_wait_for_a_descriptor_is_told_once(
     warning = "thopters: warning: a connection could not be taken: Too many open files\n"
     see_told(warning)
     see_told(warning * 2)
+
+
+# A connection's thread is the only one that can't be started
+NO_THREAD = """\
+import sys, threading
+sys.path.insert(0, sys.argv.pop(1))
+import thopters
+start = threading.Thread.start
+def start_unless_full(thread):
+    if getattr(thread._target, "__name__", "") == "_forward":
+        raise RuntimeError("can't start new thread")
+    start(thread)
+threading.Thread.start = start_unless_full
+thopters.leave(thopters.main())
+"""
+
+
+def test_a_connection_without_a_thread_is_reset_and_told(
+    thopters: Thopters, dev: Emulator, serve: Serve
+) -> None:
+    thopters.argv = [sys.executable, "-c", NO_THREAD, str(MODULE.parent)]
+    forwarding, local = forward(thopters, serve(echo))
+    with connect(local) as client:
+        client.settimeout(LIMIT_S)
+        with pytest.raises(ConnectionError):
+            client.recv(1)
+    code, said = forwarding.end()
+    assert code == -signal.SIGTERM, said
+    assert said.count("warning: a connection could not be taken: no thread can be started") == 1
 
 
 # --- slow ones, and what they cost ------------------------------------------------------
