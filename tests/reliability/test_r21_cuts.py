@@ -683,6 +683,8 @@ def sweep(world: World, case: Case, *, upward: bool, step: int, relay: Relay | N
     for count, (number, at) in enumerate(places):
         cut = Cut(number, at, upward=upward, reset=bool(count & 1), lasting=bool(count & 2))
         done = play(world, case, relay, cut)
+        reached = relay.connections[number : number + 1]
+        assert all(len(c.sent if upward else c.came) <= at for c in reached), cut
         cuts += any(connection.was_cut.is_set() for connection in relay.connections)
         failures += done.code != 0
     assert cuts > len(places) / 4

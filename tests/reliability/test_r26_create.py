@@ -172,9 +172,9 @@ def test_r27_a_command_that_starts_and_is_not_attached_is_no_orphan(
     thopters: Thopters, emulator: Emulator
 ) -> None:
     """The probes' processes run in vain: they end, and only the answered ones count."""
-    shorten(thopters, PROBE_LIMIT_S=0.5)
+    shorten(thopters, PROBE_LIMIT_S=2.0)
     emulator.personality.wake_503 = 0
-    emulator.personality.attach_delay_s = 2.0
+    emulator.personality.attach_delay_s = 6.0
 
     def attach_from_the_second_on() -> None:
         until(lambda: len(emulator.journal.requests("WS")) > 1, 60)
@@ -185,8 +185,7 @@ def test_r27_a_command_that_starts_and_is_not_attached_is_no_orphan(
     done = thopters("create", "dev", "-v")
     waker.join()
     assert done.code == 0, done
-    # or, on a machine that is busy, even the upgrade took longer
-    assert re.search(r"dev is not ready: |did not answer in full", done.err), done
+    assert re.search(r"dev is not ready: ", done.err), done
     assert environment_file(emulator).exists()
     sessions = emulator.sprite("dev").sessions
     assert len(sessions) > 2

@@ -306,7 +306,7 @@ def test_r39_what_goes_on_is_said(
     [*((command, 0) for command in COMMANDS), ("exec", 19), ("checkpoint", 18), ("pause", 10)],
 )
 def test_r39_the_points_are_in_time(scene: Scene, command: str, point: int) -> None:
-    """So that the tests above can fail: at its first request a command is not over."""
+    """So that the tests above can fail: at these points a command is not over."""
     assert interrupt(scene, command, SIGNALS[len(command) % 3], point)
 
 
