@@ -111,6 +111,7 @@ OLD_AFTER_S = 10.0  # how much earlier than our question a sprite was made that 
 PAUSE_LIMIT_S = 120.0
 PAUSE_LOOK_EVERY_S = 1.0
 KEYRING_LIMIT_S = 5.0
+GLANCE_LIMIT_S = 3.0  # for a look that only words a message
 MISSED_S = 0.3  # until a sprite that was not found is looked for once more
 SIGNAL_TRIES = 3
 SAME_SIGNAL_S = 0.02  # nobody presses ^C as fast
@@ -2191,6 +2192,17 @@ class Transport:
                 f"{error.message}; an earlier try may have been carried out", hint=error.hint
             ) from None
 
+    def glance(self, path: str, query: Sequence[tuple[str, str]] = ()) -> Answer | None:
+        """GET once, for what only words a message: None where no answer comes within seconds.
+
+        Who reads that message has waited for it already.
+        """
+        try:
+            return self.fetch_once("GET", self.target(path, query), None, GLANCE_LIMIT_S)
+        except (NotSentError, NoAnswerError) as error:
+            self.console.detail(error.message)
+            return None
+
     def retry(self, policy: RetryPolicy, attempt: Callable[[], Answer | T]) -> Answer | T:
         """Call `attempt` until it opens something, its answer is final, or `policy` gives up."""
         while True:
@@ -2458,6 +2470,14 @@ class FrameParser:
         return first & 0x0F, bool(first & 0x80), view[head : head + size]
 
 
+# Liveness. A peer that is gone without a word is known by its silence alone, so we ping, and the
+# answers prove that it is there. But a server passes our input on in the order in which it came:
+# while a program does not read, the server can be stuck with that, and answers no ping. So each
+# ping carries the number of bytes of input sent before it, and its answer says that the server has
+# got rid of those. As long as more than a program's side takes unread is on its way, silence is no
+# sign of death, and the limit is a long one. Two other times are no silence: that in which a slow
+# reader of ours kept us busy, and that in which we were stopped ourselves. Bytes that had to wait
+# and then were taken are as good as something heard.
 class WebSocket:
     """A client's side of an open WebSocket; never blocks but in `wait`.
 
@@ -2465,14 +2485,16 @@ class WebSocket:
     """
 
     MOST_UNSENT = 1 << 20  # with more than that no ping is answered at once
+    UNREAD_ROOM = 4095  # bytes that a terminal, or a pipe, takes though its program does not read
 
     def __init__(self, connection: http.client.HTTPConnection, early: bytes, clock: Clock) -> None:
         import threading
 
         self.sock: socket.socket = connection.sock
-        self.heard_at = clock.monotonic()
-        self._asked_at = self.heard_at
-        self.pong = b""  # what the last one brought back
+        self._heard_at = clock.monotonic()
+        self._asked_at = self._heard_at
+        self._input = 0  # bytes sent that a program may leave unread
+        self._pong = b""  # what the last one brought back
         self._ping: bytes | None = None  # the newest that is not answered
         self._clock = clock
         self._connection = connection
@@ -2483,10 +2505,27 @@ class WebSocket:
         self._closed = threading.Event()
         self.sock.setblocking(False)
 
-    def send(self, opcode: int, payload: bytes) -> None:
+    def send(self, opcode: int, payload: bytes, *, input_bytes: int = 0) -> None:
+        """Send a frame; `input_bytes` of it are for a program that may not read them for long."""
         with self._lock:
             self._outgoing += encode_frame(opcode, payload, os.urandom(4))
+            self._input += input_bytes
             self._flush()
+
+    def ping(self) -> None:
+        """Ask the server whether it is there, and has got rid of the input so far."""
+        with self._lock:
+            count = self._input.to_bytes(8, "big")
+            self._outgoing += encode_frame(OP_PING, count, os.urandom(4))
+            self._flush()
+
+    def unread(self) -> int:
+        """Return how many bytes of input the server is not known to have got rid of."""
+        return self._input - int.from_bytes(self._pong, "big")
+
+    def is_behind(self) -> bool:
+        """Return whether so much input is on its way that the server may be stuck with it."""
+        return self.unread() > self.UNREAD_ROOM
 
     def unsent(self) -> int:
         """Return how many bytes the connection has not taken yet."""
@@ -2497,9 +2536,16 @@ class WebSocket:
         if self._closed.is_set():
             return False
         if wait_for([], [self.sock], timeout_s)[1]:
-            with self._lock:
-                self._flush()
+            self._flush_more()
         return True
+
+    def _flush_more(self) -> None:
+        """Send what had to wait; that it is taken shows that somebody is there."""
+        with self._lock:
+            before = len(self._outgoing)
+            self._flush()
+            if len(self._outgoing) < before:
+                self._heard_at = self._clock.monotonic()
 
     def _flush(self) -> None:
         import ssl
@@ -2517,10 +2563,12 @@ class WebSocket:
     def messages(self) -> Iterator[tuple[int, bytes | memoryview]]:
         """Yield the (opcode, payload) of the text and binary messages of one receive.
 
-        Raises WebSocketLost at the end of the connection. Pings are answered here.
+        Raises WebSocketLost at the end of the connection, also where silence shows it. Pings are
+        answered here.
         """
         self._answer_ping()
         if not self._unparsed and not self._receive():
+            self._check_liveness()
             return
         self._unparsed = False
         for opcode, payload in self._parser.messages():
@@ -2530,9 +2578,10 @@ class WebSocket:
             elif opcode == OP_CLOSE:
                 raise end_of(bytes(payload))
             elif opcode == OP_PONG:
-                self.pong = bytes(payload)
+                self._pong = bytes(payload)
             else:
                 yield opcode, payload
+                self._heard_at = self._clock.monotonic()  # our reader's time is no silence
 
     def _answer_ping(self) -> None:
         """Send the pong that is due, unless much waits already: it may stand for those before."""
@@ -2562,15 +2611,20 @@ class WebSocket:
         if not count:
             raise end_of(b"")
         self._parser.received(count)
-        self.heard_at = self._clock.monotonic()
+        self._heard_at = self._clock.monotonic()
         return True
+
+    def _check_liveness(self) -> None:
+        limit_s = STUCK_AFTER_S if self.is_behind() else DEAD_AFTER_S
+        if self.silence() > limit_s:
+            raise WebSocketLost(f"nothing was heard for {limit_s:.0f} s")
 
     def silence(self) -> float:
         """Return for how long nothing came; a time in which we were stopped does not count."""
         now = self._clock.monotonic()
-        self.heard_at = min(now, self.heard_at + max(0.0, now - self._asked_at - 2.0))
+        self._heard_at = min(now, self._heard_at + max(0.0, now - self._asked_at - 2.0))
         self._asked_at = now
-        return now - self.heard_at
+        return now - self._heard_at
 
     def wait(self, timeout_s: float, others: Sequence[Any] = ()) -> list[Any]:
         """Wait for the connection or one of `others`; return which of these can be read."""
@@ -2581,17 +2635,16 @@ class WebSocket:
         writers = [self.sock] if self._outgoing else []
         readable, writable = wait_for([self.sock, *others], writers, timeout_s)
         if writable:
-            with self._lock:
-                self._flush()
+            self._flush_more()
         return [other for other in others if other in readable]
 
-    def keep_alive(self, words: Callable[[], bytes] = bytes) -> None:
+    def keep_alive(self) -> None:
         """Ping from a thread, also while the caller is busy writing to a slow reader."""
         import contextlib
 
         def ping() -> None:
             while not self._closed.wait(PING_INTERVAL_S):
-                self.send(OP_PING, words())
+                self.ping()
 
         with contextlib.suppress(ThoptersError):  # the system's own probes have to do
             in_background(ping)
@@ -2873,7 +2926,7 @@ class SpritesApi:
                 hint="a token may be limited to a name prefix or a label; use another",
             )
         if status == 404 and name:
-            raise self.unknown_sprite(name, self.listed_names())
+            raise self.unknown_sprite(name, self.glance_at_names(""))
         if status in (404, 410):
             raise NotFoundError(f"cannot {doing}: {reason}")
         if status in (402, 429):
@@ -2898,6 +2951,37 @@ class SpritesApi:
             return list(self.list_sprites("").sprites)
         except ThoptersError:
             return []
+
+    def glance_at_names(self, prefix: str) -> list[str]:
+        """Return the names on the first page of a list, for a message; none where it can't be had."""
+        query = [("prefix", prefix)] if prefix else []
+        try:
+            answer = self.transport.glance("/v1/sprites", query)
+            page = self.fetch_json(answer, "list sprites") if answer else None
+            items = listed(page, "sprites") or []
+            return [item.name for item in read_items(Sprite, items, "sprites", "name")]
+        except ThoptersError:
+            return []
+
+    def glance_at_state(self, name: str) -> str:
+        """Return a sprite's state in the user's words, for a message.
+
+        "gone" if there is none, which a list confirms, since a GET misses one now and then; ""
+        where the API does not tell within seconds.
+        """
+        answer = self.transport.glance(self.path(name))
+        if answer is None or answer.status not in (200, 404):
+            return ""
+        if answer.status == 404:
+            answer = self.transport.glance("/v1/sprites", [("prefix", name)])
+            page = answer.details() if answer and answer.status == 200 else {}
+            items = listed(page, "sprites")
+            if items is None or page.get("has_more") is True:
+                return ""
+            names = [text_field(item, "name") for item in items if isinstance(item, dict)]
+            return "" if name in names else "gone"
+        sprite = Sprite(answer.details())
+        return sprite.state() if sprite.name == name else ""
 
     def unknown_sprite(self, name: str, names: list[str]) -> NotFoundError:
         """Return the error for a name that does not exist, with the nearest of those that do."""
@@ -3234,7 +3318,12 @@ class Garbled(Exception):
 
 
 class SocketInput:
-    """Input that comes over a local socket, as something that select can wait for."""
+    """Input that comes over a local socket, as something that select can wait for.
+
+    `is_always_read` if it is for a program of ours, which never leaves it unread for long.
+    """
+
+    is_always_read = False
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -3347,7 +3436,6 @@ class ExecSession:
         self.websocket = websocket
         self.clock = clock
         self.output = output
-        self._fed = False  # whether input was forwarded
 
     def run(
         self,
@@ -3361,6 +3449,7 @@ class ExecSession:
         The command's input is `data`, then what `stdin` has to its end; None ends it at once.
         """
         self._send_script(script, stdin, data)
+        self.websocket.keep_alive()
         end = None if limit_s is None else self.clock.monotonic() + limit_s
         while True:
             status = self.look()
@@ -3403,25 +3492,16 @@ class ExecSession:
                 status = self._take(opcode, payload)
                 if status is not None:
                     return status
-                # the time that a slow reader of ours takes is no silence of the server's
-                self.websocket.heard_at = self.clock.monotonic()
         except (WebSocketLost, Garbled) as lost:
             raise self._lost(str(lost)) from None
         return None
-
-    def keep_alive(self) -> None:
-        self.websocket.keep_alive()
 
     def close(self) -> None:
         self.websocket.close()
 
     def _check_time(self, end: float | None, limit_s: float | None) -> None:
-        now = self.clock.monotonic()
-        if end is not None and now > end:
+        if end is not None and self.clock.monotonic() > end:
             raise self._lost(f"it took longer than {limit_s:.0f} s")
-        # a command that leaves its input unread can keep the server from answering our pings
-        if self.websocket.silence() > DEAD_AFTER_S and not self._fed:
-            raise self._lost(f"nothing was heard for {DEAD_AFTER_S:.0f} s")
 
     def _lost(self, why: str) -> ExecLost:
         return ExecLost(why, started=self.output.group is not None)
@@ -3433,8 +3513,8 @@ class ExecSession:
             return stdin
         data = stdin.read()
         number = STREAM_STDIN if data else STREAM_EOF
-        self.websocket.send(OP_BINARY, bytes((number,)) + data)
-        self._fed = True
+        unread = 0 if stdin.is_always_read else len(data)
+        self.websocket.send(OP_BINARY, bytes((number,)) + data, input_bytes=unread)
         return stdin if data else None
 
     def _take(self, opcode: int, payload: bytes | memoryview) -> int | None:
@@ -3497,9 +3577,6 @@ class PostExec:
         self.starting_limit_s = limit_s
         self._streams = {STREAM_STDOUT: HexStream(output.out), STREAM_STDERR: HexStream(output.err)}
         output.out, output.err = self._streams[STREAM_STDOUT], self._streams[STREAM_STDERR]
-
-    def keep_alive(self) -> None:
-        """There are no pings here; the system's own probes find out that a peer is gone."""
 
     def close(self) -> None:
         """There is nothing to close: the answer ends with the command."""
@@ -3855,7 +3932,6 @@ INTERRUPT_KEY = rb"\x1b\[99;5(?::1)?u|\x1b\[27;5;99~"  # ^C in those forms, wher
 REPORT = rb"\x1b\[[IO]|\x1b\[<[0-9;]*[Mm]|\x1b\[M[\x20-\xff]{3}"
 CUT_REPORT = rb"\x1b\[(<[0-9;]*|M[\x20-\xff]{0,2})?\Z"
 DEFAULT_SIZE = (80, 24)
-TERMINAL_ROOM = 4095  # bytes of input that a terminal holds for a program that does not read
 
 
 class Detached(Exception):
@@ -4181,10 +4257,6 @@ class TerminalSession:
                 open_input = self._type(terminal.read_keys(), terminal)
                 ended_at = self.clock.monotonic()
 
-    def is_behind(self) -> bool:
-        """Return whether more was typed than the server is known to have got rid of."""
-        return self.typed - int.from_bytes(self.websocket.pong, "big") > TERMINAL_ROOM
-
     def _type(self, keys: bytes, terminal: LocalTerminal) -> bool:
         """Send what was typed; False at the end of the input."""
         import re
@@ -4194,7 +4266,7 @@ class TerminalSession:
         if before:
             self._active_at = self.clock.monotonic()
             self.typed += len(before)
-            self.websocket.send(OP_BINARY, before)
+            self.websocket.send(OP_BINARY, before, input_bytes=len(before))
         if leave:
             raise Detached
         return bool(keys)
@@ -4217,18 +4289,9 @@ class TerminalSession:
                     return status
                 if opcode == OP_BINARY:
                     self._take_output(payload)
-                self.websocket.heard_at = self.clock.monotonic()
         except (WebSocketLost, Garbled) as lost:
             raise self._lost(str(lost)) from None
-        # a server that can't get rid of our bytes answers no pings; some a terminal takes anyway
-        limit_s = STUCK_AFTER_S if self.is_behind() else DEAD_AFTER_S
-        if self.websocket.silence() > limit_s:
-            raise self._lost(f"nothing was heard for {limit_s:.0f} s")
         return None
-
-    def keep_alive(self) -> None:
-        """Ping, and say in each how much was typed before it."""
-        self.websocket.keep_alive(lambda: self.typed.to_bytes(8, "big"))
 
     def _lost(self, why: str) -> ExecLost:
         quiet = self.clock.monotonic() - self._active_at > QUIET_S
@@ -4360,31 +4423,24 @@ def join(websocket: WebSocket, clock: Clock, source: SocketInput, sink: Sink) ->
 
 
 def pass_on(websocket: WebSocket, clock: Clock, sender: Sender, sink: Sink) -> NoReturn:
-    """Pass what the server sends on to `sink`, and watch that all are still there.
-
-    A server that can't get rid of our bytes answers no pings. So each ping says how many bytes
-    were sent before it, and when it comes back the server has got rid of these.
-    """
+    """Pass what the server sends on to `sink`, and watch that all are still there."""
     pinged_at, ended_at = clock.monotonic(), None
     while True:
         for opcode, payload in websocket.messages():
             if opcode == OP_BINARY:
                 sink(payload)
-                websocket.heard_at = clock.monotonic()  # our reader's time is no silence
         websocket.wait(min(1.0, PING_INTERVAL_S))
         if sender.error:
             raise sender.error
-        now, ended = clock.monotonic(), sender.ended
-        is_behind = sender.sent > int.from_bytes(websocket.pong, "big")
-        limit = STUCK_AFTER_S if is_behind else LINGER_S if ended else DEAD_AFTER_S
-        ended_at = ended_at or (now if ended else None)
-        if min(websocket.silence(), now - ended_at if ended_at else sys.maxsize) > limit:
+        now, is_waiting = clock.monotonic(), sender.ended and websocket.unread() <= 0
+        ended_at = ended_at or (now if is_waiting else None)
+        if ended_at and min(websocket.silence(), now - ended_at) > LINGER_S:
             lost = WebSocketLost("nothing came any more")
-            lost.is_late = ended and not is_behind
+            lost.is_late = True
             raise lost
-        if (is_behind or not ended) and now - pinged_at > PING_INTERVAL_S:
+        if not is_waiting and now - pinged_at > PING_INTERVAL_S:
             pinged_at = now
-            sender.ping()
+            websocket.ping()
 
 
 class Sender:
@@ -4396,25 +4452,20 @@ class Sender:
     def __init__(self, websocket: WebSocket, source: SocketInput) -> None:
         self.websocket = websocket
         self.source = source
-        self.sent = 0  # bytes
         self.ended = False
         self.error: OSError | InputError | None = None
-
-    def ping(self) -> None:
-        self.websocket.send(OP_PING, self.sent.to_bytes(8, "big"))
 
     def run(self) -> None:
         try:
             while data := self.source.read():
-                self.websocket.send(OP_BINARY, data)
-                self.sent += len(data)
+                self.websocket.send(OP_BINARY, data, input_bytes=len(data))
                 while self.websocket.unsent() and self.websocket.drain(1.0):
                     pass
         except (OSError, InputError) as error:
             self.error = error
         except ValueError:  # it was closed meanwhile
             pass
-        self.ping()
+        self.websocket.ping()
         self.ended = True
 
 
@@ -5163,7 +5214,8 @@ def run_copy(
 
     errors = bytearray()
     session = open_exec(api, name, ExecOutput(sink, errors.extend))
-    session.keep_alive()
+    if source:
+        source.is_always_read = True
     try:
         script = exec_script(argv, hold_max_s=HOLD_MAX_S, runner=session.runner, with_keys=False)
         status = session.run(script, source)
@@ -6706,7 +6758,6 @@ def cmd_exec(app: App, args: argparse.Namespace) -> int:
     output = ExecOutput(lambda data: write_all(1, data), lambda data: write_all(2, data))
     with app.console.working(f"waiting for {name}"):
         session = open_exec(app.api, name, output)
-    session.keep_alive()
     stdin = LocalInput() if args.interactive else None
     return run_attached(app, name, session, script(session.runner), stdin)
 
@@ -6825,7 +6876,7 @@ def follow_session(
         while True:
             began = app.clock.monotonic()
             try:
-                session.keep_alive()
+                session.websocket.keep_alive()
                 presence = Presence(app.api, name, session) if stays else contextlib.nullcontext()
                 with presence:
                     return session.run(terminal)
@@ -6871,7 +6922,7 @@ def again(
     if session.typed and not terminal.is_terminal:
         raise lost_status(app, name, lost)  # what was on its way is gone, and can't be typed again
     if not fell_asleep(app, name, terminal, lost):
-        doubt = "; what was typed last may not have arrived" if session.is_behind() else ""
+        doubt = "; what was typed last may not have arrived" if session.websocket.is_behind() else ""
         say_between(app.console, f"the connection was lost ({lost}){doubt}; attaching again")
     elif not terminal.is_terminal:
         raise lost_status(app, name, lost)
@@ -6932,17 +6983,10 @@ def look_patiently(app: App, name: str, terminal: LocalTerminal) -> Sprite | Non
 
 
 def is_asleep(app: App, name: str) -> bool:
-    return state_of(app, name) == "hibernating"
-
-
-def state_of(app: App, name: str) -> str:
-    """Return a sprite's state in the user's words: "gone" if there is none, "" if none is told."""
     try:
-        return app.api.require_sprite(name).state()
-    except NotFoundError:
-        return "gone"
+        return app.api.require_sprite(name).is_asleep()
     except ThoptersError:
-        return ""
+        return False
 
 
 def binary_streams() -> None:
@@ -7001,7 +7045,7 @@ def run_attached(
 
 def lost_status(app: App, name: str, lost: ExecLost) -> StatusUnknownError:
     """Say what is known of a command whose exit status never came."""
-    state = state_of(app, name)
+    state = app.api.glance_at_state(name)
     why, hint = str(lost), f"see what it has done: thopters exec {name} -- ps aux"
     if state == "gone":
         why, hint = f"there is no sprite {name} any more", "see what there is: thopters list"

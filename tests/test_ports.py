@@ -885,7 +885,7 @@ def test_a_platform_that_is_gone_is_found_out(dev: Emulator, serve: Serve, join:
 
     wire.sock = Deaf(wire.sock)  # type: ignore[assignment]
     assert joined.client.recv(1) == b""
-    assert joined.end() == "nothing came any more"
+    assert joined.end() == "nothing was heard for 2 s"
 
 
 # --- stdin and stdout -------------------------------------------------------------------

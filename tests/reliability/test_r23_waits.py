@@ -221,15 +221,8 @@ def test_r23_a_detached_command_begins_within_the_limit() -> None:
     class Pinging:
         """A connection on which nothing comes but pings."""
 
-        heard_at = 0.0
-        pong = b""
-
         def messages(self) -> list[tuple[int, bytes]]:
-            self.heard_at = clock.monotonic()
             return []
-
-        def silence(self) -> float:
-            return 0.0
 
         def wait(self, seconds: float) -> None:
             clock.sleep(seconds)
