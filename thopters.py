@@ -22,14 +22,20 @@ Exit status
   129, 130, 131, 141, 143 ended by a signal; `exec` passes on the remote command's own status,
   and is 255 with a message where that status is not known
 
-Start-up matters, for this is typed all day: only os and sys are imported here, every other
-module inside the function that needs it. Importing this module does nothing but define names.
+Start-up matters, for this is typed all day. At the top stand the modules that every run needs
+anyway; each other one is imported inside the function that needs it (re alone would take a
+quarter of the time of --help). Importing this module does nothing but define names.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import signal
+import stat
 import sys
+import time
 
 if sys.version_info < (3, 11):  # noqa: UP036 (3.9 and 3.10 get this far)
     sys.stderr.write(
@@ -357,13 +363,9 @@ class Clock:
     """Time and chance, in one place, so that tests can bring their own."""
 
     def monotonic(self) -> float:
-        import time
-
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        import time
-
         time.sleep(seconds)
 
     def utc(self) -> datetime.datetime:
@@ -430,8 +432,6 @@ def wait_for(
 
 def tick(every_s: float) -> None:
     """Interrupt what waits every so many seconds, 0 for no more."""
-    import signal
-
     if hasattr(signal, "setitimer"):
         signal.signal(signal.SIGALRM, lambda signum, frame: None)
         signal.setitimer(signal.ITIMER_REAL, every_s, every_s)
@@ -514,13 +514,10 @@ class EchoStaysOff:
         self._question = question
 
     def __enter__(self) -> None:
-        import signal
-
         if hasattr(signal, "SIGCONT"):
             self._before = signal.signal(signal.SIGCONT, self._hide)
 
     def _hide(self, signum: int, frame: FrameType | None) -> None:
-        import contextlib
         import termios
 
         with contextlib.suppress(OSError, termios.error), open("/dev/tty", "rb", 0) as terminal:
@@ -531,8 +528,6 @@ class EchoStaysOff:
             os.write(2, to_bytes(self._console.safe(self._question) + " "))
 
     def __exit__(self, *exc: object) -> None:
-        import signal
-
         if hasattr(signal, "SIGCONT"):
             signal.signal(signal.SIGCONT, self._before)
 
@@ -742,9 +737,7 @@ class Activity:
         self._shown = False
 
     def __enter__(self) -> Activity:
-        import contextlib
         import threading
-        import time
 
         self._started = time.monotonic()
         self._stop = threading.Event()
@@ -756,8 +749,6 @@ class Activity:
         return self
 
     def _run(self) -> None:
-        import time
-
         wait = self.SHOW_AFTER_S
         while not self._stop.wait(wait):
             with self._lock:
@@ -803,8 +794,6 @@ def home_directory(environ: Mapping[str, str]) -> str:
 
 def is_special(path: str) -> bool:
     """Return whether there is something that is neither a file nor a folder nor a link."""
-    import stat
-
     try:
         mode = os.lstat(path).st_mode
     except OSError:
@@ -817,8 +806,6 @@ def is_placeless(path: str) -> bool:
 
     The shell gives /dev/fd/63 for such, which is a link to no path.
     """
-    import stat
-
     try:
         status = os.stat(path)
     except OSError:
@@ -982,8 +969,6 @@ class Config:
 
     def _check(self, status: os.stat_result) -> None:
         """Refuse another user's file; take away what others may do with ours."""
-        import stat
-
         if os.name != "posix" or not stat.S_ISREG(status.st_mode):
             return  # a pipe of the shell's, say, is read as it is
         if status.st_uid != os.geteuid():
@@ -1055,8 +1040,6 @@ class Config:
             raise ThoptersError(f"cannot write {self.path}: {error.strerror}") from None
 
     def _make_folder(self) -> None:
-        import contextlib
-
         missing, folder = [], self.folder
         while not os.path.lexists(folder):
             missing.append(folder)
@@ -1067,8 +1050,6 @@ class Config:
 
     def _lock(self) -> BinaryIO:
         """Return a file that holds the lock; should we die, the system lets go of it."""
-        import time
-
         lock = open(self.real_path + ".lock", "ab", opener=open_private)  # noqa: SIM115 (returned)
         end = time.monotonic() + self.LOCK_LIMIT_S
         try:
@@ -1105,8 +1086,6 @@ class Config:
 
     def _replace(self) -> None:
         """Write the document beside the file, force it to the disk, and put it in place."""
-        import contextlib
-
         data = self._encode()
         temporary = self.real_path + ".new"  # one name, so that a kill leaves one file at most
         with contextlib.suppress(FileNotFoundError):
@@ -1127,8 +1106,6 @@ class Config:
 
 def sync_folder(folder: str) -> None:
     """Force what a folder lists to the disk, where the folder and its file system allow that."""
-    import errno
-
     try:
         fd = os.open(folder, os.O_RDONLY)
     except PermissionError:
@@ -1144,8 +1121,6 @@ def sync_folder(folder: str) -> None:
 
 def sync(fd: int) -> None:
     """Force a file to the disk; on macOS fsync alone leaves it in the disk's own memory."""
-    import contextlib
-
     if sys.platform == "darwin":
         import fcntl
 
@@ -1473,8 +1448,6 @@ class SpriteStore:
             program = find_program("secret-tool", self.environ) if os.name == "posix" else None
         if not program:
             return
-        import time
-
         end = time.monotonic() + KEYRING_LIMIT_S
         for service, account in entries:
             if sys.platform == "darwin":
@@ -1582,8 +1555,6 @@ class Deadline:
 
     def renew(self, limit_s: float) -> None:
         """Have another limit from now on, for what comes next on the same connection."""
-        import contextlib
-
         self.limit_s = limit_s
         self._end = self._clock.monotonic() + limit_s
         if self._sock:
@@ -1601,7 +1572,6 @@ class Deadline:
         self._timer = timer
 
     def _expire(self) -> None:
-        import contextlib
         import socket
 
         self.passed = True
@@ -1864,7 +1834,6 @@ def no_proxy_matches(host: str, port: int, rules: str) -> bool:
 
 def tls_context(environ: Mapping[str, str]) -> ssl.SSLContext:
     """Return a verifying context: the system's authorities and those that the user names."""
-    import contextlib
     import ssl
 
     try:
@@ -2640,7 +2609,6 @@ class WebSocket:
 
     def keep_alive(self) -> None:
         """Ping from a thread, also while the caller is busy writing to a slow reader."""
-        import contextlib
 
         def ping() -> None:
             while not self._closed.wait(PING_INTERVAL_S):
@@ -2953,7 +2921,7 @@ class SpritesApi:
             return []
 
     def glance_at_names(self, prefix: str) -> list[str]:
-        """Return the names on the first page of a list, for a message; none where it can't be had."""
+        """Return the names on a list's first page, for a message; none where it can't be had."""
         query = [("prefix", prefix)] if prefix else []
         try:
             answer = self.transport.glance("/v1/sprites", query)
@@ -3337,7 +3305,6 @@ class SocketInput:
 
     def stop(self) -> None:
         """End a read that waits in another thread: to close the socket would not."""
-        import contextlib
         import socket
 
         with contextlib.suppress(OSError):
@@ -3476,8 +3443,6 @@ class ExecSession:
 
     def await_group(self, limit_s: float) -> int | None:
         """Return the remote process group, as soon as it is known; None if it does not come."""
-        import contextlib
-
         end = self.clock.monotonic() + limit_s
         with contextlib.suppress(ExecLost, OSError):
             while self.output.group is None and self.clock.monotonic() < end:
@@ -3816,8 +3781,6 @@ class SignalRelay:
         self._came_at = 0.0  # in seconds of the monotonic clock
 
     def __enter__(self) -> SignalRelay:
-        import signal
-
         self._before = []
         for number in stop_signals():
             if signal.getsignal(number) != signal.SIG_IGN:
@@ -3825,9 +3788,6 @@ class SignalRelay:
         return self
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
-        import signal
-        import time
-
         is_soon = time.monotonic() - self._came_at < SAME_SIGNAL_S
         if signum == self.received and (is_soon or signum == getattr(signal, "SIGHUP", 0)):
             return  # a window that closes sends two, and so does `timeout`
@@ -3841,16 +3801,12 @@ class SignalRelay:
             raise Interrupted(signum) from None
 
     def __exit__(self, *exc: object) -> None:
-        import signal
-
         for number, handler in self._before:
             signal.signal(number, handler)
 
 
 def stop_signals() -> list[int]:
     """Return the signals that ask a program to stop, where the system has them."""
-    import signal
-
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
     return [getattr(signal, name) for name in names if hasattr(signal, name)]
 
@@ -3859,8 +3815,6 @@ class SignalsWait:
     """Has a signal that asks us to stop wait until what is done here is done whole."""
 
     def __enter__(self) -> None:
-        import signal
-
         self._came: list[int] = []
         self._before = {}
         for number in stop_signals():
@@ -3868,8 +3822,6 @@ class SignalsWait:
                 self._before[number] = signal.signal(number, lambda n, _: self._came.append(n))
 
     def __exit__(self, *exc: object) -> None:
-        import signal
-
         for number, handler in self._before.items():
             signal.signal(number, handler)
         for number in self._came[:1]:
@@ -3880,9 +3832,6 @@ def signal_group(api: SpritesApi, name: str, group: int, signum: int) -> None:
     """Send a signal to a command in a sprite, by a second one: the platform's own call may reach
     the group's leader alone, which is our wrapper. Best effort: failing changes nothing here, and
     only a moment is waited, for the user wants us to end."""
-    import contextlib
-    import signal
-
     word = signal.Signals(signum).name[3:]
     script = f"kill -s {word} -- -{group} 2>/dev/null || pkill -{word} -P {group}"
     argv = [b"bash", b"-c", script.encode()]
@@ -3992,7 +3941,6 @@ def set_terminal(settings: list[Any]) -> None:
 
     That wait fails when a signal comes, the tick too, and output may be stopped for ever.
     """
-    import contextlib
     import termios
 
     # the other way would drop what is typed already
@@ -4027,8 +3975,6 @@ class LocalTerminal:
             self._settings = termios.tcgetattr(0)
 
     def __enter__(self) -> LocalTerminal:
-        import signal
-
         self._changes, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
         handlers = {signal.SIGWINCH: self._resized, signal.SIGCONT: self._continued}
@@ -4068,7 +4014,6 @@ class LocalTerminal:
 
     def forget_keys(self) -> None:
         """Drop what was typed for a remote program: a local shell would run it."""
-        import contextlib
         import termios
 
         self.kept = b""
@@ -4078,14 +4023,10 @@ class LocalTerminal:
 
     def undo_modes(self) -> None:
         """Have our screen as it was, though the remote program could not see to that."""
-        import contextlib
-
         with contextlib.suppress(OutputError):  # taken away
             write_all(1, self._modes.undo())
 
     def _resized(self, signum: int, frame: FrameType | None) -> None:
-        import contextlib
-
         with contextlib.suppress(BlockingIOError):
             os.write(self._wake, b"x")
 
@@ -4121,7 +4062,6 @@ class LocalTerminal:
         """
         import re
         import select
-        import signal
 
         sources = [self.keyboard] if self.is_terminal else []  # a file's end is no key
         if select.select(sources, [], [], timeout_s)[0]:
@@ -4139,8 +4079,6 @@ class LocalTerminal:
         return kept or self._read()
 
     def _read(self) -> bytes:
-        import signal
-
         try:
             keys = self.keyboard.read()
         except InputError:
@@ -4161,8 +4099,6 @@ class LocalTerminal:
 
     def is_leave(self, error: BaseException) -> bool:
         """Return whether the user wants to leave: Ctrl-\\, also where it is a signal."""
-        import signal
-
         typed = self._mode is not None and self._mode[0]
         if isinstance(error, Interrupted):
             return typed and error.signum == signal.SIGQUIT
@@ -4171,8 +4107,6 @@ class LocalTerminal:
     def restore(self) -> None:
         """Put the settings back, also where a signal came between two of our own lines."""
         if self.is_terminal:
-            import signal
-
             try:
                 signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
                 self._mode = None
@@ -4181,8 +4115,6 @@ class LocalTerminal:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals())
 
     def __exit__(self, *exc: object) -> None:
-        import signal
-
         self.restore()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
@@ -4510,7 +4442,6 @@ class Forwarder:
                     self.api.clock.sleep(0.1)
 
     def _forward(self, client: socket.socket, remote: int) -> None:
-        import contextlib
         import socket
 
         with client:
@@ -4546,7 +4477,6 @@ class Forwarder:
 
 def reset(sock: socket.socket) -> None:
     """Have the close of a socket be a reset: what has come is not all."""
-    import contextlib
     import socket
     import struct
 
@@ -4557,7 +4487,6 @@ def reset(sock: socket.socket) -> None:
 
 def loopback_listeners(port: int) -> Iterator[socket.socket]:
     """Yield listeners on both loopback addresses; OSError where the port is not free."""
-    import errno
     import socket
 
     for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
@@ -4678,7 +4607,6 @@ class Presence:
         self.session = session
 
     def __enter__(self) -> None:
-        import contextlib
         import threading
 
         self._left = threading.Event()
@@ -4828,8 +4756,6 @@ def sprite_options(api: SpritesApi, sprite: Sprite) -> list[str]:
 
 def become_sprite_program(argv: list[str], environ: Mapping[str, str]) -> int:
     """Run the `sprite` program in our place, so that its signals and its exit status are ours."""
-    import signal
-
     # it starts the kind of shell that is the local one, and SPRITE_URL leads past -s and -o
     dropped = ("SPRITE_URL", "BASH_VERSION", "FISH_VERSION", "ZSH_NAME", "ZSH_VERSION")
     env = {key: value for key, value in environ.items() if key not in dropped}
@@ -5210,8 +5136,6 @@ def run_copy(
     Returns the status, 0 or 5 from DOWNLOAD_SCRIPT where files changed while they were read, and
     the lines of stderr.
     """
-    import signal
-
     errors = bytearray()
     session = open_exec(api, name, ExecOutput(sink, errors.extend))
     if source:
@@ -5366,8 +5290,6 @@ def move(source: str, target: str) -> None:
 
 def remove_tree(folder: str) -> None:
     """Remove a folder of ours with all in it, also where its owner may not write."""
-    import contextlib
-
     found = [folder]  # and those in it, each behind the one that holds it
     try:
         for parent in found:
@@ -5665,8 +5587,6 @@ class App:
     @property
     def api(self) -> SpritesApi:
         if self._api is None:
-            import contextlib
-
             base = api_base(self.environ)
             credential = find_credential(self.environ, base, self.console)
             self.console.redact.add(credential.token)
@@ -6869,8 +6789,6 @@ def follow_session(
     `new_shell` is the script that starts another one where the session is gone; `stays` if the
     session's hold may depend on our staying.
     """
-    import contextlib
-
     losses = 0  # in a row, each soon after it was attached
     try:
         while True:
@@ -6922,7 +6840,9 @@ def again(
     if session.typed and not terminal.is_terminal:
         raise lost_status(app, name, lost)  # what was on its way is gone, and can't be typed again
     if not fell_asleep(app, name, terminal, lost):
-        doubt = "; what was typed last may not have arrived" if session.websocket.is_behind() else ""
+        doubt = (
+            "; what was typed last may not have arrived" if session.websocket.is_behind() else ""
+        )
         say_between(app.console, f"the connection was lost ({lost}){doubt}; attaching again")
     elif not terminal.is_terminal:
         raise lost_status(app, name, lost)
@@ -7020,7 +6940,6 @@ def run_attached(
     stdin: SocketInput | None,
 ) -> int:
     """Run the command to its end, passing signals on, and return its status."""
-    import signal
 
     def pass_on(group: int, signum: int) -> None:
         signal_group(app.api, name, group, signum)
@@ -7180,8 +7099,6 @@ def cmd_proxy(app: App, args: argparse.Namespace) -> int:
 
 def join_stdio(app: App, name: str, host: str, port: int) -> int:
     """Be the connection itself, for a program such as ssh that starts us for that."""
-    import signal
-
     sys.stdout.flush()
     binary_streams()
     websocket = open_port(app.api, name, host, port)
@@ -8286,8 +8203,6 @@ def fail(
 
 def die_of(signum: int) -> int:
     """End as the signal ends a program, so that shells and loops see it and stop."""
-    import signal
-
     if os.name == "posix":
         signal.signal(signum, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signum])
@@ -8311,8 +8226,6 @@ class StopSignals:
         self._came_at: float | None = None  # in seconds of the monotonic clock
 
     def catch(self) -> None:
-        import signal
-
         sys.unraisablehook = self._send_again
         for number in stop_signals():
             if signal.getsignal(number) != signal.SIG_IGN:
@@ -8320,8 +8233,6 @@ class StopSignals:
         tick(self.TICK_S)
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
-        import time
-
         if self._came_at is None or time.monotonic() - self._came_at >= 1.0:
             self._came_at, self.dropped = time.monotonic(), None
             raise Interrupted(signum)
@@ -8338,8 +8249,6 @@ class StopSignals:
 
     def let_go(self) -> None:
         """Let them end us again: all is done, and nothing is left to be said."""
-        import signal
-
         tick(0)
         for number in stop_signals():
             if signal.getsignal(number) != signal.SIG_IGN:
@@ -8423,9 +8332,7 @@ def patient(stream: TextIO) -> TextIO:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
-    import contextlib
     import gc
-    import signal
 
     gc.set_threshold(100_000)  # imports make much that lives and little garbage
 
