@@ -5558,7 +5558,47 @@ def init_sprite(api: SpritesApi, name: str, config: Config | None) -> list[str]:
     return [line[5:] for line in lines if line.startswith("warn ")]
 
 
-# --- commands ---------------------------------------------------------------------------
+# --- command line -----------------------------------------------------------------------
+
+# A command is one declaration: its words, one line of summary, its arguments as data, examples.
+# The parser, the help, "did you mean" and the checks of the tests are made from these alone, so
+# that to add a command is to add one block. Its name may have two words, as in `env set`.
+
+
+class Argument:
+    """One argument of a command, in the words of argparse's add_argument.
+
+    The action "boolean" makes --X and --no-X of --X.
+    """
+
+    __slots__ = ("names", "options")
+
+    def __init__(self, *names: str, **options: Any) -> None:
+        self.names = names
+        self.options = options
+
+    def add_to(self, parser: argparse._ActionsContainer) -> None:
+        import argparse
+
+        options = dict(self.options)
+        if options.get("action") == "boolean":
+            options["action"] = argparse.BooleanOptionalAction
+        parser.add_argument(*self.names, **options)
+
+
+class OneOf:
+    """Options of which one at most may be given; just one if `required`."""
+
+    __slots__ = ("arguments", "required")
+
+    def __init__(self, *arguments: Argument, required: bool = False) -> None:
+        self.arguments = arguments
+        self.required = required
+
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        group = parser.add_mutually_exclusive_group(required=self.required)
+        for argument in self.arguments:
+            argument.add_to(group)
 
 
 class App:
@@ -5603,9 +5643,9 @@ class App:
 class Command:
     """Decorate a function to make it a command of the program.
 
-    `add` declares its arguments; `examples` are true ones, a test runs them; `own_failure` is the
-    exit status of every failure of ours but wrong usage; with `takes_command`, what follows `--`
-    becomes `args.command`. The function returns the exit status.
+    `arguments` are shown in the help in this order; `examples` are true ones, a test runs them;
+    `own_failure` is the exit status of every failure of ours but wrong usage; with
+    `takes_command`, what follows `--` becomes `args.command`. The function returns the exit status.
     """
 
     run: Callable[[App, argparse.Namespace], int]
@@ -5614,16 +5654,15 @@ class Command:
         self,
         name: str,
         summary: str,
-        add: Callable[[argparse.ArgumentParser], None],
+        *arguments: Argument | OneOf,
         examples: Sequence[str],
-        *,
         aliases: tuple[str, ...] = (),
         own_failure: int | None = None,
         takes_command: bool = False,
     ) -> None:
         self.name = name
         self.summary = summary
-        self.add = add
+        self.arguments = arguments
         self.examples = examples
         self.aliases = aliases
         self.own_failure = own_failure
@@ -5638,7 +5677,195 @@ class Command:
 
 
 COMMANDS: list[Command] = []  # in the order of the help
+
+
+def command_row(command: Command) -> str:
+    return f"  {', '.join((command.name, *command.aliases)):<14}  {command.summary}"
+
+
+def help_on(words: list[str]) -> str:
+    """Return the help of a command, or a line for each command that begins with a word."""
+    family = [command for command in COMMANDS if command.name.split()[:-1] == words]
+    if words and family:
+        return "\n".join(["commands:", *map(command_row, family)])
+    command, count = find_command(words)
+    if len(words) > count:
+        raise UsageError(f"help explains one command, and {words[count][:64]!r} is left over")
+    return help_of(build_parser(command))
+
+
+def overview() -> str:
+    """Return the text of `thopters --help`; made without argparse, so it costs nothing."""
+    rows = "".join(command_row(command) + "\n" for command in COMMANDS)
+    return f"""\
+usage: thopters [-v] [--debug] COMMAND ...
+
+Long-lived, pausable development machines on Fly Sprites, from one file.
+
+commands:
+{rows}
+options, before or after the command:
+  -v, --verbose   say what was tried
+  --debug         one line per request: never a body, a header or a secret
+  -h, --help      this text; after a command, the command's
+  --version       in place of a command: the version of this program
+
+exit status:
+  0 done, 1 failed, 2 wrong usage or no consent, 3 no such sprite or checkpoint,
+  4 not authenticated, 5 exists already, 6 limit reached, 7 timed out,
+  127 on Windows the sprite program is needed for a shell;
+  exec, shell, attach: the command's own, and 255 with a message where it is not known
+
+examples:
+  thopters create dev
+  thopters exec dev -- git clone https://github.com/user/repo
+  thopters help exec"""
+
+
+def find_command(words: list[str]) -> tuple[Command, int]:
+    """Return the command that a command line begins with, and how many words name it."""
+    by_name = {name: command for command in COMMANDS for name in (command.name, *command.aliases)}
+    for count in (2, 1):
+        if (name := " ".join(words[:count])) in by_name and len(words) >= count:
+            return by_name[name], count
+    word = words[0]
+    followed = [name.split()[1] for name in by_name if name.startswith(word + " ")]
+    if followed and words[1:2] in (["-h"], ["--help"]):
+        raise HelpWanted(help_on([word]))
+    if followed:
+        raise UsageError(
+            f"{word} needs a second word: {', '.join(followed)}", hint=f"see: thopters help {word}"
+        )
+    import difflib
+
+    near = difflib.get_close_matches(word, by_name, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else "see: thopters --help"
+    raise UsageError(f"there is no command {word[:64]!r}", hint=hint)
+
+
+class HelpWanted(Exception):
+    """The user wants the help of a command, which the text is."""
+
+
+def help_of(parser: argparse.ArgumentParser) -> str:
+    return parser.format_help().rstrip("\n")
+
+
+def build_parser(command: Command) -> argparse.ArgumentParser:
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        color: bool
+
+        def print_help(self, file: object = None) -> NoReturn:
+            raise HelpWanted(help_of(self))  # its own way hides that it could not be written
+
+        def error(self, message: str) -> NoReturn:
+            raise UsageError(message, hint=f"see: thopters {command.name} --help")
+
+    parser = Parser(
+        prog=f"thopters {command.name}",
+        description=command.summary,
+        epilog="examples:\n" + "".join(f"  {line}\n" for line in command.examples),
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+            prog, max_help_position=28, width=90
+        ),
+        allow_abbrev=False,
+    )
+    parser.color = False  # since Python 3.14, where it would not ask us whether it may
+    for argument in command.arguments:
+        argument.add_to(parser)
+    parser.add_argument("-v", "--verbose", action="store_true", help="say what was tried")
+    parser.add_argument("--debug", action="store_true", help="one line per request")
+    return parser
+
+
+GLOBAL_OPTIONS = ("-v", "--verbose", "--debug")
+
+
+def parse(argv: list[str]) -> tuple[Command, argparse.Namespace]:
+    """Return the command and its arguments; what follows `--` is never looked at."""
+    before = 0
+    while before < len(argv) and argv[before] in GLOBAL_OPTIONS:
+        before += 1
+    if before == len(argv):
+        raise UsageError("a command is missing", hint="see: thopters --help")
+    if argv[before].startswith("-"):
+        raise UsageError(f"there is no option {argv[before][:64]!r}", hint="see: thopters --help")
+    command, count = find_command(argv[before:])
+    words = argv[:before] + argv[before + count :]
+    rest: list[str] = []
+    if command.takes_command and "--" in words:
+        # argparse's own treatment of `--` differs between versions of Python
+        split = words.index("--")
+        words, rest = words[:split], words[split + 1 :]
+        args = build_parser(command).parse_args(words)
+        if args.command:
+            raise UsageError(
+                "the command comes after --", hint=f"thopters {command.name} NAME -- COMMAND"
+            )
+        args.command = rest
+        return command, args
+    parser = build_parser(command)
+    if not command.takes_command:
+        # an option may stand anywhere; that way of argparse's makes nothing of `--`
+        parse_words = parser.parse_args if "--" in words else parser.parse_intermixed_args
+        return command, parse_words(words)
+    args, unknown = parser.parse_known_args(words)
+    stray = args.command or [word for word in unknown[:1] if not word.startswith("-")]
+    if stray:
+        import shlex
+        from collections import Counter
+
+        own = words[-1:]  # the shortest end that has all of them, options too
+        while len(own) < len(words) and Counter([*args.command, *unknown]) - Counter(own):
+            own = words[-len(own) - 1 :]
+        if own == words:  # argparse has split one of them
+            own = words[words.index(args.name) + 1 :]
+        fixed = f"thopters {command.name} {args.name} -- {shlex.join(own)}"
+        raise UsageError("put -- before the command", hint=fixed)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return command, args
+
+
+# --- commands ---------------------------------------------------------------------------
+
+
 YES = ("y", "yes")
+NAME = Argument("name", metavar="NAME", help="the sprite")
+NAMES = Argument("names", metavar="NAME", nargs="+", help="the sprites")
+JSON = Argument("--json", action="store_true", help="print JSON, an error too")
+NATIVE = Argument(
+    "--native", action="store_true", help="do not use the sprite program where it is there"
+)
+
+
+def duration(text: str) -> int:
+    """Return the seconds of a hold: 90, 45s, 30m, 2h or 1h30m."""
+    import re
+
+    found = re.fullmatch(r"(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,9})s?)?", text)
+    parts = [int(part or 0) for part in found.groups()] if found else [0]
+    if not any(parts):
+        raise UsageError(f"{text[:64]!r} is no time", hint="use 90, 45s, 30m, 2h or 1h30m")
+    seconds = parts[0] * 3600 + parts[1] * 60 + parts[2]
+    if seconds < HOLD_LEAST_S:
+        raise UsageError(f"a hold can't be shorter than {HOLD_LEAST_S} s")
+    return seconds
+
+
+HOLD_MAX = Argument(
+    "--hold-max", metavar="TIME", type=duration, help="but not longer than so (default 8h)"
+)
+
+
+def hold_option(text: str) -> Argument:
+    return Argument("--hold", action="boolean", default=None, help=text)
+
+
+def yes_option(what: str) -> Argument:
+    return Argument("--yes", action="store_true", help=f"{what} without asking")
 
 
 def valid_name(text: str) -> str:
@@ -5675,18 +5902,6 @@ def valid_checkpoint(text: str) -> str:
     if text in ("Current", "active"):
         raise UsageError(f"{text} stands for the present state, there is nothing to restore")
     return "v" + text if text.isdigit() else text
-
-
-def add_name(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="the sprite")
-
-
-def add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON, an error too")
-
-
-def add_yes(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("--yes", action="store_true", help=f"{what} without asking")
 
 
 def each(
@@ -5734,20 +5949,11 @@ USUAL_SETTINGS = (
 GIT_DEFAULTS = {"user": "ThopterBot", "email": "thopterbot@telepath.computer"}
 
 
-def add_setup(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--from-env", action="store_true", help="take the values from environment variables"
-    )
-
-
 @Command(
     "setup",
     "store your keys and git identity, and check them",
-    add_setup,
-    [
-        "thopters setup",
-        "thopters setup --from-env",
-    ],
+    Argument("--from-env", action="store_true", help="take the values from environment variables"),
+    examples=("thopters setup", "thopters setup --from-env"),
 )
 def cmd_setup(app: App, args: argparse.Namespace) -> int:
     console = app.console
@@ -5948,20 +6154,12 @@ def check_github_token(app: App) -> bool:
 # config
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--path", action="store_true", help="print where the file is, no more")
-    add_json(parser)
-
-
 @Command(
     "config",
     "show what is configured, and where the token comes from",
-    add_config,
-    [
-        "thopters config",
-        "thopters config --path",
-        "thopters config --json",
-    ],
+    Argument("--path", action="store_true", help="print where the file is, no more"),
+    JSON,
+    examples=("thopters config", "thopters config --path", "thopters config --json"),
 )
 def cmd_config(app: App, args: argparse.Namespace) -> int:
     console = app.console
@@ -6008,22 +6206,18 @@ def token_source(app: App) -> tuple[str | None, str | None]:
 # create
 
 
-def add_create(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="a-z, 0-9 and -, at most 63")
-    parser.add_argument("--no-init", action="store_true", help="put no keys into it")
-    parser.add_argument("--if-missing", action="store_true", help="exit 0 if it exists already")
-    add_json(parser)
-
-
 @Command(
     "create",
     "make a sprite, wait until it runs commands, and put your keys in",
-    add_create,
-    [
+    Argument("name", metavar="NAME", help="a-z, 0-9 and -, at most 63"),
+    Argument("--no-init", action="store_true", help="put no keys into it"),
+    Argument("--if-missing", action="store_true", help="exit 0 if it exists already"),
+    JSON,
+    examples=(
         "thopters create dev",
         "thopters create issue-42 --if-missing",
         "thopters create scratch --no-init --json",
-    ],
+    ),
 )
 def cmd_create(app: App, args: argparse.Namespace) -> int:
     name, started = valid_new_name(args.name), app.clock.monotonic()
@@ -6201,19 +6395,12 @@ def report_create(
 # init
 
 
-def add_init(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", metavar="NAME", nargs="+", help="the sprites")
-    add_json(parser)
-
-
 @Command(
     "init",
     "put the configured keys and git identity into sprites again",
-    add_init,
-    [
-        "thopters init dev",
-        "thopters init dev issue-42",
-    ],
+    NAMES,
+    JSON,
+    examples=("thopters init dev", "thopters init dev issue-42"),
 )
 def cmd_init(app: App, args: argparse.Namespace) -> int:
     names = list(dict.fromkeys(map(valid_name, args.names)))
@@ -6275,22 +6462,12 @@ def describe_init(config: Config | None, report: dict[str, Any]) -> str:
 # list
 
 
-def add_list(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--prefix", metavar="P", help="only names that start with P (default: the config's)"
-    )
-    add_json(parser)
-
-
 @Command(
     "list",
     "show the sprites, without waking any",
-    add_list,
-    [
-        "thopters list",
-        "thopters ls --prefix issue-",
-        "thopters list --json",
-    ],
+    Argument("--prefix", metavar="P", help="only names that start with P (default: the config's)"),
+    JSON,
+    examples=("thopters list", "thopters ls --prefix issue-", "thopters list --json"),
     aliases=("ls",),
 )
 def cmd_list(app: App, args: argparse.Namespace) -> int:
@@ -6337,31 +6514,25 @@ def format_count(state: str, count: int, limit: int | None) -> str:
 # pause
 
 
-def add_pause(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", metavar="NAME", nargs="+", help="the sprites")
-    parser.add_argument(
-        "--force", action="store_true", help="end the sessions and holds that keep it awake"
-    )
-    parser.add_argument("--no-wait", action="store_true", help="do not wait until it sleeps")
-    parser.add_argument(
+@Command(
+    "pause",
+    "have sprites go to sleep, and see that they do",
+    NAMES,
+    Argument("--force", action="store_true", help="end the sessions and holds that keep it awake"),
+    Argument("--no-wait", action="store_true", help="do not wait until it sleeps"),
+    Argument(
         "--timeout",
         metavar="S",
         type=float,
         default=PAUSE_LIMIT_S,
         help=f"wait at most so many seconds (default {PAUSE_LIMIT_S:.0f})",
-    )
-    add_json(parser)
-
-
-@Command(
-    "pause",
-    "have sprites go to sleep, and see that they do",
-    add_pause,
-    [
+    ),
+    JSON,
+    examples=(
         "thopters pause dev",
         "thopters pause dev issue-42 --force",
         "thopters pause dev --no-wait",
-    ],
+    ),
 )
 def cmd_pause(app: App, args: argparse.Namespace) -> int:
     names = list(dict.fromkeys(map(valid_name, args.names)))
@@ -6529,19 +6700,12 @@ def still_awake(app: App, sprite: Sprite, args: argparse.Namespace) -> TimedOutE
 # resume
 
 
-def add_resume(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", metavar="NAME", nargs="+", help="the sprites")
-    add_json(parser)
-
-
 @Command(
     "resume",
     "wake sprites, and tell how long it took",
-    add_resume,
-    [
-        "thopters resume dev",
-        "thopters wake dev issue-42",
-    ],
+    NAMES,
+    JSON,
+    examples=("thopters resume dev", "thopters wake dev issue-42"),
     aliases=("wake",),
 )
 def cmd_resume(app: App, args: argparse.Namespace) -> int:
@@ -6567,41 +6731,6 @@ def resume(app: App, name: str) -> dict[str, Any]:
 # exec
 
 
-def add_exec(parser: argparse.ArgumentParser) -> None:
-    add_name(parser)
-    parser.add_argument("-i", "--interactive", action="store_true", help="forward our stdin")
-    terminal = parser.add_mutually_exclusive_group()
-    terminal.add_argument(
-        "-t", "--tty", action="store_true", default=None, help="give it a terminal"
-    )
-    terminal.add_argument(
-        "-T", "--no-tty", dest="tty", action="store_false", help="give it none, on a terminal too"
-    )
-    parser.add_argument("--dir", metavar="D", help="run it in this directory of the sprite")
-    parser.add_argument(
-        "--env",
-        metavar="K=V",
-        action="append",
-        default=[],
-        help="set a variable; K alone takes our own value",
-    )
-    parser.add_argument(
-        "--detach", action="store_true", help="start it on a terminal, print its session, leave"
-    )
-    add_hold(parser, "keep the sprite awake until it ends (default: while we are attached)")
-    parser.add_argument("command", metavar="CMD", nargs="*", help="the command, after --")
-
-
-def add_hold(parser: argparse.ArgumentParser, text: str) -> None:
-    parser.add_argument("--hold", action=argparse_boolean(), default=None, help=text)
-    parser.add_argument(
-        "--hold-max",
-        metavar="TIME",
-        type=duration,
-        help="but not longer than so (default 8h)",
-    )
-
-
 def longest_hold(args: argparse.Namespace, *, by_default: bool) -> int:
     """Return how many seconds a command may keep its sprite awake, 0 for not at all."""
     if args.hold or (args.hold is None and by_default):
@@ -6611,37 +6740,41 @@ def longest_hold(args: argparse.Namespace, *, by_default: bool) -> int:
     return 0
 
 
-def argparse_boolean() -> Any:
-    """Return the action that makes --no-X of --X."""
-    import argparse
-
-    return argparse.BooleanOptionalAction
-
-
-def duration(text: str) -> int:
-    """Return the seconds of a hold: 90, 45s, 30m, 2h or 1h30m."""
-    import re
-
-    found = re.fullmatch(r"(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,9})s?)?", text)
-    parts = [int(part or 0) for part in found.groups()] if found else [0]
-    if not any(parts):
-        raise UsageError(f"{text[:64]!r} is no time", hint="use 90, 45s, 30m, 2h or 1h30m")
-    seconds = parts[0] * 3600 + parts[1] * 60 + parts[2]
-    if seconds < HOLD_LEAST_S:
-        raise UsageError(f"a hold can't be shorter than {HOLD_LEAST_S} s")
-    return seconds
-
-
 @Command(
     "exec",
     "run a command in a sprite; its exit status is ours",
-    add_exec,
-    [
+    NAME,
+    Argument("-i", "--interactive", action="store_true", help="forward our stdin"),
+    OneOf(
+        Argument("-t", "--tty", action="store_true", default=None, help="give it a terminal"),
+        Argument(
+            "-T",
+            "--no-tty",
+            dest="tty",
+            action="store_false",
+            help="give it none, on a terminal too",
+        ),
+    ),
+    Argument("--dir", metavar="D", help="run it in this directory of the sprite"),
+    Argument(
+        "--env",
+        metavar="K=V",
+        action="append",
+        default=[],
+        help="set a variable; K alone takes our own value",
+    ),
+    Argument(
+        "--detach", action="store_true", help="start it on a terminal, print its session, leave"
+    ),
+    hold_option("keep the sprite awake until it ends (default: while we are attached)"),
+    HOLD_MAX,
+    Argument("command", metavar="CMD", nargs="*", help="the command, after --"),
+    examples=(
         "thopters exec dev -- uname -a",
         "thopters exec dev --dir src --env CI=1 -- make test",
         "thopters exec dev -i -- tar xz < files.tar.gz",
         "thopters exec dev --detach --hold -- sh -c 'make test > log 2>&1'",
-    ],
+    ),
     own_failure=EXIT_STATUS_UNKNOWN,
     takes_command=True,
 )
@@ -6987,22 +7120,14 @@ def lost_status(app: App, name: str, lost: ExecLost) -> StatusUnknownError:
 # shell
 
 
-def add_shell(parser: argparse.ArgumentParser) -> None:
-    add_name(parser)
-    parser.add_argument(
-        "--native", action="store_true", help="do not use the sprite program where it is there"
-    )
-    add_hold(parser, "keep the sprite awake while it is open")
-
-
 @Command(
     "shell",
     "open a shell in a sprite",
-    add_shell,
-    [
-        "thopters shell dev",
-        "thopters console dev --native",
-    ],
+    NAME,
+    NATIVE,
+    hold_option("keep the sprite awake while it is open"),
+    HOLD_MAX,
+    examples=("thopters shell dev", "thopters console dev --native"),
     aliases=("console",),
     own_failure=EXIT_STATUS_UNKNOWN,
 )
@@ -7047,26 +7172,20 @@ def shell_script(app: App, hold_max_s: int) -> bytes:
 # proxy
 
 
-def add_proxy(parser: argparse.ArgumentParser) -> None:
-    add_name(parser)
-    parser.add_argument("ports", metavar="PORT", nargs="*", help="PORT, or LOCAL:REMOTE")
-    parser.add_argument(
-        "-W", dest="stdio", metavar="HOST:PORT", help="join stdin and stdout to it, as ssh wants it"
-    )
-    parser.add_argument(
-        "--native", action="store_true", help="do not use the sprite program where it is there"
-    )
-
-
 @Command(
     "proxy",
     "forward local ports to a sprite",
-    add_proxy,
-    [
+    NAME,
+    Argument("ports", metavar="PORT", nargs="*", help="PORT, or LOCAL:REMOTE"),
+    Argument(
+        "-W", dest="stdio", metavar="HOST:PORT", help="join stdin and stdout to it, as ssh wants it"
+    ),
+    NATIVE,
+    examples=(
         "thopters proxy dev 8080",
         "thopters proxy dev 3001:3000",
         "thopters proxy dev 3000 8080 --native",
-    ],
+    ),
 )
 def cmd_proxy(app: App, args: argparse.Namespace) -> int:
     name = valid_name(args.name)
@@ -7150,20 +7269,16 @@ def valid_ports(text: str) -> tuple[int, int]:
 # cp
 
 
-def add_cp(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", metavar="SRC", nargs="+", help="PATH, or NAME:PATH in a sprite")
-    parser.add_argument("target", metavar="DST", help="likewise; one side is a sprite's")
-
-
 @Command(
     "cp",
     "copy files and directories into a sprite, or out of it",
-    add_cp,
-    [
+    Argument("paths", metavar="SRC", nargs="+", help="PATH, or NAME:PATH in a sprite"),
+    Argument("target", metavar="DST", help="likewise; one side is a sprite's"),
+    examples=(
         "thopters cp notes.txt src dev:work",
         "thopters cp dev:work/lines.txt .",
         "thopters cp dev:work/lines.txt - | wc -l",
-    ],
+    ),
 )
 def cmd_cp(app: App, args: argparse.Namespace) -> int:
     sources = [split_path(text) for text in args.paths]
@@ -7300,19 +7415,12 @@ def finish_copy(app: App, copy: Copy) -> int:
 # sessions
 
 
-def add_sessions(parser: argparse.ArgumentParser) -> None:
-    add_name(parser)
-    add_json(parser)
-
-
 @Command(
     "sessions",
     "list the commands that run in a sprite, waking it",
-    add_sessions,
-    [
-        "thopters sessions dev",
-        "thopters sessions dev --json",
-    ],
+    NAME,
+    JSON,
+    examples=("thopters sessions dev", "thopters sessions dev --json"),
 )
 def cmd_sessions(app: App, args: argparse.Namespace) -> int:
     name, console = valid_name(args.name), app.console
@@ -7337,19 +7445,12 @@ def cmd_sessions(app: App, args: argparse.Namespace) -> int:
 # attach
 
 
-def add_attach(parser: argparse.ArgumentParser) -> None:
-    add_name(parser)
-    parser.add_argument("session", metavar="ID", nargs="?", help="without it: the newest one")
-
-
 @Command(
     "attach",
     "come back to a command that runs on a terminal; Ctrl-\\ leaves",
-    add_attach,
-    [
-        "thopters attach dev",
-        "thopters attach dev 1847",
-    ],
+    NAME,
+    Argument("session", metavar="ID", nargs="?", help="without it: the newest one"),
+    examples=("thopters attach dev", "thopters attach dev 1847"),
     own_failure=EXIT_STATUS_UNKNOWN,
 )
 def cmd_attach(app: App, args: argparse.Namespace) -> int:
@@ -7409,20 +7510,13 @@ def find_session(app: App, name: str, identity: str | None) -> Session:
 # kill
 
 
-def add_kill(parser: argparse.ArgumentParser) -> None:
-    add_name(parser)
-    parser.add_argument("session", metavar="ID", help="as thopters sessions shows it")
-    parser.add_argument("--signal", metavar="S", help="TERM, INT, HUP, KILL, QUIT, USR1 or USR2")
-
-
 @Command(
     "kill",
     "end a command that runs in a sprite, and see it gone",
-    add_kill,
-    [
-        "thopters kill dev 1847",
-        "thopters kill dev 1847 --signal INT",
-    ],
+    NAME,
+    Argument("session", metavar="ID", help="as thopters sessions shows it"),
+    Argument("--signal", metavar="S", help="TERM, INT, HUP, KILL, QUIT, USR1 or USR2"),
+    examples=("thopters kill dev 1847", "thopters kill dev 1847 --signal INT"),
 )
 def cmd_kill(app: App, args: argparse.Namespace) -> int:
     name, identity = valid_name(args.name), valid_session(args.session)
@@ -7450,21 +7544,16 @@ def cmd_kill(app: App, args: argparse.Namespace) -> int:
 # hold
 
 
-def add_hold_command(parser: argparse.ArgumentParser) -> None:
-    add_name(parser)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--for", dest="time", metavar="TIME", type=duration, help="as 2h or 1h30m")
-    what.add_argument("--release", action="store_true", help="let it sleep again")
-
-
 @Command(
     "hold",
     "keep a sprite awake for a time, or let it sleep again",
-    add_hold_command,
-    [
-        "thopters hold dev --for 2h",
-        "thopters hold dev --release",
-    ],
+    NAME,
+    OneOf(
+        Argument("--for", dest="time", metavar="TIME", type=duration, help="as 2h or 1h30m"),
+        Argument("--release", action="store_true", help="let it sleep again"),
+        required=True,
+    ),
+    examples=("thopters hold dev --for 2h", "thopters hold dev --release"),
 )
 def cmd_hold(app: App, args: argparse.Namespace) -> int:
     name, console = valid_name(args.name), app.console
@@ -7548,20 +7637,16 @@ def release_holds(app: App, name: str) -> int:
 # checkpoint
 
 
-def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    add_name(parser)
-    parser.add_argument("--comment", metavar="C", default="", help="say what it holds")
-    add_json(parser)
-
-
 @Command(
     "checkpoint",
     "save the disk, to go back to",
-    add_checkpoint,
-    [
+    NAME,
+    Argument("--comment", metavar="C", default="", help="say what it holds"),
+    JSON,
+    examples=(
         'thopters checkpoint dev --comment "before the refactoring"',
         "id=$(thopters checkpoint dev)",
-    ],
+    ),
 )
 def cmd_checkpoint(app: App, args: argparse.Namespace) -> int:
     name, started = valid_name(args.name), app.clock.monotonic()
@@ -7641,20 +7726,13 @@ def new_checkpoint(app: App, name: str, comment: str, known: Sequence[str], star
 # checkpoints
 
 
-def add_checkpoints(parser: argparse.ArgumentParser) -> None:
-    add_name(parser)
-    parser.add_argument("--all", action="store_true", help="show automatic ones too")
-    add_json(parser)
-
-
 @Command(
     "checkpoints",
     "list the checkpoints of a sprite, newest first",
-    add_checkpoints,
-    [
-        "thopters checkpoints dev",
-        "thopters checkpoints dev --all --json",
-    ],
+    NAME,
+    Argument("--all", action="store_true", help="show automatic ones too"),
+    JSON,
+    examples=("thopters checkpoints dev", "thopters checkpoints dev --all --json"),
 )
 def cmd_checkpoints(app: App, args: argparse.Namespace) -> int:
     name = valid_name(args.name)
@@ -7691,25 +7769,19 @@ def warn_of_health(app: App, checkpoint: Checkpoint) -> None:
 # restore
 
 
-def add_restore(parser: argparse.ArgumentParser) -> None:
-    add_name(parser)
-    parser.add_argument("checkpoint", metavar="ID", nargs="?", help="without it: list them")
-    add_yes(parser, "restore")
-    parser.add_argument(
-        "--no-backup", action="store_true", help="take no checkpoint of the present first"
-    )
-    add_json(parser)
-
-
 @Command(
     "restore",
     "put the disk back to a checkpoint, after saving the present one",
-    add_restore,
-    [
+    NAME,
+    Argument("checkpoint", metavar="ID", nargs="?", help="without it: list them"),
+    yes_option("restore"),
+    Argument("--no-backup", action="store_true", help="take no checkpoint of the present first"),
+    JSON,
+    examples=(
         "thopters restore dev",
         "thopters restore dev v3",
         "thopters restore dev v3 --yes --no-backup",
-    ],
+    ),
 )
 def cmd_restore(app: App, args: argparse.Namespace) -> int:
     name, started = valid_name(args.name), app.clock.monotonic()
@@ -7872,23 +7944,16 @@ def remove_marker(app: App, name: str, marker: bytes) -> None:
 # url
 
 
-def add_url(parser: argparse.ArgumentParser) -> None:
-    add_name(parser)
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument("--public", action="store_true", help="let anybody open it")
-    group.add_argument("--private", action="store_true", help="let only the org open it (default)")
-    add_json(parser)
-
-
 @Command(
     "url",
     "print the sprite's URL, or say who may open it",
-    add_url,
-    [
-        "thopters url dev",
-        "thopters url dev --public",
-        "thopters url dev --private",
-    ],
+    NAME,
+    OneOf(
+        Argument("--public", action="store_true", help="let anybody open it"),
+        Argument("--private", action="store_true", help="let only the org open it (default)"),
+    ),
+    JSON,
+    examples=("thopters url dev", "thopters url dev --public", "thopters url dev --private"),
 )
 def cmd_url(app: App, args: argparse.Namespace) -> int:
     name, console = valid_name(args.name), app.console
@@ -7917,19 +7982,12 @@ def cmd_url(app: App, args: argparse.Namespace) -> int:
 # rename
 
 
-def add_rename(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("old", metavar="OLD", help="the sprite")
-    parser.add_argument("new", metavar="NEW", help="the name it should have")
-
-
 @Command(
     "rename",
     "say why a sprite keeps its name",
-    add_rename,
-    [
-        "thopters rename dev dev-2",
-        "thopters help rename",
-    ],
+    Argument("old", metavar="OLD", help="the sprite"),
+    Argument("new", metavar="NEW", help="the name it should have"),
+    examples=("thopters rename dev dev-2", "thopters help rename"),
 )
 def cmd_rename(app: App, args: argparse.Namespace) -> int:
     old, new = valid_name(args.old), valid_new_name(args.new)
@@ -7943,20 +8001,13 @@ def cmd_rename(app: App, args: argparse.Namespace) -> int:
 # destroy
 
 
-def add_destroy(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", metavar="NAME", nargs="+", help="the sprites")
-    add_yes(parser, "destroy")
-    add_json(parser)
-
-
 @Command(
     "destroy",
     "delete sprites with everything in them",
-    add_destroy,
-    [
-        "thopters destroy dev",
-        "thopters destroy issue-42 issue-55 --yes",
-    ],
+    NAMES,
+    yes_option("destroy"),
+    JSON,
+    examples=("thopters destroy dev", "thopters destroy issue-42 issue-55 --yes"),
 )
 def cmd_destroy(app: App, args: argparse.Namespace) -> int:
     names = list(dict.fromkeys(map(valid_name, args.names)))
@@ -7998,156 +8049,18 @@ def destroy(app: App, name: str) -> str:
 # help
 
 
-def add_help(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("topic", metavar="COMMAND", nargs="?", help="the command to explain")
-
-
 @Command(
     "help",
     "explain a command",
-    add_help,
-    [
-        "thopters help",
-        "thopters help exec",
-    ],
+    Argument("topic", metavar="COMMAND", nargs="*", help="the command to explain"),
+    examples=("thopters help", "thopters help exec"),
 )
 def cmd_help(app: App, args: argparse.Namespace) -> int:
-    if args.topic is None:
-        app.console.answer(overview())
-    else:
-        command = find_command(args.topic)
-        app.console.answer(help_of(build_parser(command)))
+    app.console.answer(help_on(args.topic) if args.topic else overview())
     return EXIT_OK
 
 
-# --- parser, main -----------------------------------------------------------------------
-
-
-def overview() -> str:
-    """Return the text of `thopters --help`; made without argparse, so it costs nothing."""
-    rows = "".join(
-        f"  {', '.join((command.name, *command.aliases)):<16}{command.summary}\n"
-        for command in COMMANDS
-    )
-    return f"""\
-usage: thopters [-v] [--debug] COMMAND ...
-
-Long-lived, pausable development machines on Fly Sprites, from one file.
-
-commands:
-{rows}
-options, before or after the command:
-  -v, --verbose   say what was tried
-  --debug         one line per request: never a body, a header or a secret
-  -h, --help      this text; after a command, the command's
-  --version       in place of a command: the version of this program
-
-exit status:
-  0 done, 1 failed, 2 wrong usage or no consent, 3 no such sprite or checkpoint,
-  4 not authenticated, 5 exists already, 6 limit reached, 7 timed out,
-  127 on Windows the sprite program is needed for a shell;
-  exec, shell, attach: the command's own, and 255 with a message where it is not known
-
-examples:
-  thopters create dev
-  thopters exec dev -- git clone https://github.com/user/repo
-  thopters help exec"""
-
-
-def find_command(word: str) -> Command:
-    by_word = {name: command for command in COMMANDS for name in (command.name, *command.aliases)}
-    if word in by_word:
-        return by_word[word]
-    import difflib
-
-    near = difflib.get_close_matches(word, by_word, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else "see: thopters --help"
-    raise UsageError(f"there is no command {word[:64]!r}", hint=hint)
-
-
-class HelpWanted(Exception):
-    """The user wants the help of a command, which the text is."""
-
-
-def help_of(parser: argparse.ArgumentParser) -> str:
-    return parser.format_help().rstrip("\n")
-
-
-def build_parser(command: Command) -> argparse.ArgumentParser:
-    import argparse
-
-    class Parser(argparse.ArgumentParser):
-        color: bool
-
-        def print_help(self, file: object = None) -> NoReturn:
-            raise HelpWanted(help_of(self))  # its own way hides that it could not be written
-
-        def error(self, message: str) -> NoReturn:
-            raise UsageError(message, hint=f"see: thopters {command.name} --help")
-
-    parser = Parser(
-        prog=f"thopters {command.name}",
-        description=command.summary,
-        epilog="examples:\n" + "".join(f"  {line}\n" for line in command.examples),
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
-            prog, max_help_position=28, width=90
-        ),
-        allow_abbrev=False,
-    )
-    parser.color = False  # since Python 3.14, where it would not ask us whether it may
-    command.add(parser)
-    parser.add_argument("-v", "--verbose", action="store_true", help="say what was tried")
-    parser.add_argument("--debug", action="store_true", help="one line per request")
-    return parser
-
-
-GLOBAL_OPTIONS = ("-v", "--verbose", "--debug")
-
-
-def parse(argv: list[str]) -> tuple[Command, argparse.Namespace]:
-    """Return the command and its arguments; what follows `--` is never looked at."""
-    before = 0
-    while before < len(argv) and argv[before] in GLOBAL_OPTIONS:
-        before += 1
-    if before == len(argv):
-        raise UsageError("a command is missing", hint="see: thopters --help")
-    if argv[before].startswith("-"):
-        raise UsageError(f"there is no option {argv[before][:64]!r}", hint="see: thopters --help")
-    command = find_command(argv[before])
-    words = argv[:before] + argv[before + 1 :]
-    rest: list[str] = []
-    if command.takes_command and "--" in words:
-        # argparse's own treatment of `--` differs between versions of Python
-        split = words.index("--")
-        words, rest = words[:split], words[split + 1 :]
-        args = build_parser(command).parse_args(words)
-        if args.command:
-            raise UsageError(
-                "the command comes after --", hint=f"thopters {command.name} NAME -- COMMAND"
-            )
-        args.command = rest
-        return command, args
-    parser = build_parser(command)
-    if not command.takes_command:
-        # an option may stand anywhere; that way of argparse's makes nothing of `--`
-        parse_words = parser.parse_args if "--" in words else parser.parse_intermixed_args
-        return command, parse_words(words)
-    args, unknown = parser.parse_known_args(words)
-    stray = args.command or [word for word in unknown[:1] if not word.startswith("-")]
-    if stray:
-        import shlex
-        from collections import Counter
-
-        own = words[-1:]  # the shortest end that has all of them, options too
-        while len(own) < len(words) and Counter([*args.command, *unknown]) - Counter(own):
-            own = words[-len(own) - 1 :]
-        if own == words:  # argparse has split one of them
-            own = words[words.index(args.name) + 1 :]
-        fixed = f"thopters {command.name} {args.name} -- {shlex.join(own)}"
-        raise UsageError("put -- before the command", hint=fixed)
-    if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    return command, args
+# --- main -------------------------------------------------------------------------------
 
 
 def run(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
