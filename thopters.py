@@ -66,10 +66,7 @@ if TYPE_CHECKING:
     Sink = Callable[[bytes | memoryview], None]
 
 
-# --- constants --------------------------------------------------------------------------
-
 __version__ = "0.1.0"
-
 DEFAULT_API_URL = "https://api.sprites.dev"
 DEFAULT_GITHUB_API = "https://api.github.com"
 INSTALL_PAGE = "https://sprites.dev"
@@ -86,54 +83,10 @@ EXIT_TIMED_OUT = 7
 EXIT_NO_PROGRAM = 127
 EXIT_STATUS_UNKNOWN = 255
 
-CONNECT_TIMEOUT_S = 10.0
-SILENCE_TIMEOUT_S = 30.0  # of a server that should be answering
-REQUEST_LIMIT_S = 60.0
-SLOWEST_UPLOAD = 20_000  # bytes per second
-NO_LIMIT_S = 45 * 86400.0  # more than a timer can wait on Windows is an error
-CREATE_LIMIT_S = 180.0
-STREAM_LIMIT_S = 600.0  # checkpoint and restore
-LAST_WORDS_S = 5.0  # for what may follow the event that says all is done
-WAKE_LIMIT_S = 120.0  # a cold sprite's first command
-PROBE_LIMIT_S = 3.0  # a fresh sprite's exec can hang instead of failing: ask again
-READY_LIMIT_S = 60.0
-INIT_LIMIT_S = 120.0
-SOON_S = 5.0  # after it was attached, a session that is lost again is a sign of something worse
-MOST_LOSSES = 5
-AT_ONCE_S = 0.5  # a detached command that ends so soon has failed to start, or was short
-IDENTITY_LIMIT_S = 5.0  # for the platform to tell a session's id, once the command runs
-QUIET_S = 1.0  # a session that was quiet for so long may have been lost because its sprite sleeps
-STATUS_LAG_S = 5.0  # of a sprite's status behind its falling asleep
-AWAY_LIMIT_S = 600.0  # for the API to be reached again
-SESSION_LAG_S = 3.0  # of the list of sessions behind a session's end
-HOLD_FIRST_S = 1  # a command that ends sooner holds nothing
-HOLD_EVERY_S = 60
-HOLD_AGAIN_S = 10  # where it could not be refreshed
-HOLD_EXPIRY_S = 300
-HOLD_MAX_S = 8 * 3600
-HOLD_LEAST_S = 10  # a shorter one could end before it is seen
-READ_BACK_LIMIT_S = 30.0
-OLD_AFTER_S = 10.0  # how much earlier than our question a sprite was made that is not ours
-PAUSE_LIMIT_S = 120.0
-PAUSE_LOOK_EVERY_S = 1.0
-KEYRING_LIMIT_S = 5.0
-GLANCE_LIMIT_S = 3.0  # for a look that only words a message
-MISSED_S = 0.3  # until a sprite that was not found is looked for once more
-SIGNAL_TRIES = 3
-SAME_SIGNAL_S = 0.02  # nobody presses ^C as fast
-PING_INTERVAL_S = 15.0
-DEAD_AFTER_S = 45.0
-STUCK_AFTER_S = 900.0  # of silence, where a slow reader may be what keeps the server from answering
-
 MAX_JSON_BYTES = 16 << 20
 MAX_ERROR_BYTES = 1 << 20
 MAX_LINE_BYTES = 1 << 20
 MAX_MESSAGE_BYTES = 16 << 20
-MAX_PAGES = 1000
-PAGE_SIZE = 50  # the documented maximum
-
-NAME_LENGTH = 63
-URL_NAME_LENGTH = 48  # a longer name and its suffix no longer fit into a DNS label
 
 
 # --- errors -----------------------------------------------------------------------------
@@ -225,6 +178,13 @@ class NoAnswerError(ThoptersError):
     code = "no_answer"
 
 
+class StatusUnknownError(ThoptersError):
+    """A remote command's exit status could not be learned."""
+
+    exit_code = EXIT_STATUS_UNKNOWN
+    code = "status_unknown"
+
+
 class After:
     """Says of what fails in it that it came after something which was, or may have been, done.
 
@@ -247,13 +207,6 @@ class After:
             raise NoAnswerError(error.message, hint=error.hint) from None
 
 
-class StatusUnknownError(ThoptersError):
-    """A remote command's exit status could not be learned."""
-
-    exit_code = EXIT_STATUS_UNKNOWN
-    code = "status_unknown"
-
-
 class Interrupted(BaseException):
     """A signal asks us to stop. Not an Exception, so that nothing swallows it."""
 
@@ -262,121 +215,7 @@ class Interrupted(BaseException):
         self.signum = signum
 
 
-# --- secrets ----------------------------------------------------------------------------
-
-
-class Secret:
-    """A value that can't be printed, formatted, compared or pickled by accident."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        """Return the value itself; a test counts the places that ask for it."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret(****)"
-
-    __str__ = __repr__
-
-    def __format__(self, spec: str) -> str:
-        return "****"
-
-    @property
-    def length(self) -> int:
-        return len(self._value)
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("secrets are not pickled")
-
-
-def quote_argument(value: bytes) -> bytes:
-    """Quote any bytes but NUL as one word for a POSIX shell.
-
-    Always, unlike shlex.quote: to zsh a bare `=ls` is the path of ls.
-    """
-    return b"'" + value.replace(b"'", b"'\"'\"'") + b"'"
-
-
-def secret_forms(value: str) -> set[str]:
-    """Return the ways in which a text can hold `value`: as it is and encoded."""
-    import base64
-    import json
-    import re
-    import urllib.parse
-
-    data = value.encode("utf-8", "surrogateescape")
-    urls = [urllib.parse.quote(data, safe=""), urllib.parse.quote_plus(data)]
-    urls += [re.sub("%..", lambda code: code[0].lower(), url) for url in urls]  # as git has it
-    jsons = [json.dumps(value, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)]
-    in_quotes = quote_argument(data)[1:-1].decode("utf-8", "surrogateescape")
-    forms = {value, *urls, *jsons, in_quotes, data.hex(), data.hex().upper()}
-    for offset in range(3):  # base64 of a text that holds it, whatever comes before and after
-        encoded = base64.b64encode(bytes(offset) + data).decode()
-        inner = encoded[(0, 2, 3)[offset] : 8 * (offset + len(data)) // 6]
-        forms |= {inner, inner.replace("+", "-").replace("/", "_")}
-    lines = [line for line in value.splitlines() if 8 <= len(line) < len(value)]  # shown apart
-    return {form for form in forms if len(form) >= 6}.union(*map(secret_forms, lines))
-
-
-class Redactor:
-    """Replaces every known secret, in every form that we know of, by ****."""
-
-    def __init__(self) -> None:
-        self._forms: set[str] = set()
-        self._yielding: set[str] = set()
-        self._names: set[str] = set()
-
-    def add(self, secret: Secret, *, yields: bool = False) -> None:
-        """Strike a secret out from now on; one that `yields` not where it is in a sprite's name."""
-        forms = secret_forms(secret.reveal())
-        if yields:
-            self._yielding = self._yielding | forms  # a thread may be reading the old
-        else:
-            self._forms = self._forms | forms
-
-    def spare(self, name: str) -> None:
-        """Take note of a sprite's name, once the API has shown that it is one."""
-        self._names = self._names | {name}
-
-    def __call__(self, text: str) -> str:
-        # a pattern of all forms of many long secrets would take a second to compile
-        found = [form for form in self._forms if form in text]
-        for form in self._yielding:
-            if form in text and not any(form in name for name in self._names):
-                found.append(form)
-        if not found:
-            return text
-        import re
-
-        found.sort(key=len, reverse=True)
-        return re.sub("|".join(map(re.escape, found)), "****", text)
-
-
-# --- system -----------------------------------------------------------------------------
-
-
-class Clock:
-    """Time and chance, in one place, so that tests can bring their own."""
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
-
-    def utc(self) -> datetime.datetime:
-        import datetime
-
-        return datetime.datetime.now(datetime.timezone.utc)
-
-    def jitter(self) -> float:
-        import random
-
-        return random.random()  # noqa: S311 (spreads retries, guards nothing)
+# --- words ------------------------------------------------------------------------------
 
 
 def to_bytes(text: str) -> bytes:
@@ -387,57 +226,12 @@ def to_bytes(text: str) -> bytes:
         return text.encode("utf-8", "surrogatepass")
 
 
-def in_background(work: Callable[..., object], *arguments: object) -> threading.Thread:
-    """Run something in a thread that keeps nothing from ending; ThoptersError if there is none."""
-    import threading
+def quote_argument(value: bytes) -> bytes:
+    """Quote any bytes but NUL as one word for a POSIX shell.
 
-    thread = threading.Thread(target=work, args=arguments, daemon=True)
-    start_thread(thread)
-    return thread
-
-
-def start_thread(thread: threading.Thread) -> None:
-    try:
-        thread.start()
-    except RuntimeError:
-        raise ThoptersError(
-            "no thread can be started: the system allows no more of them",
-            hint="see its limits: ulimit -a",
-        ) from None
-
-
-def wait_for(
-    readers: Sequence[Any], writers: Sequence[Any], timeout_s: float | None
-) -> tuple[list[Any], list[Any]]:
-    """Return which can be read and which written, at most after a time; ValueError if closed."""
-    import select
-
-    try:
-        return select.select(readers, writers, [], timeout_s)[:2]
-    except ValueError:  # a descriptor above 1023, or a closed one
-        if not hasattr(select, "poll"):
-            raise
-    poll = select.poll()
-    wanted = {reader.fileno(): select.POLLIN for reader in readers}
-    for writer in writers:
-        wanted[writer.fileno()] = wanted.get(writer.fileno(), 0) | select.POLLOUT
-    for fd, events in wanted.items():
-        poll.register(fd, events)
-    found = dict(poll.poll(None if timeout_s is None else timeout_s * 1000))
-    # an error or a hang-up is for both to find out
-    readable = [reader for reader in readers if found.get(reader.fileno(), 0) & ~select.POLLOUT]
-    writable = [writer for writer in writers if found.get(writer.fileno(), 0) & ~select.POLLIN]
-    return readable, writable
-
-
-def tick(every_s: float) -> None:
-    """Interrupt what waits every so many seconds, 0 for no more."""
-    if hasattr(signal, "setitimer"):
-        signal.signal(signal.SIGALRM, lambda signum, frame: None)
-        signal.setitimer(signal.ITIMER_REAL, every_s, every_s)
-
-
-# --- terminal ---------------------------------------------------------------------------
+    Always, unlike shlex.quote: to zsh a bare `=ls` is the path of ls.
+    """
+    return b"'" + value.replace(b"'", b"'\"'\"'") + b"'"
 
 
 def clean(text: str) -> str:
@@ -506,6 +300,608 @@ def format_age(moment: datetime.datetime | None, now: datetime.datetime) -> str:
     return "just now" if seconds < 10 else f"{seconds} seconds ago"
 
 
+HOLD_LEAST_S = 10  # a shorter one could end before it is seen
+
+
+def duration(text: str) -> int:
+    """Return the seconds of a hold: 90, 45s, 30m, 2h or 1h30m."""
+    import re
+
+    found = re.fullmatch(r"(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,9})s?)?", text)
+    parts = [int(part or 0) for part in found.groups()] if found else [0]
+    if not any(parts):
+        raise UsageError(f"{text[:64]!r} is no time", hint="use 90, 45s, 30m, 2h or 1h30m")
+    seconds = parts[0] * 3600 + parts[1] * 60 + parts[2]
+    if seconds < HOLD_LEAST_S:
+        raise UsageError(f"a hold can't be shorter than {HOLD_LEAST_S} s")
+    return seconds
+
+
+def is_variable(name: str) -> bool:
+    import re
+
+    return bool(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name))
+
+
+def is_host(host: str) -> bool:
+    """Return whether a host's name can be asked for: printable ASCII, as IDNA wants its labels."""
+    labels = host.removesuffix(".").split(".")
+    printable = all("!" <= char <= "~" for char in host)
+    return printable and all(0 < len(label) < 64 for label in labels)
+
+
+def is_loopback(host: str) -> bool:
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+NAME_LENGTH = 63
+URL_NAME_LENGTH = 48  # a longer name and its suffix no longer fit into a DNS label
+
+
+def valid_name(text: str) -> str:
+    """Check the name of a sprite that should exist; anything a URL path could twist is refused."""
+    import re
+
+    bad = text in (".", "..") or len(text) > 128 or not re.fullmatch(r"[A-Za-z0-9._~@+:=,-]+", text)
+    if bad or text.startswith("-"):
+        raise UsageError(f"{text[:64]!r} is not a sprite's name", hint="see: thopters list")
+    return text
+
+
+def valid_new_name(text: str) -> str:
+    """Check the name of a sprite to be made: a DNS label, as the platform wants it."""
+    import re
+
+    if not re.fullmatch(rf"[a-z0-9]([a-z0-9-]{{0,{NAME_LENGTH - 2}}}[a-z0-9])?", text):
+        raise UsageError(
+            f"{text[:64]!r} can't be a sprite's name",
+            hint=f"use 1 to {NAME_LENGTH} of a-z, 0-9 and -, with a letter or digit at both ends",
+        )
+    return text
+
+
+def valid_checkpoint(text: str) -> str:
+    """Return a checkpoint's id in the platform's form: 3, v3 and checkpoints/v3 are the same."""
+    import re
+
+    text = text.removeprefix("checkpoints/")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text):
+        raise UsageError(
+            f"{text[:64]!r} is not a checkpoint's id", hint="see: thopters checkpoints NAME"
+        )
+    if text in ("Current", "active"):
+        raise UsageError(f"{text} stands for the present state, there is nothing to restore")
+    return "v" + text if text.isdigit() else text
+
+
+def valid_session(text: str) -> str:
+    import re
+
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", text):
+        raise UsageError(f"{text[:64]!r} is not a session's id", hint="see: thopters sessions NAME")
+    return text
+
+
+def valid_address(text: str) -> tuple[str, int]:
+    """Return host and port of HOST:PORT, [HOST]:PORT or :PORT."""
+    import re
+
+    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*):([0-9]{1,5})", text)
+    if not found or not 1 <= int(found[2]) <= 65535:
+        raise UsageError(f"{text[:64]!r} is not HOST:PORT")
+    return found[1].strip("[]") or "localhost", int(found[2])
+
+
+def valid_ports(text: str) -> tuple[int, int]:
+    """Return the local and the remote port of 8080 or 3001:3000."""
+    import re
+
+    if re.fullmatch(r"[0-9]{1,5}(:[0-9]{1,5})?", text):
+        local, _, remote = text.partition(":")
+        ports = int(local), int(remote or local)
+        if all(1 <= port <= 65535 for port in ports):
+            return ports
+    raise UsageError(
+        f"{text[:64]!r} is no port", hint="use PORT or LOCAL:REMOTE, each from 1 to 65535"
+    )
+
+
+# --- system -----------------------------------------------------------------------------
+
+
+class Clock:
+    """Time and chance, in one place, so that tests can bring their own."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def utc(self) -> datetime.datetime:
+        import datetime
+
+        return datetime.datetime.now(datetime.timezone.utc)
+
+    def jitter(self) -> float:
+        import random
+
+        return random.random()  # noqa: S311 (spreads retries, guards nothing)
+
+
+def in_background(work: Callable[..., object], *arguments: object) -> threading.Thread:
+    """Run something in a thread that keeps nothing from ending; ThoptersError if there is none."""
+    import threading
+
+    thread = threading.Thread(target=work, args=arguments, daemon=True)
+    start_thread(thread)
+    return thread
+
+
+def start_thread(thread: threading.Thread) -> None:
+    try:
+        thread.start()
+    except RuntimeError:
+        raise ThoptersError(
+            "no thread can be started: the system allows no more of them",
+            hint="see its limits: ulimit -a",
+        ) from None
+
+
+def wait_for(
+    readers: Sequence[Any], writers: Sequence[Any], timeout_s: float | None
+) -> tuple[list[Any], list[Any]]:
+    """Return which can be read and which written, at most after a time; ValueError if closed."""
+    import select
+
+    try:
+        return select.select(readers, writers, [], timeout_s)[:2]
+    except ValueError:  # a descriptor above 1023, or a closed one
+        if not hasattr(select, "poll"):
+            raise
+    poll = select.poll()
+    wanted = {reader.fileno(): select.POLLIN for reader in readers}
+    for writer in writers:
+        wanted[writer.fileno()] = wanted.get(writer.fileno(), 0) | select.POLLOUT
+    for fd, events in wanted.items():
+        poll.register(fd, events)
+    found = dict(poll.poll(None if timeout_s is None else timeout_s * 1000))
+    # an error or a hang-up is for both to find out
+    readable = [reader for reader in readers if found.get(reader.fileno(), 0) & ~select.POLLOUT]
+    writable = [writer for writer in writers if found.get(writer.fileno(), 0) & ~select.POLLIN]
+    return readable, writable
+
+
+def home_directory(environ: Mapping[str, str]) -> str:
+    """Return the user's home; UsageError where HOME is no absolute path."""
+    home = environ.get("USERPROFILE" if os.name == "nt" else "HOME", "")
+    if not os.path.isabs(home):
+        raise UsageError(
+            "cannot tell where your home directory is: HOME is "
+            + ("not an absolute path" if home else "not set"),
+            hint="set HOME, or name the files with THOPTERS_CONFIG and the token with SPRITE_TOKEN",
+        )
+    return home
+
+
+def is_special(path: str) -> bool:
+    """Return whether there is something that is neither a file nor a folder nor a link."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
+
+
+def is_placeless(path: str) -> bool:
+    """Return whether a path leads to what can't be replaced: a pipe, a device, a deleted file.
+
+    The shell gives /dev/fd/63 for such, which is a link to no path.
+    """
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    return not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)) or not status.st_nlink
+
+
+def sync_folder(folder: str) -> None:
+    """Force what a folder lists to the disk, where the folder and its file system allow that."""
+    try:
+        fd = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        sync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(fd)
+
+
+def sync(fd: int) -> None:
+    """Force a file to the disk; on macOS fsync alone leaves it in the disk's own memory."""
+    if sys.platform == "darwin":
+        import fcntl
+
+        with contextlib.suppress(OSError):  # a file system that does not know it
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(fd)
+
+
+def open_private(path: str, flags: int) -> int:
+    """Be the opener of a file that is ours alone; where a link lies in its place, it fails."""
+    fd = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    if hasattr(os, "fchmod"):
+        os.fchmod(fd, 0o600)  # a umask may have taken even that
+    return fd
+
+
+def try_lock(fd: int) -> bool:
+    """Take an open file's lock unless somebody else has it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def find_program(name: str, environ: Mapping[str, str]) -> str | None:
+    """Return the absolute path of a program; relative entries of PATH are not searched."""
+    folders = environ.get("PATH", "").split(os.pathsep)
+    for folder in [""] if os.path.isabs(name) else filter(os.path.isabs, folders):
+        path = os.path.join(folder, name)
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    return None
+
+
+def run_for_output(argv: list[str], limit_s: float) -> str | None:
+    """Run a local program and return its stdout, "" if it failed, None if it took too long."""
+    import subprocess
+
+    try:
+        done = subprocess.run(  # noqa: S603 (the one place that starts a program)
+            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=max(limit_s, 0.01)
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    except OSError:
+        return ""
+    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else ""
+
+
+class WritingOutput:
+    """Makes a failure to write our output an OutputError; a closed pipe stays one."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left would only fail again
+            raise OutputError(f"cannot write the output: {error.strerror}") from None
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    import select
+
+    view = memoryview(data)
+    with WritingOutput():
+        while view:
+            try:
+                view = view[os.write(fd, view) :]
+            except BlockingIOError:  # whoever shares it with us wants it so
+                select.select([], [fd], [])
+
+
+def write_stdout(data: bytes | memoryview) -> None:
+    write_all(1, data)
+
+
+def binary_streams() -> None:
+    """Keep Windows from translating line ends."""
+    if os.name == "nt":
+        import msvcrt
+
+        for fd in (0, 1, 2):
+            msvcrt.setmode(fd, os.O_BINARY)  # type: ignore[attr-defined]
+
+
+def replace_closed_streams() -> None:
+    """Have three standard streams, though whoever started us has closed one.
+
+    What is opened next would take its place, and be read and written as if it were the user's.
+    So stdin cannot be read, stdout cannot be written, and nobody sees what goes to stderr.
+    """
+    modes = {"stdin": os.O_WRONLY, "stdout": os.O_RDONLY, "stderr": os.O_WRONLY}
+    for fd, (name, flags) in enumerate(modes.items()):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, flags), True)  # the lowest number that is free
+        if getattr(sys, name) is None:
+            stream = open(fd, "r" if fd == 0 else "w", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+
+
+def patient(stream: TextIO) -> TextIO:
+    """Return a stream to the same place that waits where it would block.
+
+    Whoever shares the place with us may want it so, as Node does. It is not for every stream: in
+    code that is not C, a signal can come between writing something and knowing that it is written.
+    """
+    import io
+
+    class Buffer(io.BufferedIOBase):
+        fileno, isatty = stream.fileno, stream.isatty
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            rest = memoryview(data)
+            while rest:
+                try:
+                    count = stream.buffer.write(rest) or 0  # None if there is no room at all
+                except BlockingIOError as full:
+                    count = full.characters_written
+                rest = rest[count:]
+                if rest:
+                    wait_for([], [self], None)
+            return len(data)
+
+        def flush(self) -> None:
+            while True:
+                try:
+                    return stream.buffer.flush()
+                except BlockingIOError:
+                    wait_for([], [self], None)
+
+    if os.name != "posix" or os.get_blocking(stream.fileno()):
+        return stream
+    by_line = bool(stream.line_buffering)
+    return io.TextIOWrapper(
+        Buffer(),
+        stream.encoding,
+        line_buffering=by_line,  # type: ignore[type-var]
+    )
+
+
+# --- signals ----------------------------------------------------------------------------
+
+
+def tick(every_s: float) -> None:
+    """Interrupt what waits every so many seconds, 0 for no more."""
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, lambda signum, frame: None)
+        signal.setitimer(signal.ITIMER_REAL, every_s, every_s)
+
+
+def stop_signals() -> list[int]:
+    """Return the signals that ask a program to stop, where the system has them."""
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+
+SAME_SIGNAL_S = 0.02  # nobody presses ^C as fast
+
+
+class SignalRelay:
+    """While a command runs, passes our first signal to stop on to it; a later one ends us.
+
+    `target` returns the remote process group, None as long as there is nothing to signal.
+    """
+
+    def __init__(self, target: Callable[[], int | None], send: Callable[[int, int], None]) -> None:
+        self.target = target
+        self.send = send
+        self.received: int | None = None
+        self._came_at = 0.0  # in seconds of the monotonic clock
+
+    def __enter__(self) -> SignalRelay:
+        self._before = []
+        for number in stop_signals():
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._before.append((number, signal.signal(number, self._receive)))
+        return self
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        is_soon = time.monotonic() - self._came_at < SAME_SIGNAL_S
+        if signum == self.received and (is_soon or signum == getattr(signal, "SIGHUP", 0)):
+            return  # a window that closes sends two, and so does `timeout`
+        group = self.target()
+        if self.received is not None or group is None:
+            raise Interrupted(signum)
+        self.received, self._came_at = signum, time.monotonic()
+        try:
+            in_background(self.send, group, signum)
+        except ThoptersError:
+            raise Interrupted(signum) from None
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before:
+            signal.signal(number, handler)
+
+
+class SignalsWait:
+    """Has a signal that asks us to stop wait until what is done here is done whole."""
+
+    def __enter__(self) -> None:
+        self._came: list[int] = []
+        self._before = {}
+        for number in stop_signals():
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, lambda n, _: self._came.append(n))
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        for number in self._came[:1]:
+            signal.raise_signal(number)
+
+
+class StopSignals:
+    """Turns what asks us to stop into Interrupted; a signal that is ignored (nohup) stays so.
+
+    What comes within a second of the first is taken for the same wish, so that what has to be
+    cleaned up and said gets its time. Python drops an exception where it has nowhere to go, as in
+    a finaliser; then the signal is sent once more, and what ends before it came ends as by it.
+    One that comes just before a call that waits is noticed when that is interrupted, by a tick.
+    """
+
+    TICK_S = 1.0
+
+    def __init__(self) -> None:
+        self.dropped: int | None = None
+        self._came_at: float | None = None  # in seconds of the monotonic clock
+
+    def catch(self) -> None:
+        sys.unraisablehook = self._send_again
+        for number in stop_signals():
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._interrupt)
+        tick(self.TICK_S)
+
+    def _interrupt(self, signum: int, frame: FrameType | None) -> None:
+        if self._came_at is None or time.monotonic() - self._came_at >= 1.0:
+            self._came_at, self.dropped = time.monotonic(), None
+            raise Interrupted(signum)
+
+    def _send_again(self, dropped: sys.UnraisableHookArgs) -> None:
+        if not isinstance(dropped.exc_value, Interrupted):
+            sys.__unraisablehook__(dropped)
+            return
+        import threading
+
+        self.dropped = dropped.exc_value.signum
+        threading.Timer(0.05, os.kill, (os.getpid(), self.dropped)).start()
+        self._came_at = None
+
+    def let_go(self) -> None:
+        """Let them end us again: all is done, and nothing is left to be said."""
+        tick(0)
+        for number in stop_signals():
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+
+
+def find_interrupted(error: BaseException | None) -> Interrupted | None:
+    """Return what an error hides: a signal in the release of a lock makes it a RuntimeError."""
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__context__
+    return error
+
+
+def die_of(signum: int) -> int:
+    """End as the signal ends a program, so that shells and loops see it and stop."""
+    if os.name == "posix":
+        signal.signal(signum, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signum])
+        os.kill(os.getpid(), signum)
+    return 128 + signum
+
+
+# --- console ----------------------------------------------------------------------------
+
+
+class Secret:
+    """A value that can't be printed, formatted, compared or pickled by accident."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the value itself; a test counts the places that ask for it."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(****)"
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return "****"
+
+    @property
+    def length(self) -> int:
+        return len(self._value)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("secrets are not pickled")
+
+
+def secret_forms(value: str) -> set[str]:
+    """Return the ways in which a text can hold `value`: as it is and encoded."""
+    import base64
+    import json
+    import re
+    import urllib.parse
+
+    data = value.encode("utf-8", "surrogateescape")
+    urls = [urllib.parse.quote(data, safe=""), urllib.parse.quote_plus(data)]
+    urls += [re.sub("%..", lambda code: code[0].lower(), url) for url in urls]  # as git has it
+    jsons = [json.dumps(value, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)]
+    in_quotes = quote_argument(data)[1:-1].decode("utf-8", "surrogateescape")
+    forms = {value, *urls, *jsons, in_quotes, data.hex(), data.hex().upper()}
+    for offset in range(3):  # base64 of a text that holds it, whatever comes before and after
+        encoded = base64.b64encode(bytes(offset) + data).decode()
+        inner = encoded[(0, 2, 3)[offset] : 8 * (offset + len(data)) // 6]
+        forms |= {inner, inner.replace("+", "-").replace("/", "_")}
+    lines = [line for line in value.splitlines() if 8 <= len(line) < len(value)]  # shown apart
+    return {form for form in forms if len(form) >= 6}.union(*map(secret_forms, lines))
+
+
+class Redactor:
+    """Replaces every known secret, in every form that we know of, by ****."""
+
+    def __init__(self) -> None:
+        self._forms: set[str] = set()
+        self._yielding: set[str] = set()
+        self._names: set[str] = set()
+
+    def add(self, secret: Secret, *, yields: bool = False) -> None:
+        """Strike a secret out from now on; one that `yields` not where it is in a sprite's name."""
+        forms = secret_forms(secret.reveal())
+        if yields:
+            self._yielding = self._yielding | forms  # a thread may be reading the old
+        else:
+            self._forms = self._forms | forms
+
+    def spare(self, name: str) -> None:
+        """Take note of a sprite's name, once the API has shown that it is one."""
+        self._names = self._names | {name}
+
+    def __call__(self, text: str) -> str:
+        # a pattern of all forms of many long secrets would take a second to compile
+        found = [form for form in self._forms if form in text]
+        for form in self._yielding:
+            if form in text and not any(form in name for name in self._names):
+                found.append(form)
+        if not found:
+            return text
+        import re
+
+        found.sort(key=len, reverse=True)
+        return re.sub("|".join(map(re.escape, found)), "****", text)
+
+
 class EchoStaysOff:
     """While a secret is typed: after a stop (Ctrl-Z) the shell has made the terminal show keys."""
 
@@ -530,18 +926,6 @@ class EchoStaysOff:
     def __exit__(self, *exc: object) -> None:
         if hasattr(signal, "SIGCONT"):
             signal.signal(signal.SIGCONT, self._before)
-
-
-class WritingOutput:
-    """Makes a failure to write our output an OutputError; a closed pipe stays one."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left would only fail again
-            raise OutputError(f"cannot write the output: {error.strerror}") from None
 
 
 class Console:
@@ -780,39 +1164,6 @@ class Activity:
 # --- config -----------------------------------------------------------------------------
 
 
-def home_directory(environ: Mapping[str, str]) -> str:
-    """Return the user's home; UsageError where HOME is no absolute path."""
-    home = environ.get("USERPROFILE" if os.name == "nt" else "HOME", "")
-    if not os.path.isabs(home):
-        raise UsageError(
-            "cannot tell where your home directory is: HOME is "
-            + ("not an absolute path" if home else "not set"),
-            hint="set HOME, or name the files with THOPTERS_CONFIG and the token with SPRITE_TOKEN",
-        )
-    return home
-
-
-def is_special(path: str) -> bool:
-    """Return whether there is something that is neither a file nor a folder nor a link."""
-    try:
-        mode = os.lstat(path).st_mode
-    except OSError:
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
-
-
-def is_placeless(path: str) -> bool:
-    """Return whether a path leads to what can't be replaced: a pipe, a device, a deleted file.
-
-    The shell gives /dev/fd/63 for such, which is a link to no path.
-    """
-    try:
-        status = os.stat(path)
-    except OSError:
-        return False
-    return not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)) or not status.st_nlink
-
-
 class DuplicateError(Exception):
     """A JSON object has a name twice; one of the values would be lost."""
 
@@ -856,7 +1207,6 @@ def read_json_file(path: str, check: Callable[[os.stat_result], None]) -> dict[s
 
 
 USUAL_SECRETS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GITHUB_PAT")
-
 # What bash does not let change or gives values of its own, and what steers a shell, the loader
 # or an interpreter
 SHELL_VARIABLES = (
@@ -879,12 +1229,6 @@ ZSH_VARIABLES = (
     "manpath", "module_path", "options", "parameters", "path", "pipestatus", "psvar", "signals",
     "status", "zsh_eval_context", "GID", "TTYIDLE", "USERNAME", "ZSH_SUBSHELL",
 )  # fmt: skip
-
-
-def is_variable(name: str) -> bool:
-    import re
-
-    return bool(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name))
 
 
 def value_flaw(key: str, value: str) -> str:
@@ -1104,57 +1448,7 @@ class Config:
             sync_folder(self.folder)
 
 
-def sync_folder(folder: str) -> None:
-    """Force what a folder lists to the disk, where the folder and its file system allow that."""
-    try:
-        fd = os.open(folder, os.O_RDONLY)
-    except PermissionError:
-        return
-    try:
-        sync(fd)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(fd)
-
-
-def sync(fd: int) -> None:
-    """Force a file to the disk; on macOS fsync alone leaves it in the disk's own memory."""
-    if sys.platform == "darwin":
-        import fcntl
-
-        with contextlib.suppress(OSError):  # a file system that does not know it
-            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
-            return
-    os.fsync(fd)
-
-
-def open_private(path: str, flags: int) -> int:
-    """Be the opener of a file that is ours alone; where a link lies in its place, it fails."""
-    fd = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
-    if hasattr(os, "fchmod"):
-        os.fchmod(fd, 0o600)  # a umask may have taken even that
-    return fd
-
-
-def try_lock(fd: int) -> bool:
-    """Take an open file's lock unless somebody else has it."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
-
-
-# --- credentials ------------------------------------------------------------------------
+# --- token ------------------------------------------------------------------------------
 
 
 class Credential:
@@ -1198,22 +1492,6 @@ def api_base(
     return url.rstrip("/")
 
 
-def is_host(host: str) -> bool:
-    """Return whether a host's name can be asked for: printable ASCII, as IDNA wants its labels."""
-    labels = host.removesuffix(".").split(".")
-    printable = all("!" <= char <= "~" for char in host)
-    return printable and all(0 < len(label) < 64 for label in labels)
-
-
-def is_loopback(host: str) -> bool:
-    import ipaddress
-
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def check_token(text: str, source: str) -> Secret:
     """Return the token if it is one; else an error that names a position, never the text.
 
@@ -1231,28 +1509,7 @@ def check_token(text: str, source: str) -> Secret:
     return Secret(token)
 
 
-def find_credential(environ: Mapping[str, str], base: str, console: Console) -> Credential:
-    """Return the first token there is: the environment's, then the `sprite` program's login."""
-    values = {name: environ.get(name, "") for name in ("SPRITE_TOKEN", "SPRITES_TOKEN")}
-    given = [name for name, value in values.items() if value.strip()]
-    if len({values[name].strip() for name in given}) == 2:
-        console.warn("SPRITE_TOKEN and SPRITES_TOKEN differ; SPRITE_TOKEN is used")
-    if given:
-        return Credential(check_token(values[given[0]], given[0]), given[0])
-    tried = "SPRITE_TOKEN, SPRITES_TOKEN"
-    try:
-        store = SpriteStore(environ, base, console)
-    except UsageError:  # no home directory, so no store in it
-        store = None
-    if store:
-        credential = store.find()
-        if credential:
-            return credential
-        tried += f", {store.describe()}"
-    raise AuthError(
-        f"no token for {base}: looked at {tried}",
-        hint="set SPRITE_TOKEN, or log in with the sprite program: sprite login",
-    )
+KEYRING_LIMIT_S = 5.0
 
 
 class SpriteStore:
@@ -1494,32 +1751,34 @@ def decode_keyring(value: str) -> str:
     return value
 
 
-def find_program(name: str, environ: Mapping[str, str]) -> str | None:
-    """Return the absolute path of a program; relative entries of PATH are not searched."""
-    folders = environ.get("PATH", "").split(os.pathsep)
-    for folder in [""] if os.path.isabs(name) else filter(os.path.isabs, folders):
-        path = os.path.join(folder, name)
-        if os.path.isfile(path) and os.access(path, os.X_OK):
-            return path
-    return None
-
-
-def run_for_output(argv: list[str], limit_s: float) -> str | None:
-    """Run a local program and return its stdout, "" if it failed, None if it took too long."""
-    import subprocess
-
+def find_credential(environ: Mapping[str, str], base: str, console: Console) -> Credential:
+    """Return the first token there is: the environment's, then the `sprite` program's login."""
+    values = {name: environ.get(name, "") for name in ("SPRITE_TOKEN", "SPRITES_TOKEN")}
+    given = [name for name, value in values.items() if value.strip()]
+    if len({values[name].strip() for name in given}) == 2:
+        console.warn("SPRITE_TOKEN and SPRITES_TOKEN differ; SPRITE_TOKEN is used")
+    if given:
+        return Credential(check_token(values[given[0]], given[0]), given[0])
+    tried = "SPRITE_TOKEN, SPRITES_TOKEN"
     try:
-        done = subprocess.run(  # noqa: S603 (the one place that starts a program)
-            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=max(limit_s, 0.01)
-        )
-    except subprocess.TimeoutExpired:
-        return None
-    except OSError:
-        return ""
-    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else ""
+        store = SpriteStore(environ, base, console)
+    except UsageError:  # no home directory, so no store in it
+        store = None
+    if store:
+        credential = store.find()
+        if credential:
+            return credential
+        tried += f", {store.describe()}"
+    raise AuthError(
+        f"no token for {base}: looked at {tried}",
+        hint="set SPRITE_TOKEN, or log in with the sprite program: sprite login",
+    )
 
 
-# --- http -------------------------------------------------------------------------------
+# --- connections ------------------------------------------------------------------------
+
+CONNECT_TIMEOUT_S = 10.0
+SILENCE_TIMEOUT_S = 30.0  # of a server that should be answering
 
 
 class Deadline:
@@ -1590,6 +1849,175 @@ class Deadline:
 
     def __exit__(self, *exc: object) -> None:
         self.release()
+
+
+class Proxy:
+    """An HTTP proxy for CONNECT; its credentials go into one header and nowhere else."""
+
+    def __init__(self, url: str) -> None:
+        import urllib.parse
+
+        try:
+            parts = urllib.parse.urlsplit(url if "//" in url else "//" + url, scheme="http")
+            self.host, self.port = parts.hostname or "", parts.port or 80
+            if self.host and not is_host(self.host):
+                raise ValueError("not a host")
+        except ValueError:  # its words may hold a piece of the password
+            raise NotSentError(
+                "the proxy settings do not hold a URL",
+                hint="set HTTPS_PROXY to http://HOST:PORT; encode special characters of a password",
+                final=True,
+            ) from None
+        if parts.scheme != "http" or not self.host:
+            raise NotSentError(
+                f"the proxy settings name a proxy of a kind that is not supported ({parts.scheme})",
+                hint="set HTTPS_PROXY to an http:// proxy",
+                final=True,
+            )
+        self.headers: dict[str, str] = {}
+        self.secrets: list[Secret] = []  # the password, as it is written and as it is meant
+        if parts.username is not None:
+            import base64
+
+            texts = (parts.username, parts.password or "")
+            user, password = (urllib.parse.unquote_to_bytes(to_bytes(text)) for text in texts)
+            pair = base64.b64encode(user + b":" + password).decode()
+            self.headers["Proxy-Authorization"] = "Basic " + pair
+            meant = password.decode("utf-8", "surrogateescape")
+            self.secrets = [Secret(texts[1]), Secret(meant)]
+
+
+def find_proxy(host: str, port: int) -> Proxy | None:
+    """Return the proxy for an https address: HTTPS_PROXY or ALL_PROXY, unless NO_PROXY has it."""
+    import urllib.request
+
+    proxies = urllib.request.getproxies()
+    url = proxies.get("https") or proxies.get("all")
+    if not url or is_loopback(host) or no_proxy_matches(host, port, proxies.get("no", "")):
+        return None
+    return None if urllib.request.proxy_bypass(host) else Proxy(url)
+
+
+def no_proxy_matches(host: str, port: int, rules: str) -> bool:
+    """Return whether NO_PROXY names a host: `*`, a name or domain (.x, *.x, x), x:port, a CIDR."""
+    import ipaddress
+
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        address = None
+    for rule in rules.lower().replace(",", " ").split():
+        rule = rule.removesuffix(f":{port}") if "]:" in rule else rule
+        domain = rule.removesuffix(f":{port}").removeprefix("*").lstrip(".")
+        if rule == "*" or domain == host or (domain and host.endswith("." + domain)):
+            return True
+        try:
+            if address and address in ipaddress.ip_network(rule.strip("[]"), strict=False):
+                return True
+        except ValueError:
+            continue
+    return False
+
+
+def tls_context(environ: Mapping[str, str]) -> ssl.SSLContext:
+    """Return a verifying context: the system's authorities and those that the user names."""
+    import ssl
+
+    try:
+        context = ssl.create_default_context()  # honours SSL_CERT_FILE and SSL_CERT_DIR
+    except OSError as error:
+        raise NotSentError(
+            f"cannot write the file that SSLKEYLOGFILE names: {error.strerror}",
+            hint="unset SSLKEYLOGFILE: who reads that file can read what is sent",
+            final=True,
+        ) from None
+    if sys.platform == "darwin" and not context.cert_store_stats()["x509_ca"]:
+        # python.org's Python comes without authorities
+        with contextlib.suppress(OSError):
+            context.load_verify_locations("/etc/ssl/cert.pem")
+    for name in ("THOPTERS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        path = environ.get(name)
+        if path:
+            try:
+                folder = os.path.isdir(path)
+                context.load_verify_locations(None if folder else path, path if folder else None)
+            except (OSError, ssl.SSLError):
+                raise NotSentError(f"cannot read the certificates of {name}", final=True) from None
+    if any(environ.get(name) for name in ("SSL_CERT_FILE", "THOPTERS_CA_BUNDLE",
+                                          "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")):  # fmt: skip
+        # Python 3.13 refuses the roots of many companies, which lack a key identifier
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
+
+
+def resolve(host: str, port: int, deadline: Deadline) -> list[tuple[Any, ...]]:
+    """Return getaddrinfo's answer; in a thread, for a name server may never answer."""
+    import queue
+    import socket
+
+    answers: queue.SimpleQueue[list[Any] | OSError] = queue.SimpleQueue()
+    # as bytes a name goes to the system as it is; as text it has Python import its IDNA tables
+    name = host.encode()
+
+    def look_up() -> None:
+        try:
+            answers.put(socket.getaddrinfo(name, port, type=socket.SOCK_STREAM))
+        except OSError as error:
+            answers.put(error)
+
+    in_background(look_up)
+    try:
+        found = answers.get(timeout=min(CONNECT_TIMEOUT_S, deadline.remaining()))
+    except queue.Empty:
+        raise TimeoutError("the name look-up timed out") from None
+    if isinstance(found, OSError):
+        raise found
+    return found
+
+
+def set_socket_options(sock: socket.socket) -> None:
+    """Send small frames at once, and let the system notice a peer that is gone."""
+    import socket
+
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    idle = "TCP_KEEPALIVE" if sys.platform == "darwin" else "TCP_KEEPIDLE"
+    for name, value in ((idle, 15), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def connect_tcp(host: str, port: int, deadline: Deadline) -> socket.socket:
+    """Return a connected socket that `deadline` watches; OSError where no address answers."""
+    import socket
+
+    failure: OSError = OSError("no address")
+    for family, kind, protocol, _, address in resolve(host, port, deadline):
+        sock = None
+        try:
+            sock = socket.socket(family, kind, protocol)
+            sock.settimeout(min(CONNECT_TIMEOUT_S, deadline.remaining()))
+            sock.connect(address)
+            set_socket_options(sock)
+            sock.settimeout(deadline.silence_s and min(deadline.silence_s, deadline.limit_s))
+            deadline.watch(sock)
+            return sock
+        except OSError as error:  # a family that the system lacks, too
+            if sock:
+                sock.close()
+            failure = error
+    raise failure
+
+
+# --- http -------------------------------------------------------------------------------
+
+REQUEST_LIMIT_S = 60.0
+SLOWEST_UPLOAD = 20_000  # bytes per second
+NO_LIMIT_S = 45 * 86400.0  # more than a timer can wait on Windows is an error
+STREAM_LIMIT_S = 600.0  # checkpoint and restore
+LAST_WORDS_S = 5.0  # for what may follow the event that says all is done
+WAKE_LIMIT_S = 120.0  # a cold sprite's first command
+GLANCE_LIMIT_S = 3.0  # for a look that only words a message
 
 
 class Answer:
@@ -1762,164 +2190,6 @@ class RetryPolicy:
             give_up = self.failures >= self.TRIES
         self.waited_s += wait
         return None if give_up else wait
-
-
-class Proxy:
-    """An HTTP proxy for CONNECT; its credentials go into one header and nowhere else."""
-
-    def __init__(self, url: str) -> None:
-        import urllib.parse
-
-        try:
-            parts = urllib.parse.urlsplit(url if "//" in url else "//" + url, scheme="http")
-            self.host, self.port = parts.hostname or "", parts.port or 80
-            if self.host and not is_host(self.host):
-                raise ValueError("not a host")
-        except ValueError:  # its words may hold a piece of the password
-            raise NotSentError(
-                "the proxy settings do not hold a URL",
-                hint="set HTTPS_PROXY to http://HOST:PORT; encode special characters of a password",
-                final=True,
-            ) from None
-        if parts.scheme != "http" or not self.host:
-            raise NotSentError(
-                f"the proxy settings name a proxy of a kind that is not supported ({parts.scheme})",
-                hint="set HTTPS_PROXY to an http:// proxy",
-                final=True,
-            )
-        self.headers: dict[str, str] = {}
-        self.secrets: list[Secret] = []  # the password, as it is written and as it is meant
-        if parts.username is not None:
-            import base64
-
-            texts = (parts.username, parts.password or "")
-            user, password = (urllib.parse.unquote_to_bytes(to_bytes(text)) for text in texts)
-            pair = base64.b64encode(user + b":" + password).decode()
-            self.headers["Proxy-Authorization"] = "Basic " + pair
-            meant = password.decode("utf-8", "surrogateescape")
-            self.secrets = [Secret(texts[1]), Secret(meant)]
-
-
-def find_proxy(host: str, port: int) -> Proxy | None:
-    """Return the proxy for an https address: HTTPS_PROXY or ALL_PROXY, unless NO_PROXY has it."""
-    import urllib.request
-
-    proxies = urllib.request.getproxies()
-    url = proxies.get("https") or proxies.get("all")
-    if not url or is_loopback(host) or no_proxy_matches(host, port, proxies.get("no", "")):
-        return None
-    return None if urllib.request.proxy_bypass(host) else Proxy(url)
-
-
-def no_proxy_matches(host: str, port: int, rules: str) -> bool:
-    """Return whether NO_PROXY names a host: `*`, a name or domain (.x, *.x, x), x:port, a CIDR."""
-    import ipaddress
-
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        address = None
-    for rule in rules.lower().replace(",", " ").split():
-        rule = rule.removesuffix(f":{port}") if "]:" in rule else rule
-        domain = rule.removesuffix(f":{port}").removeprefix("*").lstrip(".")
-        if rule == "*" or domain == host or (domain and host.endswith("." + domain)):
-            return True
-        try:
-            if address and address in ipaddress.ip_network(rule.strip("[]"), strict=False):
-                return True
-        except ValueError:
-            continue
-    return False
-
-
-def tls_context(environ: Mapping[str, str]) -> ssl.SSLContext:
-    """Return a verifying context: the system's authorities and those that the user names."""
-    import ssl
-
-    try:
-        context = ssl.create_default_context()  # honours SSL_CERT_FILE and SSL_CERT_DIR
-    except OSError as error:
-        raise NotSentError(
-            f"cannot write the file that SSLKEYLOGFILE names: {error.strerror}",
-            hint="unset SSLKEYLOGFILE: who reads that file can read what is sent",
-            final=True,
-        ) from None
-    if sys.platform == "darwin" and not context.cert_store_stats()["x509_ca"]:
-        # python.org's Python comes without authorities
-        with contextlib.suppress(OSError):
-            context.load_verify_locations("/etc/ssl/cert.pem")
-    for name in ("THOPTERS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
-        path = environ.get(name)
-        if path:
-            try:
-                folder = os.path.isdir(path)
-                context.load_verify_locations(None if folder else path, path if folder else None)
-            except (OSError, ssl.SSLError):
-                raise NotSentError(f"cannot read the certificates of {name}", final=True) from None
-    if any(environ.get(name) for name in ("SSL_CERT_FILE", "THOPTERS_CA_BUNDLE",
-                                          "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")):  # fmt: skip
-        # Python 3.13 refuses the roots of many companies, which lack a key identifier
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    return context
-
-
-def resolve(host: str, port: int, deadline: Deadline) -> list[tuple[Any, ...]]:
-    """Return getaddrinfo's answer; in a thread, for a name server may never answer."""
-    import queue
-    import socket
-
-    answers: queue.SimpleQueue[list[Any] | OSError] = queue.SimpleQueue()
-    # as bytes a name goes to the system as it is; as text it has Python import its IDNA tables
-    name = host.encode()
-
-    def look_up() -> None:
-        try:
-            answers.put(socket.getaddrinfo(name, port, type=socket.SOCK_STREAM))
-        except OSError as error:
-            answers.put(error)
-
-    in_background(look_up)
-    try:
-        found = answers.get(timeout=min(CONNECT_TIMEOUT_S, deadline.remaining()))
-    except queue.Empty:
-        raise TimeoutError("the name look-up timed out") from None
-    if isinstance(found, OSError):
-        raise found
-    return found
-
-
-def set_socket_options(sock: socket.socket) -> None:
-    """Send small frames at once, and let the system notice a peer that is gone."""
-    import socket
-
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    idle = "TCP_KEEPALIVE" if sys.platform == "darwin" else "TCP_KEEPIDLE"
-    for name, value in ((idle, 15), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
-        if hasattr(socket, name):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def connect_tcp(host: str, port: int, deadline: Deadline) -> socket.socket:
-    """Return a connected socket that `deadline` watches; OSError where no address answers."""
-    import socket
-
-    failure: OSError = OSError("no address")
-    for family, kind, protocol, _, address in resolve(host, port, deadline):
-        sock = None
-        try:
-            sock = socket.socket(family, kind, protocol)
-            sock.settimeout(min(CONNECT_TIMEOUT_S, deadline.remaining()))
-            sock.connect(address)
-            set_socket_options(sock)
-            sock.settimeout(deadline.silence_s and min(deadline.silence_s, deadline.limit_s))
-            deadline.watch(sock)
-            return sock
-        except OSError as error:  # a family that the system lacks, too
-            if sock:
-                sock.close()
-            failure = error
-    raise failure
 
 
 class Transport:
@@ -2241,18 +2511,6 @@ class Transport:
         return response if response.status == 200 else self.read_answer(response, deadline)
 
 
-class UpgradeBrokenError(NoAnswerError):
-    """What answers a WebSocket upgrade is no WebSocket server, whatever it says."""
-
-    final = True  # asking again would change nothing
-
-    def __init__(self, how: str) -> None:
-        super().__init__(
-            f"something between here and the API {how} the WebSocket upgrade",
-            hint="exec -T, init, create and cp do without; for the rest use another network",
-        )
-
-
 class RefusedError(ThoptersError):
     """A final answer that is no success; the API room turns it into words."""
 
@@ -2322,6 +2580,9 @@ def parse_event(line: bytes) -> dict[str, Any]:
 
 # --- websocket --------------------------------------------------------------------------
 
+PING_INTERVAL_S = 15.0
+DEAD_AFTER_S = 45.0
+STUCK_AFTER_S = 900.0  # of silence, where a slow reader may be what keeps the server from answering
 OP_CONTINUATION, OP_TEXT, OP_BINARY, OP_CLOSE, OP_PING, OP_PONG = 0, 1, 2, 8, 9, 10
 
 
@@ -2635,6 +2896,18 @@ def end_of(payload: bytes) -> WebSocketLost:
     return lost
 
 
+class UpgradeBrokenError(NoAnswerError):
+    """What answers a WebSocket upgrade is no WebSocket server, whatever it says."""
+
+    final = True  # asking again would change nothing
+
+    def __init__(self, how: str) -> None:
+        super().__init__(
+            f"something between here and the API {how} the WebSocket upgrade",
+            hint="exec -T, init, create and cp do without; for the rest use another network",
+        )
+
+
 def open_websocket(transport: Transport, target: str, limit_s: float) -> WebSocket | Answer:
     """Upgrade a connection; the answer instead where the API refuses.
 
@@ -2685,7 +2958,12 @@ def open_websocket(transport: Transport, target: str, limit_s: float) -> WebSock
     return WebSocket(connection, early, transport.clock)
 
 
-# --- sprites api ------------------------------------------------------------------------
+# --- api --------------------------------------------------------------------------------
+
+CREATE_LIMIT_S = 180.0
+MISSED_S = 0.3  # until a sprite that was not found is looked for once more
+MAX_PAGES = 1000
+PAGE_SIZE = 50  # the documented maximum
 
 
 def text_field(item: dict[str, Any], *keys: str) -> str:
@@ -3127,20 +3405,98 @@ class SpritesApi:
             )
 
 
-# --- exec -------------------------------------------------------------------------------
+# --- sprite program ---------------------------------------------------------------------
+
+
+def find_sprite_program(environ: Mapping[str, str]) -> str | None:
+    return find_program("sprite.exe" if os.name == "nt" else "sprite", environ)
+
+
+def sprite_options(api: SpritesApi, sprite: Sprite) -> list[str]:
+    """Return the options that have the `sprite` program act on just this sprite.
+
+    It goes by a login and a selection of its own, so it might reach a sprite of the same name in
+    another org: then ThoptersError. `-o` is left out where it would change that selection.
+    """
+    transport, name, owner = api.transport, sprite.name, sprite.organization
+    base = f"{transport.base.scheme}://{transport.base.netloc}{transport.base.path}"
+    store = SpriteStore(transport.environ, base, api.console)
+    if store.is_empty() and transport.environ.get("SPRITE_TOKEN"):
+        return ["-s", name]  # the same token leads to the same org
+    selected = store.program_org()
+    if selected is None:
+        raise ThoptersError(
+            f"the sprite program is not logged in to {base}, so it does not reach {name}",
+            hint="run: sprite login; or set SPRITE_TOKEN and nothing else",
+        )
+    if not owner and transport.credential.org != selected:
+        raise ThoptersError(
+            f"cannot tell whether the org that the sprite program has selected ({selected}) is "
+            f"the one of {name}",
+            hint="log in with that program, and unset SPRITE_TOKEN and SPRITES_TOKEN",
+        )
+    if owner and owner != selected:
+        raise ThoptersError(
+            f"{name} belongs to the org {owner}, but the sprite program has {selected} selected",
+            hint=f"select the other one in it: sprite -o {owner} list",
+        )
+    return ["-s", name] if transport.environ.get("SPRITE_ORG") else ["-s", name, "-o", selected]
+
+
+def become_sprite_program(argv: list[str], environ: Mapping[str, str]) -> int:
+    """Run the `sprite` program in our place, so that its signals and its exit status are ours."""
+    # it starts the kind of shell that is the local one, and SPRITE_URL leads past -s and -o
+    dropped = ("SPRITE_URL", "BASH_VERSION", "FISH_VERSION", "ZSH_NAME", "ZSH_VERSION")
+    env = {key: value for key, value in environ.items() if key not in dropped}
+    env["SHELL"] = "/bin/bash"
+    sys.stdout.flush()
+    try:
+        if os.name == "posix":
+            tick(0)  # it would go on, and end that program
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec keeps that
+            os.execve(argv[0], argv, env)  # noqa: S606 (an absolute path, and words of our own)
+        import subprocess
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return subprocess.call(argv, env=env)  # noqa: S603 (the same)
+    except OSError as error:
+        raise ThoptersError(f"cannot run {argv[0]}: {error.strerror}") from None
+
+
+def sprite_command(app: App, sprite: Sprite) -> list[str] | None:
+    """Return how to call the `sprite` program for a sprite; None where ours is to be used.
+
+    That is: wished by THOPTERS_NATIVE, no program, or one that would not reach this sprite.
+    """
+    path = find_sprite_program(app.environ)
+    if app.environ.get("THOPTERS_NATIVE") or path is None:
+        return None
+    try:
+        return [path, *sprite_options(app.api, sprite)]
+    except ThoptersError as error:
+        app.console.detail(f"{error.message}; it is not used")
+        return None
+
+
+# --- remote commands --------------------------------------------------------------------
 
 STREAM_STDIN, STREAM_STDOUT, STREAM_STDERR, STREAM_EXIT, STREAM_EOF = 0, 1, 2, 3, 4
-
+PROBE_LIMIT_S = 3.0  # a fresh sprite's exec can hang instead of failing: ask again
+SIGNAL_TRIES = 3
+SESSION_LAG_S = 3.0  # of the list of sessions behind a session's end
+HOLD_FIRST_S = 1  # a command that ends sooner holds nothing
+HOLD_EVERY_S = 60
+HOLD_AGAIN_S = 10  # where it could not be refreshed
+HOLD_EXPIRY_S = 300
+HOLD_MAX_S = 8 * 3600
 # The platform starts a process before our stream is attached, writes URLs into logs and refuses
 # long ones. So the URL holds this constant alone, and the rest comes on stdin: a script that ends
 # with a NUL. The shell's own read takes not one byte more, and a script cut short never runs.
 BOOTSTRAP = 'LC_ALL=C IFS= read -r -d "" _thopters || exit 255; eval "$_thopters"'
-
 # The first line on stdout is ours: it proves that the script runs, and holds the group to signal
 PREAMBLE = b"thopters-exec "
 PID_DIGITS = 10  # at most: int() itself refuses thousands
 WIPE = b"\x1b[H\x1b[2J"  # on a terminal: takes it off the screen that an attach shows again
-
 # The traps keep the wrapper alive, so that a signal to the group reaches us as 128+n; the shell's
 # own words about it ("Killed") go to /dev/null, and the command's stderr is the real one
 SCRIPT = b"""\
@@ -3768,64 +4124,22 @@ def wait_until_ready(api: SpritesApi, name: str, limit_s: float, argv: Sequence[
         api.clock.sleep(0.2)
 
 
-class SignalRelay:
-    """While a command runs, passes our first signal to stop on to it; a later one ends us.
-
-    `target` returns the remote process group, None as long as there is nothing to signal.
-    """
-
-    def __init__(self, target: Callable[[], int | None], send: Callable[[int, int], None]) -> None:
-        self.target = target
-        self.send = send
-        self.received: int | None = None
-        self._came_at = 0.0  # in seconds of the monotonic clock
-
-    def __enter__(self) -> SignalRelay:
-        self._before = []
-        for number in stop_signals():
-            if signal.getsignal(number) != signal.SIG_IGN:
-                self._before.append((number, signal.signal(number, self._receive)))
-        return self
-
-    def _receive(self, signum: int, frame: FrameType | None) -> None:
-        is_soon = time.monotonic() - self._came_at < SAME_SIGNAL_S
-        if signum == self.received and (is_soon or signum == getattr(signal, "SIGHUP", 0)):
-            return  # a window that closes sends two, and so does `timeout`
-        group = self.target()
-        if self.received is not None or group is None:
-            raise Interrupted(signum)
-        self.received, self._came_at = signum, time.monotonic()
+def probe(app: App, name: str, script: bytes) -> bytes:
+    """Run a short script of ours in a sprite and return its stdout; an error unless it exits 0."""
+    with app.console.working(f"waiting for {name}"):
         try:
-            in_background(self.send, group, signum)
-        except ThoptersError:
-            raise Interrupted(signum) from None
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._before:
-            signal.signal(number, handler)
-
-
-def stop_signals() -> list[int]:
-    """Return the signals that ask a program to stop, where the system has them."""
-    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
-    return [getattr(signal, name) for name in names if hasattr(signal, name)]
-
-
-class SignalsWait:
-    """Has a signal that asks us to stop wait until what is done here is done whole."""
-
-    def __enter__(self) -> None:
-        self._came: list[int] = []
-        self._before = {}
-        for number in stop_signals():
-            if signal.getsignal(number) != signal.SIG_IGN:
-                self._before[number] = signal.signal(number, lambda n, _: self._came.append(n))
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        for number in self._came[:1]:
-            signal.raise_signal(number)
+            status, out, _ = run_quietly(
+                app.api,
+                name,
+                [b"bash", b"-c", script],
+                limit_s=REQUEST_LIMIT_S,
+                open_limit_s=WAKE_LIMIT_S,
+            )
+        except ExecLost as lost:
+            raise ThoptersError(f"cannot run a command in {name}: {lost}") from None
+    if status:
+        raise ThoptersError(f"cannot write to the disk of {name}")
+    return out
 
 
 def signal_group(api: SpritesApi, name: str, group: int, signum: int) -> None:
@@ -3850,20 +4164,304 @@ def signal_group(api: SpritesApi, name: str, group: int, signum: int) -> None:
         in_background(send).join(PROBE_LIMIT_S)
 
 
-def write_all(fd: int, data: bytes | memoryview) -> None:
-    import select
+# To the whole group of a session, if its id is the process that leads it: the platform's own call
+# may reach the leader alone, and that is our wrapper. 0 is gone, 3 another process, 4 still there
+SIGNAL_SCRIPT = b"""\
+id=$1 name=$2
+if [ ! "$3" ]; then
+  read -r stat < "/proc/$id/stat" && set -- ${stat##*)} && [ "$4" = "$id" ] || exit 3
+fi
+kill -s "$name" -- "-$id" || exit 3
+for _ in {1..50}; do kill -0 -- "-$id" || exit 0; sleep 0.1; done
+exit 4
+"""
 
-    view = memoryview(data)
-    with WritingOutput():
-        while view:
+
+def end_session(api: SpritesApi, name: str, session: Session, signal_name: str = "") -> bool:
+    """Signal a session, and return whether it is gone; without a name, see to that it is."""
+    wanted = signal_name or ("HUP" if session.is_terminal else "TERM")  # a shell survives TERM
+    status = signal_session(api, name, session.id, wanted, must_know=bool(signal_name))
+    if status == 4 and not signal_name:
+        status, wanted = signal_session(api, name, session.id, "KILL", is_leader=True), "KILL"
+    if status == 3 and signal_name not in ("", "KILL"):  # the platform's call KILLs after a time
+        if session.id not in [item.id for item in api.list_sessions(name)]:
+            return True
+        raise ThoptersError(
+            f"session {session.id} of {name} can't be sent {signal_name} alone: its processes "
+            "were not found",
+            hint=f"end it: thopters kill {name} {session.id}",
+        )
+    if status == 3 or (status == 4 and not signal_name):
+        api.kill_session(name, session.id, "SIG" + wanted)
+    limit_s = 0.0 if status == 4 and signal_name else SESSION_LAG_S
+    end = api.clock.monotonic() + limit_s
+    with After(f"session {session.id} of {name} got {wanted}"):
+        while session.id in [item.id for item in api.list_sessions(name)]:
+            if api.clock.monotonic() >= end:
+                return False
+            api.clock.sleep(0.2)
+    return True
+
+
+def signal_session(
+    api: SpritesApi,
+    name: str,
+    identity: str,
+    signal_name: str,
+    *,
+    is_leader: bool = False,
+    must_know: bool = False,
+) -> int:
+    """Run SIGNAL_SCRIPT, and return its status; 3, or an error if we `must_know`, without one.
+
+    `is_leader`: the id is known to be one, though that process may have ended by now.
+    """
+    words = [to_bytes(identity), signal_name.encode(), b"known" if is_leader else b""]
+    argv = [b"bash", b"-c", SIGNAL_SCRIPT, b"thopters", *words]
+    try:
+        status, _, _ = run_quietly(
+            api,
+            name,
+            argv,
+            limit_s=SILENCE_TIMEOUT_S,
+            open_limit_s=WAKE_LIMIT_S,
+            statuses=(0, 3, 4),
+        )
+    except ExecLost as lost:
+        if not must_know:
+            return 3
+        raise NoAnswerError(
+            f"cannot tell whether session {identity} of {name} got {signal_name}: {lost}"
+        ) from None
+    return status
+
+
+def run_attached(
+    app: App,
+    name: str,
+    session: ExecSession | PostExec,
+    script: bytes,
+    stdin: SocketInput | None,
+) -> int:
+    """Run the command to its end, passing signals on, and return its status."""
+
+    def pass_on(group: int, signum: int) -> None:
+        signal_group(app.api, name, group, signum)
+
+    try:
+        with SignalRelay(lambda: session.output.group, pass_on) as relay:
+            status = session.run(script, stdin)
+    except ExecLost as lost:
+        raise lost_status(app, name, lost) from None
+    except BaseException as error:  # a second signal, or nobody reads our output any more
+        broken = isinstance(error, (BrokenPipeError, OutputError))
+        group = session.output.group
+        if group and (broken or isinstance(error, Interrupted)):
+            pass_on(group, signal.SIGTERM if broken else signal.SIGKILL)
+        raise
+    finally:
+        session.close()
+    if relay.received and status == 128 + relay.received:
+        raise Interrupted(relay.received)
+    return status
+
+
+def lost_status(app: App, name: str, lost: ExecLost) -> StatusUnknownError:
+    """Say what is known of a command whose exit status never came."""
+    state = app.api.glance_at_state(name)
+    why, hint = str(lost), f"see what it has done: thopters exec {name} -- ps aux"
+    if state == "gone":
+        why, hint = f"there is no sprite {name} any more", "see what there is: thopters list"
+    if not lost.started:
+        return StatusUnknownError(
+            f"the connection to {name} was lost before the command answered ({why}): it is not "
+            "known whether it has run; it was not run again",
+            hint=hint,
+        )
+    if state == "hibernating":
+        why = "the sprite has paused, as it does when a command is quiet for long"
+        hint = "it may go on when the sprite wakes; " + hint
+    return StatusUnknownError(
+        f"the command's exit status is unknown: the connection to {name} ended ({why}); "
+        "it was not run again",
+        hint=hint,
+    )
+
+
+# --- holds ------------------------------------------------------------------------------
+
+# A hold is a task of the platform: a sprite does not go to sleep while one has not expired. The
+# API for them is inside the sprite alone, on a socket; on some images only behind a program.
+# That takes an answer of an error for a success, so a list has to show what came of it.
+TASKS_SCRIPT = b"""\
+ask() {
+  curl -fsS --path-as-is --max-time 5 -X "$1" --unix-socket /.sprite/api.sock "http://sprite$2" ||
+    sprite-env curl -X "$1" "$2"
+}
+[ ! "$1" ] || ask DELETE "/v1/tasks/$1" > /dev/null
+ask GET /v1/tasks || exit 1
+"""
+
+
+class Hold:
+    """A task that keeps a sprite awake; `expires_at` is an RFC 3339 stamp."""
+
+    __slots__ = ("expires_at", "name")
+
+    def __init__(self, item: dict[str, Any]) -> None:
+        self.name = text_field(item, "name")
+        self.expires_at = text_field(item, "expires_at")
+
+
+def list_holds(api: SpritesApi, name: str, *, release: str = "") -> list[Hold]:
+    """Return the holds of a sprite, after `release` has been deleted.
+
+    ThoptersError where the task API can't be reached or refuses.
+    """
+    import json
+    import urllib.parse
+
+    path = urllib.parse.quote(to_bytes(release), safe="").encode()
+    argv = [b"bash", b"-c", TASKS_SCRIPT, b"thopters", path]
+    why = "the image lacks the task API"
+    try:
+        status, out, err = run_quietly(
+            api, name, argv, limit_s=SILENCE_TIMEOUT_S, open_limit_s=WAKE_LIMIT_S
+        )
+        why = " ".join(err.decode("utf-8", "replace").splitlines()[:1]) or why
+    except ExecLost as lost:
+        status, out, why = None, b"", str(lost)
+    if status != 0:
+        raise ThoptersError(f"cannot ask about holds in {name}: {why}")
+    try:
+        document = json.loads(out)
+    except (ValueError, RecursionError):
+        document = None
+    return read_items(Hold, listed(document, "tasks"), f"holds in {name}", "name")
+
+
+def release_hold(api: SpritesApi, name: str, hold: str) -> None:
+    """Delete a hold; one that has expired meanwhile is as good."""
+    if hold in [item.name for item in list_holds(api, name, release=hold)]:
+        raise ThoptersError(f"hold {hold} of {name} can't be ended: it is still there")
+
+
+# To the loop beside a command on a terminal: somebody is there. 3 where no such loop reads it
+HERE_SCRIPT = b"""\
+grep -q thopters-ready "/proc/$1/cmdline" && [ -p "/proc/$1/fd/9" ] || exit 3
+timeout 5 bash -c 'trap "" PIPE; echo > "$1"' bash "/proc/$1/fd/9"
+case $? in 0) ;; 1|126|127) exit 3;; *) exit 255;; esac
+"""
+
+
+class Presence:
+    """While we are attached to a terminal, has its hold refreshed.
+
+    The platform lets such a session live on when we vanish, and nothing tells it. So the hold of
+    a command that has not asked for its own is to expire then.
+    """
+
+    def __init__(self, api: SpritesApi, name: str, session: TerminalSession) -> None:
+        self.api = api
+        self.name = name
+        self.session = session
+
+    def __enter__(self) -> None:
+        import threading
+
+        self._left = threading.Event()
+        with contextlib.suppress(ThoptersError):
+            in_background(self._refresh)
+
+    def _refresh(self) -> None:
+        wait_s: float = 0 if self.session.identity else HOLD_EVERY_S  # a new one has its first
+        while not self._left.wait(wait_s):
+            wait_s = HOLD_EVERY_S
             try:
-                view = view[os.write(fd, view) :]
-            except BlockingIOError:  # whoever shares it with us wants it so
-                select.select([], [fd], [])
+                if not self._tell():
+                    return
+            except (ThoptersError, ExecLost):
+                wait_s = HOLD_AGAIN_S
+
+    def _tell(self) -> bool:
+        """Return False where nothing holds. A sprite that sleeps is not woken by this."""
+        sprite = self.api.get_sprite(self.name)
+        if sprite is None or sprite.is_asleep():
+            return True
+        identity = to_bytes(str(self.session.group or self.session.identity))
+        argv = [b"bash", b"-c", HERE_SCRIPT, b"thopters", identity]
+        status, _, _ = run_quietly(
+            self.api,
+            self.name,
+            argv,
+            limit_s=SILENCE_TIMEOUT_S,
+            open_limit_s=PROBE_LIMIT_S,
+            statuses=(0, 3),
+        )
+        return status == 0
+
+    def __exit__(self, *exc: object) -> None:
+        self._left.set()
 
 
-# --- terminal sessions ------------------------------------------------------------------
+# Keeps a command, and so its hold, until the time is up or another hold or a release comes
+KEEP_SCRIPT = (
+    UPTIME
+    + b"""\
+file=~/.thopters/hold mine="$1 thopters-$PPID"
+mkdir -p ~/.thopters && echo "$mine" > "$file" || exit
+uptime
+end=$((now + $2))
+while uptime && [ "$now" -lt "$end" ] && [ "$(cat "$file" 2> /dev/null)" = "$mine" ]; do
+  sleep 1
+done
+"""
+)
+# What has expired, or died, leaves its file; the id of its process may be another's by now
+RELEASE_SCRIPT = b"""\
+read -r token task < ~/.thopters/hold || exit 0
+rm -f ~/.thopters/hold || exit 1
+! grep -qsaF -f <(echo "$token") /proc/[0-9]*/cmdline || echo "$task"
+"""
 
+
+def wait_for_hold(app: App, name: str, session: ExecSession) -> int | None:
+    """Return once the hold is there, or the status of what has ended; TimedOutError after 10 s."""
+    end, task = app.clock.monotonic() + 10.0, f"thopters-{session.output.group}"
+    while task not in [hold.name for hold in list_holds(app.api, name)]:
+        ended = session.look()
+        if ended is not None:
+            return ended
+        if app.clock.monotonic() > end:
+            raise TimedOutError("it does not appear")
+        app.clock.sleep(0.3)
+    return None
+
+
+def release_holds(app: App, name: str) -> int:
+    """End the hold that was asked for by hand, and see it gone."""
+    end = app.clock.monotonic() + 15.0
+    list_holds(app.api, name)  # an error on an image without them
+    held = probe(app, name, RELEASE_SCRIPT).decode("ascii", "replace").strip()
+    told_to_end = After(f"the hold {held} of {name} was told to end")
+    with app.console.working(f"letting {name} sleep"), told_to_end:
+        while held and held in [hold.name for hold in list_holds(app.api, name)]:
+            if app.clock.monotonic() > end:
+                raise TimedOutError("it is still there")
+            app.clock.sleep(0.5)
+    app.console.answer(f"{name} {'may sleep again' if held else 'was not held by hand'}")
+    return EXIT_OK
+
+
+# --- terminal ---------------------------------------------------------------------------
+
+AT_ONCE_S = 0.5  # a detached command that ends so soon has failed to start, or was short
+IDENTITY_LIMIT_S = 5.0  # for the platform to tell a session's id, once the command runs
+QUIET_S = 1.0  # a session that was quiet for so long may have been lost because its sprite sleeps
+SOON_S = 5.0  # after it was attached, a session that is lost again is a sign of something worse
+MOST_LOSSES = 5
+STATUS_LAG_S = 5.0  # of a sprite's status behind its falling asleep
+AWAY_LIMIT_S = 600.0  # for the API to be reached again
 # With a terminal stdin is a tty, so the script comes as base64, which no tty changes. The remote
 # side says when it is ready, for what is sent sooner would be echoed; if nothing comes it leaves.
 TTY_BOOTSTRAP = (
@@ -4313,6 +4911,230 @@ def is_listed(api: SpritesApi, name: str, identity: str) -> bool:
         return False
 
 
+def run_on_terminal(
+    app: App, name: str, script: bytes, *, is_shell: bool, stays: bool = False
+) -> int:
+    """Run a command or a shell on a terminal to its end, over pauses of the sprite."""
+    terminal = LocalTerminal()
+
+    def start() -> TerminalSession:
+        with app.console.working(f"waiting for {name}"):
+            return open_terminal(app.api, name, terminal.show, script, terminal.size())
+
+    new_shell = script if is_shell else None
+    return stay_on_terminal(app, name, terminal, start, new_shell, stays=stays)
+
+
+def stay_on_terminal(
+    app: App,
+    name: str,
+    terminal: LocalTerminal,
+    start: Callable[[], TerminalSession],
+    new_shell: bytes | None,
+    *,
+    stays: bool,
+) -> int:
+    """Open a session by `start`, and stay with it; the terminal is put back whatever happens."""
+    try:
+        with terminal:
+            return follow_session(app, name, start(), terminal, new_shell, stays=stays)
+    except BaseException:
+        terminal.forget_keys()
+        raise
+    finally:
+        terminal.restore()
+
+
+def say_between(console: Console, text: str) -> None:
+    """Say something between what a remote program has shown, on a line of its own."""
+    console.note("")
+    console.note(f"[{text}]")
+
+
+def follow_session(
+    app: App,
+    name: str,
+    session: TerminalSession,
+    terminal: LocalTerminal,
+    new_shell: bytes | None,
+    *,
+    stays: bool,
+) -> int:
+    """Stay with a session until it ends or the user leaves; attach again where it was lost.
+
+    `new_shell` is the script that starts another one where the session is gone; `stays` if the
+    session's hold may depend on our staying.
+    """
+    losses = 0  # in a row, each soon after it was attached
+    try:
+        while True:
+            began = app.clock.monotonic()
+            try:
+                session.websocket.keep_alive()
+                presence = Presence(app.api, name, session) if stays else contextlib.nullcontext()
+                with presence:
+                    return session.run(terminal)
+            except ExecLost as lost:
+                terminal.quiet()
+                session.websocket.close()
+                losses = losses + 1 if app.clock.monotonic() - began < SOON_S else 0
+                if losses > MOST_LOSSES:
+                    raise lost_status(app, name, lost) from None
+                app.clock.sleep(losses and 0.1 * 2**losses)
+                session = again(app, name, session, terminal, lost, new_shell)
+    except BaseException as left:
+        wanted = terminal.is_leave(left)
+        terminal.restore()
+        terminal.undo_modes()
+        if session.identity and not session.script:
+            back = f"thopters attach {name} {session.identity}"
+            sleeps = f", and {name} may sleep when all is quiet" if stays else ""
+            say_between(app.console, f"the session goes on{sleeps}; back to it: {back}")
+        if not wanted:
+            raise
+        return EXIT_OK
+    finally:
+        session.websocket.close()
+
+
+def again(
+    app: App,
+    name: str,
+    session: TerminalSession,
+    terminal: LocalTerminal,
+    lost: ExecLost,
+    new_shell: bytes | None,
+) -> TerminalSession:
+    """Attach to a session again after its connection was lost, or start another shell.
+
+    Detached where the user wants none. A sprite that sleeps is not woken before the user types:
+    nobody pays for an idle prompt.
+    """
+    keys = b""
+    if new_shell is None and not (session.identity and session.runs):
+        raise lost_status(app, name, lost)  # there is no way back
+    if session.typed and not terminal.is_terminal:
+        raise lost_status(app, name, lost)  # what was on its way is gone, and can't be typed again
+    if not fell_asleep(app, name, terminal, lost):
+        doubt = (
+            "; what was typed last may not have arrived" if session.websocket.is_behind() else ""
+        )
+        say_between(app.console, f"the connection was lost ({lost}){doubt}; attaching again")
+    elif not terminal.is_terminal:
+        raise lost_status(app, name, lost)
+    else:
+        say_between(app.console, f"{name} has paused; the next key wakes it, Ctrl-\\ leaves")
+        keys = terminal.wait_for_key()
+    found = None
+    if session.identity and session.runs:
+        found = attach_terminal(app.api, name, terminal.show, session.identity)
+    if found:
+        found.resize(*terminal.size())
+        if keys:
+            found.websocket.send(OP_BINARY, keys)
+        return found
+    gone = "has ended" if session.identity else "never told its id, so there is no way back"
+    session.identity = ""
+    if new_shell is None or not terminal.is_terminal:
+        raise lost_status(app, name, lost)
+    terminal.undo_modes()
+    say_between(app.console, f"the session {gone}; a key starts a new shell, Ctrl-\\ leaves")
+    terminal.wait_for_key()
+    return open_terminal(app.api, name, terminal.show, new_shell, terminal.size())
+
+
+def fell_asleep(app: App, name: str, terminal: LocalTerminal, lost: ExecLost) -> bool:
+    """Return whether the sprite sleeps; after a quiet time its status gets time to say so.
+
+    To attach would wake it, only to be lost again. A key means that the user wants it awake.
+    """
+    sprite = look_patiently(app, name, terminal)
+    end = app.clock.monotonic() + (STATUS_LAG_S if lost.quiet else 0)
+    while sprite and not sprite.is_asleep():
+        if app.clock.monotonic() >= end or terminal.has_keys(0.5):
+            return False
+        sprite = look_patiently(app, name, terminal)
+    return sprite is not None
+
+
+def look_patiently(app: App, name: str, terminal: LocalTerminal) -> Sprite | None:
+    """Return a sprite, None where there is none for us; an API that is out of reach gets its time.
+
+    So a network that changes ends no session, and wakes no sprite that has paused meanwhile.
+    """
+    end, said = app.clock.monotonic() + AWAY_LIMIT_S, False
+    while True:
+        try:
+            return app.api.require_sprite(name)
+        except (AuthError, NotFoundError):
+            return None
+        except ThoptersError as error:
+            if app.clock.monotonic() >= end:
+                return None
+            if not said:
+                way = ", Ctrl-\\ leaves" if terminal.is_terminal else ""
+                say_between(app.console, f"{error.message}; trying on{way}")
+            said = True
+            terminal.has_keys(1.0)
+
+
+def is_asleep(app: App, name: str) -> bool:
+    try:
+        return app.api.require_sprite(name).is_asleep()
+    except ThoptersError:
+        return False
+
+
+def terminal_variables(environ: Mapping[str, str]) -> list[tuple[str, bytes]]:
+    """Return what tells a remote program about our terminal."""
+    names = ("TERM", "COLORTERM", "LANG")
+    return [(name, os.fsencode(environ[name])) for name in names if environ.get(name)]
+
+
+def shell_script(app: App, hold_max_s: int) -> bytes:
+    return exec_script(
+        [b"bash", b"-l"],
+        env=terminal_variables(app.environ),
+        hold_max_s=hold_max_s,
+        runner=RUN_SHELL,
+        on_terminal=True,
+    )
+
+
+def start_detached(app: App, name: str, script: bytes) -> int:
+    """Start a command that outlives this program, see it run, and print its session's id."""
+    shown = bytearray()
+    with app.console.working(f"starting it in {name}"):
+        session = open_terminal(app.api, name, shown.extend, script, DEFAULT_SIZE)
+        try:
+            status = session.start()
+        except ExecLost as lost:
+            raise lost_status(app, name, lost) from None
+        except BaseException:
+            if not session.script:
+                look = f"attach {name} {session.identity}"
+                look = look if session.identity else f"sessions {name}"
+                app.console.note(f"it may go on in {name}; look at it: thopters {look}")
+            raise
+        finally:
+            session.websocket.close()
+    if status:
+        write_all(2, bytes(shown))
+        app.console.note(f"it ended at once, with status {status}")
+        return status
+    if not session.identity:
+        raise ThoptersError(
+            f"it was started in {name}, but the platform does not tell its session's id",
+            hint=f"look for it: thopters sessions {name}",
+        )
+    app.console.answer(clean(session.identity))
+    if status == 0:
+        app.console.note("it has ended already, with status 0")
+    else:
+        app.console.hint(f"look at it: thopters attach {name} {session.identity}")
+    return EXIT_OK
+
+
 # --- ports ------------------------------------------------------------------------------
 
 LINGER_S = 10.0  # of silence, for an answer after the local side has sent all
@@ -4528,253 +5350,33 @@ def is_port_free(port: int) -> bool:
     return True
 
 
-# --- holds ------------------------------------------------------------------------------
-
-# A hold is a task of the platform: a sprite does not go to sleep while one has not expired. The
-# API for them is inside the sprite alone, on a socket; on some images only behind a program.
-# That takes an answer of an error for a success, so a list has to show what came of it.
-TASKS_SCRIPT = b"""\
-ask() {
-  curl -fsS --path-as-is --max-time 5 -X "$1" --unix-socket /.sprite/api.sock "http://sprite$2" ||
-    sprite-env curl -X "$1" "$2"
-}
-[ ! "$1" ] || ask DELETE "/v1/tasks/$1" > /dev/null
-ask GET /v1/tasks || exit 1
-"""
-
-
-class Hold:
-    """A task that keeps a sprite awake; `expires_at` is an RFC 3339 stamp."""
-
-    __slots__ = ("expires_at", "name")
-
-    def __init__(self, item: dict[str, Any]) -> None:
-        self.name = text_field(item, "name")
-        self.expires_at = text_field(item, "expires_at")
-
-
-def list_holds(api: SpritesApi, name: str, *, release: str = "") -> list[Hold]:
-    """Return the holds of a sprite, after `release` has been deleted.
-
-    ThoptersError where the task API can't be reached or refuses.
-    """
-    import json
-    import urllib.parse
-
-    path = urllib.parse.quote(to_bytes(release), safe="").encode()
-    argv = [b"bash", b"-c", TASKS_SCRIPT, b"thopters", path]
-    why = "the image lacks the task API"
-    try:
-        status, out, err = run_quietly(
-            api, name, argv, limit_s=SILENCE_TIMEOUT_S, open_limit_s=WAKE_LIMIT_S
-        )
-        why = " ".join(err.decode("utf-8", "replace").splitlines()[:1]) or why
-    except ExecLost as lost:
-        status, out, why = None, b"", str(lost)
-    if status != 0:
-        raise ThoptersError(f"cannot ask about holds in {name}: {why}")
-    try:
-        document = json.loads(out)
-    except (ValueError, RecursionError):
-        document = None
-    return read_items(Hold, listed(document, "tasks"), f"holds in {name}", "name")
-
-
-def release_hold(api: SpritesApi, name: str, hold: str) -> None:
-    """Delete a hold; one that has expired meanwhile is as good."""
-    if hold in [item.name for item in list_holds(api, name, release=hold)]:
-        raise ThoptersError(f"hold {hold} of {name} can't be ended: it is still there")
-
-
-# To the loop beside a command on a terminal: somebody is there. 3 where no such loop reads it
-HERE_SCRIPT = b"""\
-grep -q thopters-ready "/proc/$1/cmdline" && [ -p "/proc/$1/fd/9" ] || exit 3
-timeout 5 bash -c 'trap "" PIPE; echo > "$1"' bash "/proc/$1/fd/9"
-case $? in 0) ;; 1|126|127) exit 3;; *) exit 255;; esac
-"""
-
-
-class Presence:
-    """While we are attached to a terminal, has its hold refreshed.
-
-    The platform lets such a session live on when we vanish, and nothing tells it. So the hold of
-    a command that has not asked for its own is to expire then.
-    """
-
-    def __init__(self, api: SpritesApi, name: str, session: TerminalSession) -> None:
-        self.api = api
-        self.name = name
-        self.session = session
-
-    def __enter__(self) -> None:
-        import threading
-
-        self._left = threading.Event()
-        with contextlib.suppress(ThoptersError):
-            in_background(self._refresh)
-
-    def _refresh(self) -> None:
-        wait_s: float = 0 if self.session.identity else HOLD_EVERY_S  # a new one has its first
-        while not self._left.wait(wait_s):
-            wait_s = HOLD_EVERY_S
-            try:
-                if not self._tell():
-                    return
-            except (ThoptersError, ExecLost):
-                wait_s = HOLD_AGAIN_S
-
-    def _tell(self) -> bool:
-        """Return False where nothing holds. A sprite that sleeps is not woken by this."""
-        sprite = self.api.get_sprite(self.name)
-        if sprite is None or sprite.is_asleep():
-            return True
-        identity = to_bytes(str(self.session.group or self.session.identity))
-        argv = [b"bash", b"-c", HERE_SCRIPT, b"thopters", identity]
-        status, _, _ = run_quietly(
-            self.api,
-            self.name,
-            argv,
-            limit_s=SILENCE_TIMEOUT_S,
-            open_limit_s=PROBE_LIMIT_S,
-            statuses=(0, 3),
-        )
-        return status == 0
-
-    def __exit__(self, *exc: object) -> None:
-        self._left.set()
-
-
-# To the whole group of a session, if its id is the process that leads it: the platform's own call
-# may reach the leader alone, and that is our wrapper. 0 is gone, 3 another process, 4 still there
-SIGNAL_SCRIPT = b"""\
-id=$1 name=$2
-if [ ! "$3" ]; then
-  read -r stat < "/proc/$id/stat" && set -- ${stat##*)} && [ "$4" = "$id" ] || exit 3
-fi
-kill -s "$name" -- "-$id" || exit 3
-for _ in {1..50}; do kill -0 -- "-$id" || exit 0; sleep 0.1; done
-exit 4
-"""
-
-
-def end_session(api: SpritesApi, name: str, session: Session, signal_name: str = "") -> bool:
-    """Signal a session, and return whether it is gone; without a name, see to that it is."""
-    wanted = signal_name or ("HUP" if session.is_terminal else "TERM")  # a shell survives TERM
-    status = signal_session(api, name, session.id, wanted, must_know=bool(signal_name))
-    if status == 4 and not signal_name:
-        status, wanted = signal_session(api, name, session.id, "KILL", is_leader=True), "KILL"
-    if status == 3 and signal_name not in ("", "KILL"):  # the platform's call KILLs after a time
-        if session.id not in [item.id for item in api.list_sessions(name)]:
-            return True
-        raise ThoptersError(
-            f"session {session.id} of {name} can't be sent {signal_name} alone: its processes "
-            "were not found",
-            hint=f"end it: thopters kill {name} {session.id}",
-        )
-    if status == 3 or (status == 4 and not signal_name):
-        api.kill_session(name, session.id, "SIG" + wanted)
-    limit_s = 0.0 if status == 4 and signal_name else SESSION_LAG_S
-    end = api.clock.monotonic() + limit_s
-    with After(f"session {session.id} of {name} got {wanted}"):
-        while session.id in [item.id for item in api.list_sessions(name)]:
-            if api.clock.monotonic() >= end:
-                return False
-            api.clock.sleep(0.2)
-    return True
-
-
-def signal_session(
-    api: SpritesApi,
-    name: str,
-    identity: str,
-    signal_name: str,
-    *,
-    is_leader: bool = False,
-    must_know: bool = False,
-) -> int:
-    """Run SIGNAL_SCRIPT, and return its status; 3, or an error if we `must_know`, without one.
-
-    `is_leader`: the id is known to be one, though that process may have ended by now.
-    """
-    words = [to_bytes(identity), signal_name.encode(), b"known" if is_leader else b""]
-    argv = [b"bash", b"-c", SIGNAL_SCRIPT, b"thopters", *words]
-    try:
-        status, _, _ = run_quietly(
-            api,
-            name,
-            argv,
-            limit_s=SILENCE_TIMEOUT_S,
-            open_limit_s=WAKE_LIMIT_S,
-            statuses=(0, 3, 4),
-        )
-    except ExecLost as lost:
-        if not must_know:
-            return 3
-        raise NoAnswerError(
-            f"cannot tell whether session {identity} of {name} got {signal_name}: {lost}"
-        ) from None
-    return status
-
-
-# --- sprite program ---------------------------------------------------------------------
-
-
-def find_sprite_program(environ: Mapping[str, str]) -> str | None:
-    return find_program("sprite.exe" if os.name == "nt" else "sprite", environ)
-
-
-def sprite_options(api: SpritesApi, sprite: Sprite) -> list[str]:
-    """Return the options that have the `sprite` program act on just this sprite.
-
-    It goes by a login and a selection of its own, so it might reach a sprite of the same name in
-    another org: then ThoptersError. `-o` is left out where it would change that selection.
-    """
-    transport, name, owner = api.transport, sprite.name, sprite.organization
-    base = f"{transport.base.scheme}://{transport.base.netloc}{transport.base.path}"
-    store = SpriteStore(transport.environ, base, api.console)
-    if store.is_empty() and transport.environ.get("SPRITE_TOKEN"):
-        return ["-s", name]  # the same token leads to the same org
-    selected = store.program_org()
-    if selected is None:
-        raise ThoptersError(
-            f"the sprite program is not logged in to {base}, so it does not reach {name}",
-            hint="run: sprite login; or set SPRITE_TOKEN and nothing else",
-        )
-    if not owner and transport.credential.org != selected:
-        raise ThoptersError(
-            f"cannot tell whether the org that the sprite program has selected ({selected}) is "
-            f"the one of {name}",
-            hint="log in with that program, and unset SPRITE_TOKEN and SPRITES_TOKEN",
-        )
-    if owner and owner != selected:
-        raise ThoptersError(
-            f"{name} belongs to the org {owner}, but the sprite program has {selected} selected",
-            hint=f"select the other one in it: sprite -o {owner} list",
-        )
-    return ["-s", name] if transport.environ.get("SPRITE_ORG") else ["-s", name, "-o", selected]
-
-
-def become_sprite_program(argv: list[str], environ: Mapping[str, str]) -> int:
-    """Run the `sprite` program in our place, so that its signals and its exit status are ours."""
-    # it starts the kind of shell that is the local one, and SPRITE_URL leads past -s and -o
-    dropped = ("SPRITE_URL", "BASH_VERSION", "FISH_VERSION", "ZSH_NAME", "ZSH_VERSION")
-    env = {key: value for key, value in environ.items() if key not in dropped}
-    env["SHELL"] = "/bin/bash"
+def join_stdio(app: App, name: str, host: str, port: int) -> int:
+    """Be the connection itself, for a program such as ssh that starts us for that."""
     sys.stdout.flush()
+    binary_streams()
+    websocket = open_port(app.api, name, host, port)
     try:
-        if os.name == "posix":
-            tick(0)  # it would go on, and end that program
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec keeps that
-            os.execve(argv[0], argv, env)  # noqa: S606 (an absolute path, and words of our own)
-        import subprocess
+        join(websocket, app.clock, LocalInput(), write_stdout)
+    except WebSocketLost as lost:
+        if lost.is_late:
+            raise NoAnswerError(
+                f"nothing came from {host}:{port} in {name} for {LINGER_S:.0f} s after the end of "
+                "the input, and the connection was not closed there",
+                hint="what was sent was taken; whether all of the answer came is not known",
+            ) from None
+        # a pause may look like an end, and it is cheap to know
+        if not lost.is_end or is_asleep(app, name):
+            raise NoAnswerError(f"the connection to {name} was lost: {lost}") from None
+        app.console.detail(f"the connection has ended: {lost}")
+    except Interrupted as interrupted:
+        if interrupted.signum != getattr(signal, "SIGHUP", 0):
+            raise  # a HUP is how ssh says that it is done with us
+    finally:
+        websocket.close()
+    return EXIT_OK
 
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        return subprocess.call(argv, env=env)  # noqa: S603 (the same)
-    except OSError as error:
-        raise ThoptersError(f"cannot run {argv[0]}: {error.strerror}") from None
 
-
-# --- copying ----------------------------------------------------------------------------
+# --- files ------------------------------------------------------------------------------
 
 # Both ways a tar stream goes over one exec, and all of it below a folder `t`. What arrives is
 # unpacked beside its place. Once all of it has come and every entry fits what is there, the files
@@ -5308,8 +5910,125 @@ def remove_tree(folder: str) -> None:
         raise
 
 
-# --- init -------------------------------------------------------------------------------
+def split_path(text: str) -> tuple[str | None, str]:
+    """Return the sprite and the path of NAME:PATH; None for a local path, as ./a:b is one."""
+    name, colon, path = text.partition(":")
+    is_drive = os.name == "nt" and len(name) == 1
+    if not colon or not name or "/" in name or is_drive:
+        return None, text
+    return valid_name(name), path
 
+
+def copy_in(app: App, sources: list[str], name: str, target: bytes) -> int:
+    if "-" in sources:
+        if len(sources) > 1:
+            raise UsageError("- stands for one file, and can't be copied with others")
+        return copy_stdin(app, name, target)
+    for path in sources:
+        if not os.path.lexists(path):
+            raise ThoptersError(f"there is no {path}")
+    named = [(path, last_part(path)) for path in sources]
+    check_names([last for _, last in named])
+    if named[0][1] in ALL_IN_IT:
+        named = [(named[0][0], "")]
+    with app.console.working(f"copying to {name}"):
+        copy = upload(app.api, name, named, target)
+    return finish_copy(app, copy)
+
+
+class EndedInput(LocalInput):
+    """Our stdin, and behind its end a word: to be cut off does not look like that."""
+
+    def __init__(self, word: bytes) -> None:
+        super().__init__()
+        self._words = [word]
+
+    def read(self) -> bytes:
+        return super().read() or (self._words.pop() if self._words else b"")
+
+
+def copy_stdin(app: App, name: str, target: bytes) -> int:
+    word = random_word()
+    argv = [b"bash", b"-c", FILE_SCRIPT, b"thopters-cp", target, word, random_word()]
+    with app.console.working(f"copying to {name}"):
+        run_copy(app.api, name, argv, EndedInput(word), lambda data: None)
+    return EXIT_OK
+
+
+def copy_out(app: App, name: str, sources: list[str], target: str) -> int:
+    if target == "-":
+        if len(sources) > 1:
+            raise UsageError("- stands for one file")
+        sys.stdout.flush()
+        binary_streams()
+        # to cat, - is its stdin
+        argv = [b"cat", b"--", b"./-" if sources[0] == "-" else os.fsencode(sources[0])]
+        run_copy(app.api, name, argv, None, write_stdout)
+        return EXIT_OK
+    names = [last_part(path) for path in sources]
+    check_names(names)
+    into = os.path.isdir(target)
+    if not into and (len(sources) > 1 or not target or target.endswith("/")):
+        raise ThoptersError(f"{target or repr(target)} is not a directory")
+    if os.path.islink(target):
+        target = os.path.realpath(target)  # as cp does; the link stays
+    place = target if into else os.path.dirname(target) or "."
+    folder = os.path.join(place, f".thopters-cp.{random_word().decode()}")
+    try:
+        make_folder(folder)
+        with app.console.working(f"copying from {name}"):
+            copy = download(app.api, name, list(map(os.fsencode, sources)), folder, into=into)
+        top = os.path.join(folder, "t")
+        if names[0] in ALL_IN_IT:
+            found = moves(top, target)
+        else:
+            found = [
+                pair
+                for entry in os.listdir(top)
+                for pair in moves(
+                    os.path.join(top, entry), os.path.join(target, entry) if into else target
+                )
+            ]
+        with SignalsWait():
+            put_in_place(found)
+    finally:
+        remove_tree(folder)
+    return finish_copy(app, copy)
+
+
+def make_folder(folder: str) -> None:
+    try:
+        os.mkdir(folder, 0o700)
+    except OSError as error:
+        place = os.path.dirname(folder)
+        raise ThoptersError(f"cannot write to {place}: {error.strerror}") from None
+
+
+def last_part(path: str) -> str:
+    return os.path.basename(path.rstrip("/"))
+
+
+def check_names(names: list[str]) -> None:
+    """Raise UsageError where two sources would be one file."""
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"two of the files would be {twice!r}")
+    if len(names) > 1 and set(names) & set(ALL_IN_IT):
+        raise UsageError("what is in a directory can't be copied with others")
+
+
+def finish_copy(app: App, copy: Copy) -> int:
+    """Say what was left out, which makes it a failure, as with cp, and what may be torn."""
+    if copy.has_changed:
+        app.console.warn("some files changed while they were read")
+    for member in copy.left_out:
+        app.console.warn(f"left out: {member}: a special file, or a link that leads outside")
+    return EXIT_FAILED if copy.left_out else EXIT_OK
+
+
+# --- keys -------------------------------------------------------------------------------
+
+INIT_LIMIT_S = 120.0
 # What runs in a sprite to put the keys in. It is constant: everything of the user's comes on its
 # stdin, each part with a NUL behind it, so that no value is ever program text or on a command
 # line, and a request cut short changes nothing. It is careful with start-up files: one block of
@@ -5489,7 +6208,6 @@ fi
 echo thopters-init-ok
 """
 INIT_PROOF = "thopters-init-ok"
-
 # In the shell that is looked at: names come on descriptor 9, digests of the values go to 8, as in
 #   while IFS= read -r _thopters; do eval "printf '%s\0' \"\${$_thopters-}\""; done <&9 | sha256sum
 SEE = rb"""eval "printf '%s\\0' \"\${$_thopters-}\"" """
@@ -5558,11 +6276,579 @@ def init_sprite(api: SpritesApi, name: str, config: Config | None) -> list[str]:
     return [line[5:] for line in lines if line.startswith("warn ")]
 
 
-# --- command line -----------------------------------------------------------------------
+def init(app: App, name: str, config: Config | None) -> dict[str, Any]:
+    """Put the keys into a sprite, warn of what is missing, and return what was done."""
+    warnings = missing_keys(config)
+    with app.console.working(f"putting the keys into {name}"):
+        warnings += init_sprite(app.api, name, config)
+    for text in warnings:
+        app.console.warn(text)
+    git = None
+    if config and (config.git_user or config.git_email):
+        git = {"user": config.git_user or None, "email": config.git_email or None}
+    return {
+        "name": name,
+        "variables": sorted(config.secrets) if config else [],
+        "git": git,
+        "warnings": warnings,
+    }
 
-# A command is one declaration: its words, one line of summary, its arguments as data, examples.
-# The parser, the help, "did you mean" and the checks of the tests are made from these alone, so
-# that to add a command is to add one block. Its name may have two words, as in `env set`.
+
+def missing_keys(config: Config | None) -> list[str]:
+    """Return a warning for each thing that a sprite will lack; OPENAI_API_KEY is optional."""
+    if config is None or not config.exists:
+        return ["there is no configuration, so the sprite gets no keys; make one: thopters setup"]
+    missing = []
+    if "ANTHROPIC_API_KEY" not in config.secrets:
+        missing.append("ANTHROPIC_API_KEY is not configured: Claude Code will ask for a login")
+    if "GITHUB_PAT" not in config.secrets:
+        missing.append("GITHUB_PAT is not configured: git reaches no private repository")
+    if not config.git_user or not config.git_email:
+        missing.append(
+            "git's user and email are not configured: without its own, git will not commit"
+        )
+    return missing
+
+
+def describe_init(config: Config | None, report: dict[str, Any]) -> str:
+    if config is None or not config.exists:
+        return "there is no configuration, so what is in it stays"
+    git, variables = report["git"], ", ".join(report["variables"])
+    who = f"git as {git['user'] or '-'} <{git['email'] or '-'}>" if git else "no git identity"
+    return f"{variables or 'no variables'}; {who}"
+
+
+# --- life -------------------------------------------------------------------------------
+
+YES = ("y", "yes")
+READY_LIMIT_S = 60.0
+READ_BACK_LIMIT_S = 30.0
+OLD_AFTER_S = 10.0  # how much earlier than our question a sprite was made that is not ours
+PAUSE_LIMIT_S = 120.0
+PAUSE_LOOK_EVERY_S = 1.0
+
+
+def each(
+    console: Console, items: Iterable[S], action: Callable[[S], T], failed: list[ThoptersError]
+) -> list[T]:
+    """Do something for each item; where one fails, the others still get their turn.
+
+    What fails is told at once, by the item's name, with --json by `finish`.
+    """
+    results = []
+    for item in items:
+        try:
+            results.append(action(item))
+        except ThoptersError as error:
+            if isinstance(error, (AuthError, NotSentError)) and not results and not failed:
+                raise  # it would be the same for every one
+            error.name = getattr(item, "name", str(item))
+            if error.name not in [word.strip(",:;") for word in error.message.split()]:
+                error.message = f"{error.name}: {error.message}"
+            failed.append(error)
+            if not console.json:
+                console.error(error)
+    return results
+
+
+def finish(console: Console, done: str, results: list[Any], failed: list[ThoptersError]) -> int:
+    """Return the worst exit status of several names; with --json say what was done and failed."""
+    if console.json:
+        errors = [
+            {"name": error.name, "code": error.code, "message": error.message, "hint": error.hint}
+            for error in failed
+        ]
+        console.answer_json({done: results, "errors": errors})
+    return max((error.exit_code for error in failed), default=EXIT_OK)
+
+
+def no_consent(doing: str) -> UsageError:
+    return UsageError(f"will not {doing} unasked, and there is no terminal to ask on",
+                      hint="say --yes if that is meant")  # fmt: skip
+
+
+def init_created(app: App, name: str, config: Config | None, *, made: bool) -> dict[str, Any]:
+    """Put the keys in; whatever ends it, the sprite is kept, and it is said how to go on."""
+    was = "was created" if made else "exists"
+    keep = f"thopters init {name}; or remove it: thopters destroy {name}"
+    try:
+        with After(f"{name} {was}", f"put them in: {keep}"):
+            return init(app, name, config)
+    except ThoptersError:
+        raise
+    except BaseException:
+        app.console.note(f"{name} {was}, but not all keys may be in it. Go on with: {keep}")
+        raise
+
+
+def already_exists(name: str) -> ExistsError:
+    return ExistsError(
+        f"there is a sprite {name} already",
+        hint=f"use it: thopters exec {name} -- COMMAND; or create it with --if-missing",
+    )
+
+
+def create_or_find(app: App, name: str) -> tuple[Sprite, bool]:
+    """Make a sprite that was absent; return it once the API has it, and whether we made it.
+
+    The API can answer 500, or nothing, and have made it all the same: so whenever that is
+    possible we look for it, and POST a second time only if it stays absent.
+    """
+    look = f"look again: thopters list --prefix {name}"
+    since = app.api.transport.server_date  # of the answer that it was absent
+    try:
+        found, why = post_and_look(app, name, since, again=False)
+        if found is None:
+            with After(f"{name} may have been created ({why})", look):
+                found, why = post_and_look(app, name, since, again=True)
+    except ThoptersError:
+        raise
+    except BaseException:
+        say_what_exists(app, name)
+        raise
+    if found is None:
+        raise NoAnswerError(f"cannot create {name}: {why}", hint=f"it did not appear; {look}")
+    return found
+
+
+def post_and_look(
+    app: App, name: str, since: datetime.datetime | None, *, again: bool
+) -> tuple[tuple[Sprite, bool] | None, str]:
+    """Ask once for a sprite; None, and why, where none came of it that can be seen."""
+    try:
+        answer = app.api.create_sprite(name)
+        if failure_kind(answer) != AMBIGUOUS:
+            sprite, made = created_sprite(app, name, answer, again=again)
+            return (sprite, made and (not again or is_new(sprite, since))), ""
+        why = f"the API answered {answer.status}: {answer.reason()}"
+    except NoAnswerError as error:
+        why = error.message
+    app.console.detail(f"{why}; looking whether {name} exists now")
+    found = read_back(app, name, READ_BACK_LIMIT_S)
+    return (found, is_new(found, since)) if found else None, why
+
+
+def is_new(sprite: Sprite, since: datetime.datetime | None) -> bool:
+    """Return whether a sprite was made after we began, by the server's clock, as far as it tells.
+
+    A GET misses one now and then: that it was not found at first is no proof.
+    """
+    made = parse_time(sprite.created_at)
+    return not made or not since or (since - made).total_seconds() < OLD_AFTER_S
+
+
+def created_sprite(app: App, name: str, answer: Answer, *, again: bool) -> tuple[Sprite, bool]:
+    """Return the sprite that a definite answer speaks of and whether we made it, or raise."""
+    if 200 <= answer.status < 300:
+        item = decode_json(answer)
+        sprite = Sprite(item if isinstance(item, dict) else {})
+        told = sprite.name == name and sprite.url
+        sprite = sprite if told else expect_sprite(app, name)
+        app.console.redact.spare(name)
+        return sprite, True
+    words = ("exist", "taken", "already")  # 409 in practice; the documentation says 400
+    says_so = answer.status in (400, 422) and any(w in answer.reason().lower() for w in words)
+    if answer.status == 409 or says_so:
+        existing = read_back(app, name, 2.0)
+        if existing:
+            return existing, again  # absent before our first POST, so that one made it
+    app.api.refuse(answer, f"create {name}")
+
+
+def expect_sprite(app: App, name: str) -> Sprite:
+    """Return a sprite that the API says it has made; a GET can miss it for a moment."""
+    sprite = read_back(app, name, READ_BACK_LIMIT_S)
+    if sprite is None:
+        raise NoAnswerError(
+            f"the API says that it created {name}, but does not find it",
+            hint=f"look again: thopters list --prefix {name}",
+        )
+    return sprite
+
+
+def read_back(app: App, name: str, limit_s: float) -> Sprite | None:
+    """Look for a sprite until it is there or the time is up."""
+    end, wait = app.clock.monotonic() + limit_s, 0.2
+    while True:
+        try:
+            sprite = app.api.get_sprite(name)
+        except ThoptersError:
+            sprite = None
+        if sprite or app.clock.monotonic() + wait > end:
+            return sprite
+        app.clock.sleep(wait)
+        wait = min(2 * wait, 5.0)
+
+
+def say_what_exists(app: App, name: str) -> None:
+    """Tell, after an interrupted create, what the API has; its absence now proves nothing."""
+    if read_back(app, name, 5.0):
+        app.console.note(f"{name} was created; remove it with: thopters destroy {name}")
+    else:
+        app.console.note(f"{name} is not there, but may still be on its way; see: thopters list")
+
+
+def get_ready(app: App, name: str) -> None:
+    """Wait until a new sprite runs commands; whatever ends the wait, the sprite is kept."""
+    keep = f"thopters exec {name} -- COMMAND; or remove it: thopters destroy {name}"
+    try:
+        with After(f"{name} was created", f"it may only need time: {keep}"):
+            wait_until_ready(app.api, name, READY_LIMIT_S, [b"true"])
+    except ThoptersError:
+        raise
+    except BaseException:
+        app.console.note(f"{name} was created; it is not known to be ready. Go on with: {keep}")
+        raise
+
+
+def resume(app: App, name: str) -> dict[str, Any]:
+    """Wake a sprite by a command that does nothing: the platform has no call for it."""
+    before = app.api.require_sprite(name).status
+    started = app.clock.monotonic()
+    with app.console.working(f"waking {name}"):
+        wait_until_ready(app.api, name, WAKE_LIMIT_S, [b"true"])
+    seconds = round(app.clock.monotonic() - started, 2)
+    if not app.console.json:
+        was = "was running already, and answered" if before == "running" else f"was {before}, woke"
+        app.console.answer(f"{name} {clean(was)} in {seconds:.2f} s")
+    return {"name": name, "was": before or None, "seconds": seconds}
+
+
+class Keeper:
+    """What may keep a sprite awake: a session or a hold, and the words that describe it."""
+
+    __slots__ = ("about", "id", "kind", "session")
+
+    def __init__(
+        self, kind: str, identity: str, about: str, session: Session | None = None
+    ) -> None:
+        self.kind = kind
+        self.id = identity
+        self.about = about
+        self.session = session
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id} ({self.about})"
+
+
+class Pause:
+    """A sprite on its way to sleep: its status before, and what was ended for that."""
+
+    __slots__ = ("ended", "name", "was")
+
+    def __init__(self, name: str, was: str) -> None:
+        self.name = name
+        self.was = was
+        self.ended: list[str] = []
+
+    def after(self) -> After:
+        return After(f"{', '.join(self.ended)} of {self.name} ended" if self.ended else "")
+
+
+def quieten(app: App, name: str, *, force: bool) -> Pause:
+    """Look once at what keeps a sprite awake, and end it with the user's consent.
+
+    One that sleeps is left alone: a look inside would wake it.
+    """
+    pause = Pause(name, app.api.require_sprite(name).status)
+    if pause.was != "running":
+        return pause
+    with app.console.working(f"looking at what keeps {name} awake"):
+        keepers, unseen = find_keepers(app, name)
+    app.console.detail(unseen or "its holds were seen")
+    for keeper in keepers:
+        app.console.note(f"{name} may be kept awake by {keeper}")
+    if not keepers or not may_end(app, name, len(keepers), force=force):
+        return pause
+    if app.api.require_sprite(name).is_asleep():
+        return pause  # it has fallen asleep while the question stood there
+    with app.console.working(f"ending what keeps {name} awake"):
+        for keeper in keepers:
+            with pause.after():
+                end_keeper(app.api, name, keeper)
+            pause.ended.append(f"{keeper.kind} {keeper.id}")
+    return pause
+
+
+def find_keepers(app: App, name: str) -> tuple[list[Keeper], str]:
+    """Return the sessions and holds of a sprite that is awake, and why no hold could be seen.
+
+    To look is activity itself.
+    """
+    found, now = [], app.api.now()
+    for session in app.api.list_sessions(name):
+        active = format_age(parse_time(session.last_activity), now)
+        about = f"{session.command or 'unknown'}, last active {active}"
+        about = f"terminal, {about}" if session.is_terminal else about
+        found.append(Keeper("session", session.id, about, session))
+    try:
+        for hold in list_holds(app.api, name):
+            until = format_time(parse_time(hold.expires_at))
+            found.append(Keeper("hold", hold.name, f"until {until}"))
+    except ThoptersError as error:
+        return found, error.message
+    return found, ""
+
+
+def may_end(app: App, name: str, count: int, *, force: bool) -> bool:
+    """Return whether the user consents to end what runs in a sprite."""
+    if force:
+        return True
+    if not app.console.can_ask():
+        app.console.hint("--force ends what keeps it awake")
+        return False
+    what = "it" if count == 1 else f"all {count}"
+    if app.console.ask(f"End {what}, so that {name} can sleep? [y/N]").strip().lower() in YES:
+        return True
+    raise UsageError(f"{name} was left as it is")
+
+
+def end_keeper(api: SpritesApi, name: str, keeper: Keeper) -> None:
+    if keeper.session is None:
+        release_hold(api, name, keeper.id)
+    elif not end_session(api, name, keeper.session):
+        raise ThoptersError(f"session {keeper.id} of {name} can't be ended: it still runs")
+
+
+def see_asleep(app: App, pause: Pause, args: argparse.Namespace, started: float) -> dict[str, Any]:
+    """Wait until a sprite sleeps, by looks that neither wake it nor count as activity."""
+    name, console = pause.name, app.console
+    sprite = app.api.require_sprite(name)
+    with console.working(f"waiting for {name} to fall asleep"):
+        while not sprite.is_asleep() and not args.no_wait:
+            if app.clock.monotonic() - started >= args.timeout:
+                raise still_awake(app, sprite, args)
+            app.clock.sleep(PAUSE_LOOK_EVERY_S)
+            sprite = app.api.require_sprite(name)
+    seconds = round(app.clock.monotonic() - started, 1)
+    if not console.json:
+        console.answer(f"{name} {describe_pause(pause, sprite, seconds, args.no_wait)}")
+    return {
+        "name": name,
+        "was": pause.was or None,
+        "status": sprite.status or None,
+        "ended": pause.ended,
+        "seconds": seconds,
+    }
+
+
+def describe_pause(pause: Pause, sprite: Sprite, seconds: float, no_wait: bool) -> str:
+    """Say how a pause came out. After a look inside, a status of sleep that was not waited for
+    may be an old one."""
+    woken = pause.was == "running" and no_wait
+    if woken or not sprite.is_asleep():
+        state = pause.was if woken else clean(sprite.state())
+        return f"is {state}; it falls asleep by itself when all is quiet"
+    if pause.was in ASLEEP:
+        return f"is asleep already ({sprite.status})"
+    return f"fell asleep after {seconds:.1f} s ({sprite.status})"
+
+
+def still_awake(app: App, sprite: Sprite, args: argparse.Namespace) -> TimedOutError:
+    """Return the error for a sprite that does not fall asleep, with what still keeps it awake."""
+    keepers: list[Keeper] = []
+    unseen = "it was not looked into"
+    if sprite.status == "running":
+        keepers, unseen = find_keepers(app, sprite.name)
+    reasons = [f"it may be kept awake by {keeper}" for keeper in keepers]
+    reasons += [unseen] if unseen else []
+    why = "; ".join(reasons) or "no session and no hold was found"
+    hint = f"end these: thopters pause {sprite.name} --force"
+    return TimedOutError(
+        f"{sprite.name} is still {sprite.state()} after {args.timeout:.0f} s: {why}",
+        hint=hint if keepers else "open connections, through its URL too, keep it awake",
+    )
+
+
+def take_checkpoint(app: App, name: str, comment: str, known: Sequence[str] = ()) -> str:
+    """Make a checkpoint and return its id, which the platform tells in prose only.
+
+    `known` are the ids from before, where they have been looked at anyway.
+    """
+    started = app.clock.monotonic()
+    texts = follow(app, f"checkpointing {name}", app.api.create_checkpoint(name, comment))
+    return checkpoint_id(texts) or new_checkpoint(app, name, comment, known, started)
+
+
+def follow(app: App, doing: str, words: Iterator[str]) -> list[str]:
+    """Show the platform's progress on stderr as it comes, and return it."""
+    texts = []
+    with app.console.working(doing):
+        for text in words:
+            texts.append(text)
+            safe = app.console.redact(text)  # as a whole, for it may be one of many lines
+            for line in filter(None, map(str.strip, safe.splitlines())):
+                if not app.console.json:
+                    app.console.note("  " + line)
+    return texts
+
+
+def checkpoint_id(texts: list[str]) -> str:
+    """Return the id in the platform's words: "  ID: v3", or "Checkpoint v3 created" at the end.
+
+    Only where such a line begins with them, and the last one: a comment may be among the words.
+    """
+    import re
+
+    lines = [line.strip() for text in texts for line in text.splitlines()]
+    for pattern in (r"ID:\s*(\S+)", r"Checkpoint\s+(\S+)\s+created\b.*"):
+        for line in reversed(lines):
+            found = re.fullmatch(pattern, line)
+            if found and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", found[1]):
+                return found[1]
+    return ""
+
+
+def new_checkpoint(app: App, name: str, comment: str, known: Sequence[str], started: float) -> str:
+    """Return the one checkpoint that can have been made since `started`.
+
+    A list may lag behind, and comments repeat, so the age counts, by the server's clock alone. To
+    look at the ids beforehand would cost every checkpoint a request, and hardly one needs it.
+    """
+    with After(f"the checkpoint of {name} was made"):
+        found = app.api.list_checkpoints(name, include_auto=False)
+    oldest = app.clock.monotonic() - started + 1.0  # both stamps may lack a part of a second
+    new = []
+    for item in found:
+        made = parse_time(item.create_time)
+        is_young = made and (app.api.now() - made).total_seconds() <= oldest
+        if is_young and item.comment == comment and item.id not in known:
+            new.append(item.id)
+    if len(new) != 1:
+        raise NoAnswerError(
+            f"the checkpoint of {name} was made, but its id was not told",
+            hint=f"see: thopters checkpoints {name}",
+        )
+    return new[0]
+
+
+def warn_of_health(app: App, checkpoint: Checkpoint) -> None:
+    if checkpoint.health:
+        app.console.warn(f"the platform says of checkpoint {checkpoint.id}: {checkpoint.health}")
+
+
+def require_checkpoint(app: App, name: str, identity: str) -> list[str]:
+    """Return the ids of all checkpoints; NotFoundError if `identity` is none of them."""
+    found = app.api.list_checkpoints(name, include_auto=True)
+    known = [item.id for item in found]
+    for item in found:
+        if item.id == identity:
+            warn_of_health(app, item)
+    if identity not in known:
+        some = ", ".join(known[:5]) or "none at all"
+        raise NotFoundError(
+            f"{name} has no checkpoint {identity}",
+            hint=f"it has {some}: thopters checkpoints {name}",
+        )
+    return known
+
+
+MARKER_SCRIPT = b"[ ! -e ~/%s ] || exit %d"
+LOOK_FOR_KEYS = b"if [ -e ~/.thopters/env ]; then echo keys; fi"
+
+
+def renew_keys(
+    app: App, name: str, identity: str, config: Config | None, *, had_keys: bool, done: str
+) -> dict[str, Any] | None:
+    """Put today's keys into a restored sprite, which has those of the checkpoint's day, or none.
+
+    None, and nothing done, where it had none before and has none now.
+    """
+    try:
+        with After(done):
+            if config is None or not config.exists:
+                if probe(app, name, b"[ ! -s ~/.thopters/env ] || echo keys"):
+                    app.console.warn(
+                        f"the keys in {name} are those of {identity}: "
+                        "there is no configuration to renew them"
+                    )
+                return None
+            if not had_keys and not probe(app, name, LOOK_FOR_KEYS):
+                return None
+            report = init(app, name, config)
+    except ThoptersError:
+        raise
+    except BaseException:
+        app.console.note(f"{name} was restored to {identity}, but may hold its old keys")
+        raise
+    app.console.note(f"today's keys were put into {name} again")
+    return report
+
+
+def restore(app: App, name: str, identity: str, saved: str | None) -> bool:
+    """Restore and see it happen: a file of ours on the old disk has to be gone.
+
+    Returns whether the sprite had keys of ours before. The restore is asynchronous: after the
+    stream's end the old environment may still answer. Never sent twice.
+    """
+    marker = f".thopters-restore-{os.urandom(8).hex()}".encode()
+    undo = f"; the state before is checkpoint {saved}" if saved else ""
+    backup = f"; checkpoint {saved} holds the present state" if saved else ""
+    note = left = f"{name} was not restored{backup}"
+    try:
+        had_keys = bool(probe(app, name, b": > ~/" + marker + b" && " + LOOK_FOR_KEYS))
+        note = f"{name} may or may not be at {identity} now{undo}"
+        follow(app, f"restoring {name}", app.api.restore_checkpoint(name, identity))
+        with app.console.working(f"waiting for {name}"):
+            wait_until_ready(
+                app.api, name, WAKE_LIMIT_S, [b"bash", b"-c", MARKER_SCRIPT % (marker, NOT_YET)]
+            )
+    except BaseException as error:
+        if was_refused(error):
+            note = left
+        elif isinstance(error, NotReadyError) and error.answers:
+            note = f"{name} still shows the disk from before{undo}"
+        app.console.note(note)  # before another signal can come
+        remove_marker(app, name, marker)
+        raise
+    return had_keys
+
+
+def was_refused(error: BaseException) -> bool:
+    """Return whether an error stands for an answer by which nothing was done."""
+    refusal = error.__context__
+    if not isinstance(refusal, RefusedError):
+        return False
+    kind = failure_kind(refusal.answer)
+    return kind in (BUSY, STARTING) or (kind is None and 400 <= refusal.answer.status < 500)
+
+
+def remove_marker(app: App, name: str, marker: bytes) -> None:
+    try:
+        run_quietly(
+            app.api,
+            name,
+            [b"bash", b"-c", b"rm -f ~/" + marker],
+            limit_s=PROBE_LIMIT_S,
+            open_limit_s=PROBE_LIMIT_S,
+        )
+    except (ThoptersError, ExecLost):
+        app.console.detail(f"an empty file ~/{marker.decode()} may be left in {name}")
+
+
+def confirm_destroy(app: App, sprite: Sprite) -> None:
+    facts = ", ".join(filter(None, (sprite.state(), sprite.url)))
+    app.console.note(f"{sprite.name} ({facts}) goes with all its files and checkpoints, for good.")
+    if app.console.ask(f"Type {sprite.name} to destroy it:") != sprite.name:
+        raise UsageError("that is not the name: nothing was destroyed")
+
+
+def destroy(app: App, name: str) -> str:
+    """Delete a sprite and see it gone."""
+    with app.console.working(f"destroying {name}"):
+        app.api.delete_sprite(name)
+        end = app.clock.monotonic() + 10.0
+        with After(f"the API said that it deletes {name}"):
+            while app.api.get_sprite(name):
+                if app.clock.monotonic() > end:
+                    raise TimedOutError("it is still there after 10 s")
+                app.clock.sleep(0.3)
+    if not app.console.json:
+        app.console.answer(f"destroyed {name}")
+    return name
+
+
+# --- command line -----------------------------------------------------------------------
 
 
 class Argument:
@@ -5831,30 +7117,12 @@ def parse(argv: list[str]) -> tuple[Command, argparse.Namespace]:
 
 # --- commands ---------------------------------------------------------------------------
 
-
-YES = ("y", "yes")
 NAME = Argument("name", metavar="NAME", help="the sprite")
 NAMES = Argument("names", metavar="NAME", nargs="+", help="the sprites")
 JSON = Argument("--json", action="store_true", help="print JSON, an error too")
 NATIVE = Argument(
     "--native", action="store_true", help="do not use the sprite program where it is there"
 )
-
-
-def duration(text: str) -> int:
-    """Return the seconds of a hold: 90, 45s, 30m, 2h or 1h30m."""
-    import re
-
-    found = re.fullmatch(r"(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,9})s?)?", text)
-    parts = [int(part or 0) for part in found.groups()] if found else [0]
-    if not any(parts):
-        raise UsageError(f"{text[:64]!r} is no time", hint="use 90, 45s, 30m, 2h or 1h30m")
-    seconds = parts[0] * 3600 + parts[1] * 60 + parts[2]
-    if seconds < HOLD_LEAST_S:
-        raise UsageError(f"a hold can't be shorter than {HOLD_LEAST_S} s")
-    return seconds
-
-
 HOLD_MAX = Argument(
     "--hold-max", metavar="TIME", type=duration, help="but not longer than so (default 8h)"
 )
@@ -5867,78 +7135,6 @@ def hold_option(text: str) -> Argument:
 def yes_option(what: str) -> Argument:
     return Argument("--yes", action="store_true", help=f"{what} without asking")
 
-
-def valid_name(text: str) -> str:
-    """Check the name of a sprite that should exist; anything a URL path could twist is refused."""
-    import re
-
-    bad = text in (".", "..") or len(text) > 128 or not re.fullmatch(r"[A-Za-z0-9._~@+:=,-]+", text)
-    if bad or text.startswith("-"):
-        raise UsageError(f"{text[:64]!r} is not a sprite's name", hint="see: thopters list")
-    return text
-
-
-def valid_new_name(text: str) -> str:
-    """Check the name of a sprite to be made: a DNS label, as the platform wants it."""
-    import re
-
-    if not re.fullmatch(rf"[a-z0-9]([a-z0-9-]{{0,{NAME_LENGTH - 2}}}[a-z0-9])?", text):
-        raise UsageError(
-            f"{text[:64]!r} can't be a sprite's name",
-            hint=f"use 1 to {NAME_LENGTH} of a-z, 0-9 and -, with a letter or digit at both ends",
-        )
-    return text
-
-
-def valid_checkpoint(text: str) -> str:
-    """Return a checkpoint's id in the platform's form: 3, v3 and checkpoints/v3 are the same."""
-    import re
-
-    text = text.removeprefix("checkpoints/")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text):
-        raise UsageError(
-            f"{text[:64]!r} is not a checkpoint's id", hint="see: thopters checkpoints NAME"
-        )
-    if text in ("Current", "active"):
-        raise UsageError(f"{text} stands for the present state, there is nothing to restore")
-    return "v" + text if text.isdigit() else text
-
-
-def each(
-    console: Console, items: Iterable[S], action: Callable[[S], T], failed: list[ThoptersError]
-) -> list[T]:
-    """Do something for each item; where one fails, the others still get their turn.
-
-    What fails is told at once, by the item's name, with --json by `finish`.
-    """
-    results = []
-    for item in items:
-        try:
-            results.append(action(item))
-        except ThoptersError as error:
-            if isinstance(error, (AuthError, NotSentError)) and not results and not failed:
-                raise  # it would be the same for every one
-            error.name = getattr(item, "name", str(item))
-            if error.name not in [word.strip(",:;") for word in error.message.split()]:
-                error.message = f"{error.name}: {error.message}"
-            failed.append(error)
-            if not console.json:
-                console.error(error)
-    return results
-
-
-def finish(console: Console, done: str, results: list[Any], failed: list[ThoptersError]) -> int:
-    """Return the worst exit status of several names; with --json say what was done and failed."""
-    if console.json:
-        errors = [
-            {"name": error.name, "code": error.code, "message": error.message, "hint": error.hint}
-            for error in failed
-        ]
-        console.answer_json({done: results, "errors": errors})
-    return max((error.exit_code for error in failed), default=EXIT_OK)
-
-
-# setup
 
 # What else setup asks for: words, section, key, and the variable of --from-env
 USUAL_SETTINGS = (
@@ -6151,9 +7347,6 @@ def check_github_token(app: App) -> bool:
     )
 
 
-# config
-
-
 @Command(
     "config",
     "show what is configured, and where the token comes from",
@@ -6203,9 +7396,6 @@ def token_source(app: App) -> tuple[str | None, str | None]:
     return found.source, found.org
 
 
-# create
-
-
 @Command(
     "create",
     "make a sprite, wait until it runs commands, and put your keys in",
@@ -6237,140 +7427,6 @@ def cmd_create(app: App, args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def init_created(app: App, name: str, config: Config | None, *, made: bool) -> dict[str, Any]:
-    """Put the keys in; whatever ends it, the sprite is kept, and it is said how to go on."""
-    was = "was created" if made else "exists"
-    keep = f"thopters init {name}; or remove it: thopters destroy {name}"
-    try:
-        with After(f"{name} {was}", f"put them in: {keep}"):
-            return init(app, name, config)
-    except ThoptersError:
-        raise
-    except BaseException:
-        app.console.note(f"{name} {was}, but not all keys may be in it. Go on with: {keep}")
-        raise
-
-
-def already_exists(name: str) -> ExistsError:
-    return ExistsError(
-        f"there is a sprite {name} already",
-        hint=f"use it: thopters exec {name} -- COMMAND; or create it with --if-missing",
-    )
-
-
-def create_or_find(app: App, name: str) -> tuple[Sprite, bool]:
-    """Make a sprite that was absent; return it once the API has it, and whether we made it.
-
-    The API can answer 500, or nothing, and have made it all the same: so whenever that is
-    possible we look for it, and POST a second time only if it stays absent.
-    """
-    look = f"look again: thopters list --prefix {name}"
-    since = app.api.transport.server_date  # of the answer that it was absent
-    try:
-        found, why = post_and_look(app, name, since, again=False)
-        if found is None:
-            with After(f"{name} may have been created ({why})", look):
-                found, why = post_and_look(app, name, since, again=True)
-    except ThoptersError:
-        raise
-    except BaseException:
-        say_what_exists(app, name)
-        raise
-    if found is None:
-        raise NoAnswerError(f"cannot create {name}: {why}", hint=f"it did not appear; {look}")
-    return found
-
-
-def post_and_look(
-    app: App, name: str, since: datetime.datetime | None, *, again: bool
-) -> tuple[tuple[Sprite, bool] | None, str]:
-    """Ask once for a sprite; None, and why, where none came of it that can be seen."""
-    try:
-        answer = app.api.create_sprite(name)
-        if failure_kind(answer) != AMBIGUOUS:
-            sprite, made = created_sprite(app, name, answer, again=again)
-            return (sprite, made and (not again or is_new(sprite, since))), ""
-        why = f"the API answered {answer.status}: {answer.reason()}"
-    except NoAnswerError as error:
-        why = error.message
-    app.console.detail(f"{why}; looking whether {name} exists now")
-    found = read_back(app, name, READ_BACK_LIMIT_S)
-    return (found, is_new(found, since)) if found else None, why
-
-
-def is_new(sprite: Sprite, since: datetime.datetime | None) -> bool:
-    """Return whether a sprite was made after we began, by the server's clock, as far as it tells.
-
-    A GET misses one now and then: that it was not found at first is no proof.
-    """
-    made = parse_time(sprite.created_at)
-    return not made or not since or (since - made).total_seconds() < OLD_AFTER_S
-
-
-def created_sprite(app: App, name: str, answer: Answer, *, again: bool) -> tuple[Sprite, bool]:
-    """Return the sprite that a definite answer speaks of and whether we made it, or raise."""
-    if 200 <= answer.status < 300:
-        item = decode_json(answer)
-        sprite = Sprite(item if isinstance(item, dict) else {})
-        told = sprite.name == name and sprite.url
-        sprite = sprite if told else expect_sprite(app, name)
-        app.console.redact.spare(name)
-        return sprite, True
-    words = ("exist", "taken", "already")  # 409 in practice; the documentation says 400
-    says_so = answer.status in (400, 422) and any(w in answer.reason().lower() for w in words)
-    if answer.status == 409 or says_so:
-        existing = read_back(app, name, 2.0)
-        if existing:
-            return existing, again  # absent before our first POST, so that one made it
-    app.api.refuse(answer, f"create {name}")
-
-
-def expect_sprite(app: App, name: str) -> Sprite:
-    """Return a sprite that the API says it has made; a GET can miss it for a moment."""
-    sprite = read_back(app, name, READ_BACK_LIMIT_S)
-    if sprite is None:
-        raise NoAnswerError(
-            f"the API says that it created {name}, but does not find it",
-            hint=f"look again: thopters list --prefix {name}",
-        )
-    return sprite
-
-
-def read_back(app: App, name: str, limit_s: float) -> Sprite | None:
-    """Look for a sprite until it is there or the time is up."""
-    end, wait = app.clock.monotonic() + limit_s, 0.2
-    while True:
-        try:
-            sprite = app.api.get_sprite(name)
-        except ThoptersError:
-            sprite = None
-        if sprite or app.clock.monotonic() + wait > end:
-            return sprite
-        app.clock.sleep(wait)
-        wait = min(2 * wait, 5.0)
-
-
-def say_what_exists(app: App, name: str) -> None:
-    """Tell, after an interrupted create, what the API has; its absence now proves nothing."""
-    if read_back(app, name, 5.0):
-        app.console.note(f"{name} was created; remove it with: thopters destroy {name}")
-    else:
-        app.console.note(f"{name} is not there, but may still be on its way; see: thopters list")
-
-
-def get_ready(app: App, name: str) -> None:
-    """Wait until a new sprite runs commands; whatever ends the wait, the sprite is kept."""
-    keep = f"thopters exec {name} -- COMMAND; or remove it: thopters destroy {name}"
-    try:
-        with After(f"{name} was created", f"it may only need time: {keep}"):
-            wait_until_ready(app.api, name, READY_LIMIT_S, [b"true"])
-    except ThoptersError:
-        raise
-    except BaseException:
-        app.console.note(f"{name} was created; it is not known to be ready. Go on with: {keep}")
-        raise
-
-
 def report_create(
     app: App,
     args: argparse.Namespace,
@@ -6390,9 +7446,6 @@ def report_create(
     else:
         console.answer(f"{clean(sprite.name)}\t{clean(sprite.url)}\t{seconds:.1f}")
     console.hint(f"thopters shell {sprite.name}")
-
-
-# init
 
 
 @Command(
@@ -6415,51 +7468,6 @@ def cmd_init(app: App, args: argparse.Namespace) -> int:
 
     done = each(app.console, names, put_in, failed)
     return finish(app.console, "initialized", done, failed)
-
-
-def init(app: App, name: str, config: Config | None) -> dict[str, Any]:
-    """Put the keys into a sprite, warn of what is missing, and return what was done."""
-    warnings = missing_keys(config)
-    with app.console.working(f"putting the keys into {name}"):
-        warnings += init_sprite(app.api, name, config)
-    for text in warnings:
-        app.console.warn(text)
-    git = None
-    if config and (config.git_user or config.git_email):
-        git = {"user": config.git_user or None, "email": config.git_email or None}
-    return {
-        "name": name,
-        "variables": sorted(config.secrets) if config else [],
-        "git": git,
-        "warnings": warnings,
-    }
-
-
-def missing_keys(config: Config | None) -> list[str]:
-    """Return a warning for each thing that a sprite will lack; OPENAI_API_KEY is optional."""
-    if config is None or not config.exists:
-        return ["there is no configuration, so the sprite gets no keys; make one: thopters setup"]
-    missing = []
-    if "ANTHROPIC_API_KEY" not in config.secrets:
-        missing.append("ANTHROPIC_API_KEY is not configured: Claude Code will ask for a login")
-    if "GITHUB_PAT" not in config.secrets:
-        missing.append("GITHUB_PAT is not configured: git reaches no private repository")
-    if not config.git_user or not config.git_email:
-        missing.append(
-            "git's user and email are not configured: without its own, git will not commit"
-        )
-    return missing
-
-
-def describe_init(config: Config | None, report: dict[str, Any]) -> str:
-    if config is None or not config.exists:
-        return "there is no configuration, so what is in it stays"
-    git, variables = report["git"], ", ".join(report["variables"])
-    who = f"git as {git['user'] or '-'} <{git['email'] or '-'}>" if git else "no git identity"
-    return f"{variables or 'no variables'}; {who}"
-
-
-# list
 
 
 @Command(
@@ -6511,9 +7519,6 @@ def format_count(state: str, count: int, limit: int | None) -> str:
     return f"{count} {state}" + ("" if limit is None else f" of {limit}")
 
 
-# pause
-
-
 @Command(
     "pause",
     "have sprites go to sleep, and see that they do",
@@ -6551,155 +7556,6 @@ def cmd_pause(app: App, args: argparse.Namespace) -> int:
     return finish(app.console, "paused", done, failed)
 
 
-class Keeper:
-    """What may keep a sprite awake: a session or a hold, and the words that describe it."""
-
-    __slots__ = ("about", "id", "kind", "session")
-
-    def __init__(
-        self, kind: str, identity: str, about: str, session: Session | None = None
-    ) -> None:
-        self.kind = kind
-        self.id = identity
-        self.about = about
-        self.session = session
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.id} ({self.about})"
-
-
-class Pause:
-    """A sprite on its way to sleep: its status before, and what was ended for that."""
-
-    __slots__ = ("ended", "name", "was")
-
-    def __init__(self, name: str, was: str) -> None:
-        self.name = name
-        self.was = was
-        self.ended: list[str] = []
-
-    def after(self) -> After:
-        return After(f"{', '.join(self.ended)} of {self.name} ended" if self.ended else "")
-
-
-def quieten(app: App, name: str, *, force: bool) -> Pause:
-    """Look once at what keeps a sprite awake, and end it with the user's consent.
-
-    One that sleeps is left alone: a look inside would wake it.
-    """
-    pause = Pause(name, app.api.require_sprite(name).status)
-    if pause.was != "running":
-        return pause
-    with app.console.working(f"looking at what keeps {name} awake"):
-        keepers, unseen = find_keepers(app, name)
-    app.console.detail(unseen or "its holds were seen")
-    for keeper in keepers:
-        app.console.note(f"{name} may be kept awake by {keeper}")
-    if not keepers or not may_end(app, name, len(keepers), force=force):
-        return pause
-    if app.api.require_sprite(name).is_asleep():
-        return pause  # it has fallen asleep while the question stood there
-    with app.console.working(f"ending what keeps {name} awake"):
-        for keeper in keepers:
-            with pause.after():
-                end_keeper(app.api, name, keeper)
-            pause.ended.append(f"{keeper.kind} {keeper.id}")
-    return pause
-
-
-def find_keepers(app: App, name: str) -> tuple[list[Keeper], str]:
-    """Return the sessions and holds of a sprite that is awake, and why no hold could be seen.
-
-    To look is activity itself.
-    """
-    found, now = [], app.api.now()
-    for session in app.api.list_sessions(name):
-        active = format_age(parse_time(session.last_activity), now)
-        about = f"{session.command or 'unknown'}, last active {active}"
-        about = f"terminal, {about}" if session.is_terminal else about
-        found.append(Keeper("session", session.id, about, session))
-    try:
-        for hold in list_holds(app.api, name):
-            until = format_time(parse_time(hold.expires_at))
-            found.append(Keeper("hold", hold.name, f"until {until}"))
-    except ThoptersError as error:
-        return found, error.message
-    return found, ""
-
-
-def may_end(app: App, name: str, count: int, *, force: bool) -> bool:
-    """Return whether the user consents to end what runs in a sprite."""
-    if force:
-        return True
-    if not app.console.can_ask():
-        app.console.hint("--force ends what keeps it awake")
-        return False
-    what = "it" if count == 1 else f"all {count}"
-    if app.console.ask(f"End {what}, so that {name} can sleep? [y/N]").strip().lower() in YES:
-        return True
-    raise UsageError(f"{name} was left as it is")
-
-
-def end_keeper(api: SpritesApi, name: str, keeper: Keeper) -> None:
-    if keeper.session is None:
-        release_hold(api, name, keeper.id)
-    elif not end_session(api, name, keeper.session):
-        raise ThoptersError(f"session {keeper.id} of {name} can't be ended: it still runs")
-
-
-def see_asleep(app: App, pause: Pause, args: argparse.Namespace, started: float) -> dict[str, Any]:
-    """Wait until a sprite sleeps, by looks that neither wake it nor count as activity."""
-    name, console = pause.name, app.console
-    sprite = app.api.require_sprite(name)
-    with console.working(f"waiting for {name} to fall asleep"):
-        while not sprite.is_asleep() and not args.no_wait:
-            if app.clock.monotonic() - started >= args.timeout:
-                raise still_awake(app, sprite, args)
-            app.clock.sleep(PAUSE_LOOK_EVERY_S)
-            sprite = app.api.require_sprite(name)
-    seconds = round(app.clock.monotonic() - started, 1)
-    if not console.json:
-        console.answer(f"{name} {describe_pause(pause, sprite, seconds, args.no_wait)}")
-    return {
-        "name": name,
-        "was": pause.was or None,
-        "status": sprite.status or None,
-        "ended": pause.ended,
-        "seconds": seconds,
-    }
-
-
-def describe_pause(pause: Pause, sprite: Sprite, seconds: float, no_wait: bool) -> str:
-    """Say how a pause came out. After a look inside, a status of sleep that was not waited for
-    may be an old one."""
-    woken = pause.was == "running" and no_wait
-    if woken or not sprite.is_asleep():
-        state = pause.was if woken else clean(sprite.state())
-        return f"is {state}; it falls asleep by itself when all is quiet"
-    if pause.was in ASLEEP:
-        return f"is asleep already ({sprite.status})"
-    return f"fell asleep after {seconds:.1f} s ({sprite.status})"
-
-
-def still_awake(app: App, sprite: Sprite, args: argparse.Namespace) -> TimedOutError:
-    """Return the error for a sprite that does not fall asleep, with what still keeps it awake."""
-    keepers: list[Keeper] = []
-    unseen = "it was not looked into"
-    if sprite.status == "running":
-        keepers, unseen = find_keepers(app, sprite.name)
-    reasons = [f"it may be kept awake by {keeper}" for keeper in keepers]
-    reasons += [unseen] if unseen else []
-    why = "; ".join(reasons) or "no session and no hold was found"
-    hint = f"end these: thopters pause {sprite.name} --force"
-    return TimedOutError(
-        f"{sprite.name} is still {sprite.state()} after {args.timeout:.0f} s: {why}",
-        hint=hint if keepers else "open connections, through its URL too, keep it awake",
-    )
-
-
-# resume
-
-
 @Command(
     "resume",
     "wake sprites, and tell how long it took",
@@ -6713,31 +7569,6 @@ def cmd_resume(app: App, args: argparse.Namespace) -> int:
     failed: list[ThoptersError] = []
     woken = each(app.console, names, lambda name: resume(app, name), failed)
     return finish(app.console, "resumed", woken, failed)
-
-
-def resume(app: App, name: str) -> dict[str, Any]:
-    """Wake a sprite by a command that does nothing: the platform has no call for it."""
-    before = app.api.require_sprite(name).status
-    started = app.clock.monotonic()
-    with app.console.working(f"waking {name}"):
-        wait_until_ready(app.api, name, WAKE_LIMIT_S, [b"true"])
-    seconds = round(app.clock.monotonic() - started, 2)
-    if not app.console.json:
-        was = "was running already, and answered" if before == "running" else f"was {before}, woke"
-        app.console.answer(f"{name} {clean(was)} in {seconds:.2f} s")
-    return {"name": name, "was": before or None, "seconds": seconds}
-
-
-# exec
-
-
-def longest_hold(args: argparse.Namespace, *, by_default: bool) -> int:
-    """Return how many seconds a command may keep its sprite awake, 0 for not at all."""
-    if args.hold or (args.hold is None and by_default):
-        return args.hold_max or HOLD_MAX_S
-    if args.hold_max:
-        raise UsageError("--hold-max does nothing without --hold")
-    return 0
 
 
 @Command(
@@ -6815,6 +7646,15 @@ def cmd_exec(app: App, args: argparse.Namespace) -> int:
     return run_attached(app, name, session, script(session.runner), stdin)
 
 
+def longest_hold(args: argparse.Namespace, *, by_default: bool) -> int:
+    """Return how many seconds a command may keep its sprite awake, 0 for not at all."""
+    if args.hold or (args.hold is None and by_default):
+        return args.hold_max or HOLD_MAX_S
+    if args.hold_max:
+        raise UsageError("--hold-max does nothing without --hold")
+    return 0
+
+
 def wants_terminal(app: App, args: argparse.Namespace) -> bool:
     """Return whether a command gets a terminal: asked for, or stdin and stdout are one."""
     if args.detach:
@@ -6822,233 +7662,6 @@ def wants_terminal(app: App, args: argparse.Namespace) -> bool:
     ours = sys.stdin is not None and sys.stdin.isatty() and app.console.out_is_terminal
     ours = ours and os.name == "posix"
     return ours if args.tty is None else bool(args.tty)
-
-
-def terminal_variables(environ: Mapping[str, str]) -> list[tuple[str, bytes]]:
-    """Return what tells a remote program about our terminal."""
-    names = ("TERM", "COLORTERM", "LANG")
-    return [(name, os.fsencode(environ[name])) for name in names if environ.get(name)]
-
-
-def start_detached(app: App, name: str, script: bytes) -> int:
-    """Start a command that outlives this program, see it run, and print its session's id."""
-    shown = bytearray()
-    with app.console.working(f"starting it in {name}"):
-        session = open_terminal(app.api, name, shown.extend, script, DEFAULT_SIZE)
-        try:
-            status = session.start()
-        except ExecLost as lost:
-            raise lost_status(app, name, lost) from None
-        except BaseException:
-            if not session.script:
-                look = f"attach {name} {session.identity}"
-                look = look if session.identity else f"sessions {name}"
-                app.console.note(f"it may go on in {name}; look at it: thopters {look}")
-            raise
-        finally:
-            session.websocket.close()
-    if status:
-        write_all(2, bytes(shown))
-        app.console.note(f"it ended at once, with status {status}")
-        return status
-    if not session.identity:
-        raise ThoptersError(
-            f"it was started in {name}, but the platform does not tell its session's id",
-            hint=f"look for it: thopters sessions {name}",
-        )
-    app.console.answer(clean(session.identity))
-    if status == 0:
-        app.console.note("it has ended already, with status 0")
-    else:
-        app.console.hint(f"look at it: thopters attach {name} {session.identity}")
-    return EXIT_OK
-
-
-def run_on_terminal(
-    app: App, name: str, script: bytes, *, is_shell: bool, stays: bool = False
-) -> int:
-    """Run a command or a shell on a terminal to its end, over pauses of the sprite."""
-    terminal = LocalTerminal()
-
-    def start() -> TerminalSession:
-        with app.console.working(f"waiting for {name}"):
-            return open_terminal(app.api, name, terminal.show, script, terminal.size())
-
-    new_shell = script if is_shell else None
-    return stay_on_terminal(app, name, terminal, start, new_shell, stays=stays)
-
-
-def stay_on_terminal(
-    app: App,
-    name: str,
-    terminal: LocalTerminal,
-    start: Callable[[], TerminalSession],
-    new_shell: bytes | None,
-    *,
-    stays: bool,
-) -> int:
-    """Open a session by `start`, and stay with it; the terminal is put back whatever happens."""
-    try:
-        with terminal:
-            return follow_session(app, name, start(), terminal, new_shell, stays=stays)
-    except BaseException:
-        terminal.forget_keys()
-        raise
-    finally:
-        terminal.restore()
-
-
-def write_stdout(data: bytes | memoryview) -> None:
-    write_all(1, data)
-
-
-def say_between(console: Console, text: str) -> None:
-    """Say something between what a remote program has shown, on a line of its own."""
-    console.note("")
-    console.note(f"[{text}]")
-
-
-def follow_session(
-    app: App,
-    name: str,
-    session: TerminalSession,
-    terminal: LocalTerminal,
-    new_shell: bytes | None,
-    *,
-    stays: bool,
-) -> int:
-    """Stay with a session until it ends or the user leaves; attach again where it was lost.
-
-    `new_shell` is the script that starts another one where the session is gone; `stays` if the
-    session's hold may depend on our staying.
-    """
-    losses = 0  # in a row, each soon after it was attached
-    try:
-        while True:
-            began = app.clock.monotonic()
-            try:
-                session.websocket.keep_alive()
-                presence = Presence(app.api, name, session) if stays else contextlib.nullcontext()
-                with presence:
-                    return session.run(terminal)
-            except ExecLost as lost:
-                terminal.quiet()
-                session.websocket.close()
-                losses = losses + 1 if app.clock.monotonic() - began < SOON_S else 0
-                if losses > MOST_LOSSES:
-                    raise lost_status(app, name, lost) from None
-                app.clock.sleep(losses and 0.1 * 2**losses)
-                session = again(app, name, session, terminal, lost, new_shell)
-    except BaseException as left:
-        wanted = terminal.is_leave(left)
-        terminal.restore()
-        terminal.undo_modes()
-        if session.identity and not session.script:
-            back = f"thopters attach {name} {session.identity}"
-            sleeps = f", and {name} may sleep when all is quiet" if stays else ""
-            say_between(app.console, f"the session goes on{sleeps}; back to it: {back}")
-        if not wanted:
-            raise
-        return EXIT_OK
-    finally:
-        session.websocket.close()
-
-
-def again(
-    app: App,
-    name: str,
-    session: TerminalSession,
-    terminal: LocalTerminal,
-    lost: ExecLost,
-    new_shell: bytes | None,
-) -> TerminalSession:
-    """Attach to a session again after its connection was lost, or start another shell.
-
-    Detached where the user wants none. A sprite that sleeps is not woken before the user types:
-    nobody pays for an idle prompt.
-    """
-    keys = b""
-    if new_shell is None and not (session.identity and session.runs):
-        raise lost_status(app, name, lost)  # there is no way back
-    if session.typed and not terminal.is_terminal:
-        raise lost_status(app, name, lost)  # what was on its way is gone, and can't be typed again
-    if not fell_asleep(app, name, terminal, lost):
-        doubt = (
-            "; what was typed last may not have arrived" if session.websocket.is_behind() else ""
-        )
-        say_between(app.console, f"the connection was lost ({lost}){doubt}; attaching again")
-    elif not terminal.is_terminal:
-        raise lost_status(app, name, lost)
-    else:
-        say_between(app.console, f"{name} has paused; the next key wakes it, Ctrl-\\ leaves")
-        keys = terminal.wait_for_key()
-    found = None
-    if session.identity and session.runs:
-        found = attach_terminal(app.api, name, terminal.show, session.identity)
-    if found:
-        found.resize(*terminal.size())
-        if keys:
-            found.websocket.send(OP_BINARY, keys)
-        return found
-    gone = "has ended" if session.identity else "never told its id, so there is no way back"
-    session.identity = ""
-    if new_shell is None or not terminal.is_terminal:
-        raise lost_status(app, name, lost)
-    terminal.undo_modes()
-    say_between(app.console, f"the session {gone}; a key starts a new shell, Ctrl-\\ leaves")
-    terminal.wait_for_key()
-    return open_terminal(app.api, name, terminal.show, new_shell, terminal.size())
-
-
-def fell_asleep(app: App, name: str, terminal: LocalTerminal, lost: ExecLost) -> bool:
-    """Return whether the sprite sleeps; after a quiet time its status gets time to say so.
-
-    To attach would wake it, only to be lost again. A key means that the user wants it awake.
-    """
-    sprite = look_patiently(app, name, terminal)
-    end = app.clock.monotonic() + (STATUS_LAG_S if lost.quiet else 0)
-    while sprite and not sprite.is_asleep():
-        if app.clock.monotonic() >= end or terminal.has_keys(0.5):
-            return False
-        sprite = look_patiently(app, name, terminal)
-    return sprite is not None
-
-
-def look_patiently(app: App, name: str, terminal: LocalTerminal) -> Sprite | None:
-    """Return a sprite, None where there is none for us; an API that is out of reach gets its time.
-
-    So a network that changes ends no session, and wakes no sprite that has paused meanwhile.
-    """
-    end, said = app.clock.monotonic() + AWAY_LIMIT_S, False
-    while True:
-        try:
-            return app.api.require_sprite(name)
-        except (AuthError, NotFoundError):
-            return None
-        except ThoptersError as error:
-            if app.clock.monotonic() >= end:
-                return None
-            if not said:
-                way = ", Ctrl-\\ leaves" if terminal.is_terminal else ""
-                say_between(app.console, f"{error.message}; trying on{way}")
-            said = True
-            terminal.has_keys(1.0)
-
-
-def is_asleep(app: App, name: str) -> bool:
-    try:
-        return app.api.require_sprite(name).is_asleep()
-    except ThoptersError:
-        return False
-
-
-def binary_streams() -> None:
-    """Keep Windows from translating line ends."""
-    if os.name == "nt":
-        import msvcrt
-
-        for fd in (0, 1, 2):
-            msvcrt.setmode(fd, os.O_BINARY)  # type: ignore[attr-defined]
 
 
 def parse_variable(text: str, environ: Mapping[str, str]) -> tuple[str, bytes]:
@@ -7063,61 +7676,6 @@ def parse_variable(text: str, environ: Mapping[str, str]) -> tuple[str, bytes]:
             f"--env {name}: there is no such variable here", hint=f"--env {name}=VALUE"
         )
     return name, os.fsencode(value if given else environ[name])
-
-
-def run_attached(
-    app: App,
-    name: str,
-    session: ExecSession | PostExec,
-    script: bytes,
-    stdin: SocketInput | None,
-) -> int:
-    """Run the command to its end, passing signals on, and return its status."""
-
-    def pass_on(group: int, signum: int) -> None:
-        signal_group(app.api, name, group, signum)
-
-    try:
-        with SignalRelay(lambda: session.output.group, pass_on) as relay:
-            status = session.run(script, stdin)
-    except ExecLost as lost:
-        raise lost_status(app, name, lost) from None
-    except BaseException as error:  # a second signal, or nobody reads our output any more
-        broken = isinstance(error, (BrokenPipeError, OutputError))
-        group = session.output.group
-        if group and (broken or isinstance(error, Interrupted)):
-            pass_on(group, signal.SIGTERM if broken else signal.SIGKILL)
-        raise
-    finally:
-        session.close()
-    if relay.received and status == 128 + relay.received:
-        raise Interrupted(relay.received)
-    return status
-
-
-def lost_status(app: App, name: str, lost: ExecLost) -> StatusUnknownError:
-    """Say what is known of a command whose exit status never came."""
-    state = app.api.glance_at_state(name)
-    why, hint = str(lost), f"see what it has done: thopters exec {name} -- ps aux"
-    if state == "gone":
-        why, hint = f"there is no sprite {name} any more", "see what there is: thopters list"
-    if not lost.started:
-        return StatusUnknownError(
-            f"the connection to {name} was lost before the command answered ({why}): it is not "
-            "known whether it has run; it was not run again",
-            hint=hint,
-        )
-    if state == "hibernating":
-        why = "the sprite has paused, as it does when a command is quiet for long"
-        hint = "it may go on when the sprite wakes; " + hint
-    return StatusUnknownError(
-        f"the command's exit status is unknown: the connection to {name} ended ({why}); "
-        "it was not run again",
-        hint=hint,
-    )
-
-
-# shell
 
 
 @Command(
@@ -7142,34 +7700,6 @@ def cmd_shell(app: App, args: argparse.Namespace) -> int:
         with app.console.working(f"waking {name}"):
             wait_until_ready(app.api, name, WAKE_LIMIT_S, [b"true"])
     return become_sprite_program([*command, "console"], app.environ)
-
-
-def sprite_command(app: App, sprite: Sprite) -> list[str] | None:
-    """Return how to call the `sprite` program for a sprite; None where ours is to be used.
-
-    That is: wished by THOPTERS_NATIVE, no program, or one that would not reach this sprite.
-    """
-    path = find_sprite_program(app.environ)
-    if app.environ.get("THOPTERS_NATIVE") or path is None:
-        return None
-    try:
-        return [path, *sprite_options(app.api, sprite)]
-    except ThoptersError as error:
-        app.console.detail(f"{error.message}; it is not used")
-        return None
-
-
-def shell_script(app: App, hold_max_s: int) -> bytes:
-    return exec_script(
-        [b"bash", b"-l"],
-        env=terminal_variables(app.environ),
-        hold_max_s=hold_max_s,
-        runner=RUN_SHELL,
-        on_terminal=True,
-    )
-
-
-# proxy
 
 
 @Command(
@@ -7216,59 +7746,6 @@ def cmd_proxy(app: App, args: argparse.Namespace) -> int:
     return become_sprite_program([*command, "proxy", *args.ports], app.environ)
 
 
-def join_stdio(app: App, name: str, host: str, port: int) -> int:
-    """Be the connection itself, for a program such as ssh that starts us for that."""
-    sys.stdout.flush()
-    binary_streams()
-    websocket = open_port(app.api, name, host, port)
-    try:
-        join(websocket, app.clock, LocalInput(), write_stdout)
-    except WebSocketLost as lost:
-        if lost.is_late:
-            raise NoAnswerError(
-                f"nothing came from {host}:{port} in {name} for {LINGER_S:.0f} s after the end of "
-                "the input, and the connection was not closed there",
-                hint="what was sent was taken; whether all of the answer came is not known",
-            ) from None
-        # a pause may look like an end, and it is cheap to know
-        if not lost.is_end or is_asleep(app, name):
-            raise NoAnswerError(f"the connection to {name} was lost: {lost}") from None
-        app.console.detail(f"the connection has ended: {lost}")
-    except Interrupted as interrupted:
-        if interrupted.signum != getattr(signal, "SIGHUP", 0):
-            raise  # a HUP is how ssh says that it is done with us
-    finally:
-        websocket.close()
-    return EXIT_OK
-
-
-def valid_address(text: str) -> tuple[str, int]:
-    """Return host and port of HOST:PORT, [HOST]:PORT or :PORT."""
-    import re
-
-    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*):([0-9]{1,5})", text)
-    if not found or not 1 <= int(found[2]) <= 65535:
-        raise UsageError(f"{text[:64]!r} is not HOST:PORT")
-    return found[1].strip("[]") or "localhost", int(found[2])
-
-
-def valid_ports(text: str) -> tuple[int, int]:
-    """Return the local and the remote port of 8080 or 3001:3000."""
-    import re
-
-    if re.fullmatch(r"[0-9]{1,5}(:[0-9]{1,5})?", text):
-        local, _, remote = text.partition(":")
-        ports = int(local), int(remote or local)
-        if all(1 <= port <= 65535 for port in ports):
-            return ports
-    raise UsageError(
-        f"{text[:64]!r} is no port", hint="use PORT or LOCAL:REMOTE, each from 1 to 65535"
-    )
-
-
-# cp
-
-
 @Command(
     "cp",
     "copy files and directories into a sprite, or out of it",
@@ -7294,125 +7771,6 @@ def cmd_cp(app: App, args: argparse.Namespace) -> int:
             "one side has to be in a sprite", hint="thopters cp PATH NAME:PATH, or the other way"
         )
     return copy_out(app, str(names.pop()), [path or "." for _, path in sources], target)
-
-
-def split_path(text: str) -> tuple[str | None, str]:
-    """Return the sprite and the path of NAME:PATH; None for a local path, as ./a:b is one."""
-    name, colon, path = text.partition(":")
-    is_drive = os.name == "nt" and len(name) == 1
-    if not colon or not name or "/" in name or is_drive:
-        return None, text
-    return valid_name(name), path
-
-
-def copy_in(app: App, sources: list[str], name: str, target: bytes) -> int:
-    if "-" in sources:
-        if len(sources) > 1:
-            raise UsageError("- stands for one file, and can't be copied with others")
-        return copy_stdin(app, name, target)
-    for path in sources:
-        if not os.path.lexists(path):
-            raise ThoptersError(f"there is no {path}")
-    named = [(path, last_part(path)) for path in sources]
-    check_names([last for _, last in named])
-    if named[0][1] in ALL_IN_IT:
-        named = [(named[0][0], "")]
-    with app.console.working(f"copying to {name}"):
-        copy = upload(app.api, name, named, target)
-    return finish_copy(app, copy)
-
-
-class EndedInput(LocalInput):
-    """Our stdin, and behind its end a word: to be cut off does not look like that."""
-
-    def __init__(self, word: bytes) -> None:
-        super().__init__()
-        self._words = [word]
-
-    def read(self) -> bytes:
-        return super().read() or (self._words.pop() if self._words else b"")
-
-
-def copy_stdin(app: App, name: str, target: bytes) -> int:
-    word = random_word()
-    argv = [b"bash", b"-c", FILE_SCRIPT, b"thopters-cp", target, word, random_word()]
-    with app.console.working(f"copying to {name}"):
-        run_copy(app.api, name, argv, EndedInput(word), lambda data: None)
-    return EXIT_OK
-
-
-def copy_out(app: App, name: str, sources: list[str], target: str) -> int:
-    if target == "-":
-        if len(sources) > 1:
-            raise UsageError("- stands for one file")
-        sys.stdout.flush()
-        binary_streams()
-        # to cat, - is its stdin
-        argv = [b"cat", b"--", b"./-" if sources[0] == "-" else os.fsencode(sources[0])]
-        run_copy(app.api, name, argv, None, write_stdout)
-        return EXIT_OK
-    names = [last_part(path) for path in sources]
-    check_names(names)
-    into = os.path.isdir(target)
-    if not into and (len(sources) > 1 or not target or target.endswith("/")):
-        raise ThoptersError(f"{target or repr(target)} is not a directory")
-    if os.path.islink(target):
-        target = os.path.realpath(target)  # as cp does; the link stays
-    place = target if into else os.path.dirname(target) or "."
-    folder = os.path.join(place, f".thopters-cp.{random_word().decode()}")
-    try:
-        make_folder(folder)
-        with app.console.working(f"copying from {name}"):
-            copy = download(app.api, name, list(map(os.fsencode, sources)), folder, into=into)
-        top = os.path.join(folder, "t")
-        if names[0] in ALL_IN_IT:
-            found = moves(top, target)
-        else:
-            found = [
-                pair
-                for entry in os.listdir(top)
-                for pair in moves(
-                    os.path.join(top, entry), os.path.join(target, entry) if into else target
-                )
-            ]
-        with SignalsWait():
-            put_in_place(found)
-    finally:
-        remove_tree(folder)
-    return finish_copy(app, copy)
-
-
-def make_folder(folder: str) -> None:
-    try:
-        os.mkdir(folder, 0o700)
-    except OSError as error:
-        place = os.path.dirname(folder)
-        raise ThoptersError(f"cannot write to {place}: {error.strerror}") from None
-
-
-def last_part(path: str) -> str:
-    return os.path.basename(path.rstrip("/"))
-
-
-def check_names(names: list[str]) -> None:
-    """Raise UsageError where two sources would be one file."""
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise UsageError(f"two of the files would be {twice!r}")
-    if len(names) > 1 and set(names) & set(ALL_IN_IT):
-        raise UsageError("what is in a directory can't be copied with others")
-
-
-def finish_copy(app: App, copy: Copy) -> int:
-    """Say what was left out, which makes it a failure, as with cp, and what may be torn."""
-    if copy.has_changed:
-        app.console.warn("some files changed while they were read")
-    for member in copy.left_out:
-        app.console.warn(f"left out: {member}: a special file, or a link that leads outside")
-    return EXIT_FAILED if copy.left_out else EXIT_OK
-
-
-# sessions
 
 
 @Command(
@@ -7442,9 +7800,6 @@ def cmd_sessions(app: App, args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-# attach
-
-
 @Command(
     "attach",
     "come back to a command that runs on a terminal; Ctrl-\\ leaves",
@@ -7468,14 +7823,6 @@ def cmd_attach(app: App, args: argparse.Namespace) -> int:
         return session
 
     return stay_on_terminal(app, name, terminal, attach, None, stays=True)
-
-
-def valid_session(text: str) -> str:
-    import re
-
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", text):
-        raise UsageError(f"{text[:64]!r} is not a session's id", hint="see: thopters sessions NAME")
-    return text
 
 
 def unknown_session(name: str, identity: str) -> NotFoundError:
@@ -7507,9 +7854,6 @@ def find_session(app: App, name: str, identity: str | None) -> Session:
     return max(on_terminal, key=lambda item: (parse_time(item.created) or never, item.id))
 
 
-# kill
-
-
 @Command(
     "kill",
     "end a command that runs in a sprite, and see it gone",
@@ -7539,9 +7883,6 @@ def cmd_kill(app: App, args: argparse.Namespace) -> int:
     else:
         raise ThoptersError(f"session {identity} of {name} can't be ended: it still runs")
     return EXIT_OK
-
-
-# hold
 
 
 @Command(
@@ -7585,58 +7926,6 @@ def cmd_hold(app: App, args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-# Keeps a command, and so its hold, until the time is up or another hold or a release comes
-KEEP_SCRIPT = (
-    UPTIME
-    + b"""\
-file=~/.thopters/hold mine="$1 thopters-$PPID"
-mkdir -p ~/.thopters && echo "$mine" > "$file" || exit
-uptime
-end=$((now + $2))
-while uptime && [ "$now" -lt "$end" ] && [ "$(cat "$file" 2> /dev/null)" = "$mine" ]; do
-  sleep 1
-done
-"""
-)
-# What has expired, or died, leaves its file; the id of its process may be another's by now
-RELEASE_SCRIPT = b"""\
-read -r token task < ~/.thopters/hold || exit 0
-rm -f ~/.thopters/hold || exit 1
-! grep -qsaF -f <(echo "$token") /proc/[0-9]*/cmdline || echo "$task"
-"""
-
-
-def wait_for_hold(app: App, name: str, session: ExecSession) -> int | None:
-    """Return once the hold is there, or the status of what has ended; TimedOutError after 10 s."""
-    end, task = app.clock.monotonic() + 10.0, f"thopters-{session.output.group}"
-    while task not in [hold.name for hold in list_holds(app.api, name)]:
-        ended = session.look()
-        if ended is not None:
-            return ended
-        if app.clock.monotonic() > end:
-            raise TimedOutError("it does not appear")
-        app.clock.sleep(0.3)
-    return None
-
-
-def release_holds(app: App, name: str) -> int:
-    """End the hold that was asked for by hand, and see it gone."""
-    end = app.clock.monotonic() + 15.0
-    list_holds(app.api, name)  # an error on an image without them
-    held = probe(app, name, RELEASE_SCRIPT).decode("ascii", "replace").strip()
-    told_to_end = After(f"the hold {held} of {name} was told to end")
-    with app.console.working(f"letting {name} sleep"), told_to_end:
-        while held and held in [hold.name for hold in list_holds(app.api, name)]:
-            if app.clock.monotonic() > end:
-                raise TimedOutError("it is still there")
-            app.clock.sleep(0.5)
-    app.console.answer(f"{name} {'may sleep again' if held else 'was not held by hand'}")
-    return EXIT_OK
-
-
-# checkpoint
-
-
 @Command(
     "checkpoint",
     "save the disk, to go back to",
@@ -7659,71 +7948,6 @@ def cmd_checkpoint(app: App, args: argparse.Namespace) -> int:
     app.console.answer(clean(identity))
     app.console.hint(f"go back to it: thopters restore {name} {identity} ({seconds:.1f} s)")
     return EXIT_OK
-
-
-def take_checkpoint(app: App, name: str, comment: str, known: Sequence[str] = ()) -> str:
-    """Make a checkpoint and return its id, which the platform tells in prose only.
-
-    `known` are the ids from before, where they have been looked at anyway.
-    """
-    started = app.clock.monotonic()
-    texts = follow(app, f"checkpointing {name}", app.api.create_checkpoint(name, comment))
-    return checkpoint_id(texts) or new_checkpoint(app, name, comment, known, started)
-
-
-def follow(app: App, doing: str, words: Iterator[str]) -> list[str]:
-    """Show the platform's progress on stderr as it comes, and return it."""
-    texts = []
-    with app.console.working(doing):
-        for text in words:
-            texts.append(text)
-            safe = app.console.redact(text)  # as a whole, for it may be one of many lines
-            for line in filter(None, map(str.strip, safe.splitlines())):
-                if not app.console.json:
-                    app.console.note("  " + line)
-    return texts
-
-
-def checkpoint_id(texts: list[str]) -> str:
-    """Return the id in the platform's words: "  ID: v3", or "Checkpoint v3 created" at the end.
-
-    Only where such a line begins with them, and the last one: a comment may be among the words.
-    """
-    import re
-
-    lines = [line.strip() for text in texts for line in text.splitlines()]
-    for pattern in (r"ID:\s*(\S+)", r"Checkpoint\s+(\S+)\s+created\b.*"):
-        for line in reversed(lines):
-            found = re.fullmatch(pattern, line)
-            if found and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", found[1]):
-                return found[1]
-    return ""
-
-
-def new_checkpoint(app: App, name: str, comment: str, known: Sequence[str], started: float) -> str:
-    """Return the one checkpoint that can have been made since `started`.
-
-    A list may lag behind, and comments repeat, so the age counts, by the server's clock alone. To
-    look at the ids beforehand would cost every checkpoint a request, and hardly one needs it.
-    """
-    with After(f"the checkpoint of {name} was made"):
-        found = app.api.list_checkpoints(name, include_auto=False)
-    oldest = app.clock.monotonic() - started + 1.0  # both stamps may lack a part of a second
-    new = []
-    for item in found:
-        made = parse_time(item.create_time)
-        is_young = made and (app.api.now() - made).total_seconds() <= oldest
-        if is_young and item.comment == comment and item.id not in known:
-            new.append(item.id)
-    if len(new) != 1:
-        raise NoAnswerError(
-            f"the checkpoint of {name} was made, but its id was not told",
-            hint=f"see: thopters checkpoints {name}",
-        )
-    return new[0]
-
-
-# checkpoints
 
 
 @Command(
@@ -7759,14 +7983,6 @@ def show_checkpoints(app: App, name: str, found: list[Checkpoint], *, as_json: b
     app.console.table(("ID", "Made", "Comment"), rows)
     for item in found:
         warn_of_health(app, item)
-
-
-def warn_of_health(app: App, checkpoint: Checkpoint) -> None:
-    if checkpoint.health:
-        app.console.warn(f"the platform says of checkpoint {checkpoint.id}: {checkpoint.health}")
-
-
-# restore
 
 
 @Command(
@@ -7819,131 +8035,6 @@ def cmd_restore(app: App, args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def no_consent(doing: str) -> UsageError:
-    return UsageError(f"will not {doing} unasked, and there is no terminal to ask on",
-                      hint="say --yes if that is meant")  # fmt: skip
-
-
-def require_checkpoint(app: App, name: str, identity: str) -> list[str]:
-    """Return the ids of all checkpoints; NotFoundError if `identity` is none of them."""
-    found = app.api.list_checkpoints(name, include_auto=True)
-    known = [item.id for item in found]
-    for item in found:
-        if item.id == identity:
-            warn_of_health(app, item)
-    if identity not in known:
-        some = ", ".join(known[:5]) or "none at all"
-        raise NotFoundError(
-            f"{name} has no checkpoint {identity}",
-            hint=f"it has {some}: thopters checkpoints {name}",
-        )
-    return known
-
-
-MARKER_SCRIPT = b"[ ! -e ~/%s ] || exit %d"
-LOOK_FOR_KEYS = b"if [ -e ~/.thopters/env ]; then echo keys; fi"
-
-
-def renew_keys(
-    app: App, name: str, identity: str, config: Config | None, *, had_keys: bool, done: str
-) -> dict[str, Any] | None:
-    """Put today's keys into a restored sprite, which has those of the checkpoint's day, or none.
-
-    None, and nothing done, where it had none before and has none now.
-    """
-    try:
-        with After(done):
-            if config is None or not config.exists:
-                if probe(app, name, b"[ ! -s ~/.thopters/env ] || echo keys"):
-                    app.console.warn(
-                        f"the keys in {name} are those of {identity}: "
-                        "there is no configuration to renew them"
-                    )
-                return None
-            if not had_keys and not probe(app, name, LOOK_FOR_KEYS):
-                return None
-            report = init(app, name, config)
-    except ThoptersError:
-        raise
-    except BaseException:
-        app.console.note(f"{name} was restored to {identity}, but may hold its old keys")
-        raise
-    app.console.note(f"today's keys were put into {name} again")
-    return report
-
-
-def restore(app: App, name: str, identity: str, saved: str | None) -> bool:
-    """Restore and see it happen: a file of ours on the old disk has to be gone.
-
-    Returns whether the sprite had keys of ours before. The restore is asynchronous: after the
-    stream's end the old environment may still answer. Never sent twice.
-    """
-    marker = f".thopters-restore-{os.urandom(8).hex()}".encode()
-    undo = f"; the state before is checkpoint {saved}" if saved else ""
-    backup = f"; checkpoint {saved} holds the present state" if saved else ""
-    note = left = f"{name} was not restored{backup}"
-    try:
-        had_keys = bool(probe(app, name, b": > ~/" + marker + b" && " + LOOK_FOR_KEYS))
-        note = f"{name} may or may not be at {identity} now{undo}"
-        follow(app, f"restoring {name}", app.api.restore_checkpoint(name, identity))
-        with app.console.working(f"waiting for {name}"):
-            wait_until_ready(
-                app.api, name, WAKE_LIMIT_S, [b"bash", b"-c", MARKER_SCRIPT % (marker, NOT_YET)]
-            )
-    except BaseException as error:
-        if was_refused(error):
-            note = left
-        elif isinstance(error, NotReadyError) and error.answers:
-            note = f"{name} still shows the disk from before{undo}"
-        app.console.note(note)  # before another signal can come
-        remove_marker(app, name, marker)
-        raise
-    return had_keys
-
-
-def was_refused(error: BaseException) -> bool:
-    """Return whether an error stands for an answer by which nothing was done."""
-    refusal = error.__context__
-    if not isinstance(refusal, RefusedError):
-        return False
-    kind = failure_kind(refusal.answer)
-    return kind in (BUSY, STARTING) or (kind is None and 400 <= refusal.answer.status < 500)
-
-
-def probe(app: App, name: str, script: bytes) -> bytes:
-    """Run a short script of ours in a sprite and return its stdout; an error unless it exits 0."""
-    with app.console.working(f"waiting for {name}"):
-        try:
-            status, out, _ = run_quietly(
-                app.api,
-                name,
-                [b"bash", b"-c", script],
-                limit_s=REQUEST_LIMIT_S,
-                open_limit_s=WAKE_LIMIT_S,
-            )
-        except ExecLost as lost:
-            raise ThoptersError(f"cannot run a command in {name}: {lost}") from None
-    if status:
-        raise ThoptersError(f"cannot write to the disk of {name}")
-    return out
-
-
-def remove_marker(app: App, name: str, marker: bytes) -> None:
-    try:
-        run_quietly(
-            app.api,
-            name,
-            [b"bash", b"-c", b"rm -f ~/" + marker],
-            limit_s=PROBE_LIMIT_S,
-            open_limit_s=PROBE_LIMIT_S,
-        )
-    except (ThoptersError, ExecLost):
-        app.console.detail(f"an empty file ~/{marker.decode()} may be left in {name}")
-
-
-# url
-
-
 @Command(
     "url",
     "print the sprite's URL, or say who may open it",
@@ -7979,9 +8070,6 @@ def cmd_url(app: App, args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-# rename
-
-
 @Command(
     "rename",
     "say why a sprite keeps its name",
@@ -7996,9 +8084,6 @@ def cmd_rename(app: App, args: argparse.Namespace) -> int:
         hint=f"make a new one (thopters create {new}), carry your files over, then: "
         f"thopters destroy {old}",
     )
-
-
-# destroy
 
 
 @Command(
@@ -8022,31 +8107,6 @@ def cmd_destroy(app: App, args: argparse.Namespace) -> int:
         app.console, [sprite.name for sprite in found], lambda name: destroy(app, name), failed
     )
     return finish(app.console, "destroyed", gone, failed)
-
-
-def confirm_destroy(app: App, sprite: Sprite) -> None:
-    facts = ", ".join(filter(None, (sprite.state(), sprite.url)))
-    app.console.note(f"{sprite.name} ({facts}) goes with all its files and checkpoints, for good.")
-    if app.console.ask(f"Type {sprite.name} to destroy it:") != sprite.name:
-        raise UsageError("that is not the name: nothing was destroyed")
-
-
-def destroy(app: App, name: str) -> str:
-    """Delete a sprite and see it gone."""
-    with app.console.working(f"destroying {name}"):
-        app.api.delete_sprite(name)
-        end = app.clock.monotonic() + 10.0
-        with After(f"the API said that it deletes {name}"):
-            while app.api.get_sprite(name):
-                if app.clock.monotonic() > end:
-                    raise TimedOutError("it is still there after 10 s")
-                app.clock.sleep(0.3)
-    if not app.console.json:
-        app.console.answer(f"destroyed {name}")
-    return name
-
-
-# help
 
 
 @Command(
@@ -8114,133 +8174,12 @@ def fail(
     return error.exit_code
 
 
-def die_of(signum: int) -> int:
-    """End as the signal ends a program, so that shells and loops see it and stop."""
-    if os.name == "posix":
-        signal.signal(signum, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signum])
-        os.kill(os.getpid(), signum)
-    return 128 + signum
-
-
-class StopSignals:
-    """Turns what asks us to stop into Interrupted; a signal that is ignored (nohup) stays so.
-
-    What comes within a second of the first is taken for the same wish, so that what has to be
-    cleaned up and said gets its time. Python drops an exception where it has nowhere to go, as in
-    a finaliser; then the signal is sent once more, and what ends before it came ends as by it.
-    One that comes just before a call that waits is noticed when that is interrupted, by a tick.
-    """
-
-    TICK_S = 1.0
-
-    def __init__(self) -> None:
-        self.dropped: int | None = None
-        self._came_at: float | None = None  # in seconds of the monotonic clock
-
-    def catch(self) -> None:
-        sys.unraisablehook = self._send_again
-        for number in stop_signals():
-            if signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, self._interrupt)
-        tick(self.TICK_S)
-
-    def _interrupt(self, signum: int, frame: FrameType | None) -> None:
-        if self._came_at is None or time.monotonic() - self._came_at >= 1.0:
-            self._came_at, self.dropped = time.monotonic(), None
-            raise Interrupted(signum)
-
-    def _send_again(self, dropped: sys.UnraisableHookArgs) -> None:
-        if not isinstance(dropped.exc_value, Interrupted):
-            sys.__unraisablehook__(dropped)
-            return
-        import threading
-
-        self.dropped = dropped.exc_value.signum
-        threading.Timer(0.05, os.kill, (os.getpid(), self.dropped)).start()
-        self._came_at = None
-
-    def let_go(self) -> None:
-        """Let them end us again: all is done, and nothing is left to be said."""
-        tick(0)
-        for number in stop_signals():
-            if signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, signal.SIG_DFL)
-
-
-def find_interrupted(error: BaseException | None) -> Interrupted | None:
-    """Return what an error hides: a signal in the release of a lock makes it a RuntimeError."""
-    while error is not None and not isinstance(error, Interrupted):
-        error = error.__context__
-    return error
-
-
 def show_traceback(console: Console) -> None:
     """Print what went wrong, redacted; for THOPTERS_DEBUG."""
     import traceback
 
     for line in console.redact(traceback.format_exc()).splitlines():
         console.note(line)
-
-
-def replace_closed_streams() -> None:
-    """Have three standard streams, though whoever started us has closed one.
-
-    What is opened next would take its place, and be read and written as if it were the user's.
-    So stdin cannot be read, stdout cannot be written, and nobody sees what goes to stderr.
-    """
-    modes = {"stdin": os.O_WRONLY, "stdout": os.O_RDONLY, "stderr": os.O_WRONLY}
-    for fd, (name, flags) in enumerate(modes.items()):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, flags), True)  # the lowest number that is free
-        if getattr(sys, name) is None:
-            stream = open(fd, "r" if fd == 0 else "w", closefd=False)  # noqa: SIM115
-            setattr(sys, name, stream)
-
-
-def patient(stream: TextIO) -> TextIO:
-    """Return a stream to the same place that waits where it would block.
-
-    Whoever shares the place with us may want it so, as Node does. It is not for every stream: in
-    code that is not C, a signal can come between writing something and knowing that it is written.
-    """
-    import io
-
-    class Buffer(io.BufferedIOBase):
-        fileno, isatty = stream.fileno, stream.isatty
-
-        def writable(self) -> bool:
-            return True
-
-        def write(self, data: Any) -> int:
-            rest = memoryview(data)
-            while rest:
-                try:
-                    count = stream.buffer.write(rest) or 0  # None if there is no room at all
-                except BlockingIOError as full:
-                    count = full.characters_written
-                rest = rest[count:]
-                if rest:
-                    wait_for([], [self], None)
-            return len(data)
-
-        def flush(self) -> None:
-            while True:
-                try:
-                    return stream.buffer.flush()
-                except BlockingIOError:
-                    wait_for([], [self], None)
-
-    if os.name != "posix" or os.get_blocking(stream.fileno()):
-        return stream
-    by_line = bool(stream.line_buffering)
-    return io.TextIOWrapper(
-        Buffer(),
-        stream.encoding,
-        line_buffering=by_line,  # type: ignore[type-var]
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
