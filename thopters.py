@@ -2971,7 +2971,7 @@ def text_field(item: dict[str, Any], *keys: str) -> str:
     return next((item[key] for key in keys if isinstance(item.get(key), str)), "")
 
 
-def known_fields(item: Sprite | Checkpoint | Session) -> dict[str, Any]:
+def known_fields(item: SpriteInfo | Checkpoint | Session) -> dict[str, Any]:
     """Return the fields of an object, None for a text that is empty."""
     values = {key: getattr(item, key) for key in item.__slots__}
     return {key: None if value == "" else value for key, value in values.items()}
@@ -3002,7 +3002,7 @@ def host_of(url: str) -> str:
 ASLEEP = ("warm", "cold", "suspended", "sleeping", "paused", "stopped")
 
 
-class Sprite:
+class SpriteInfo:
     """What the API says of a sprite; "" where it says nothing."""
 
     __slots__ = (
@@ -3103,11 +3103,11 @@ class Listing:
     __slots__ = ("counts", "sprites")
 
     def __init__(self) -> None:
-        self.sprites: dict[str, Sprite] = {}
+        self.sprites: dict[str, SpriteInfo] = {}
         self.counts: dict[str, tuple[int, int | None]] = {}
 
     def add(self, page: dict[str, Any]) -> None:
-        for item in read_items(Sprite, listed(page, "sprites"), "sprites", "name"):
+        for item in read_items(SpriteInfo, listed(page, "sprites"), "sprites", "name"):
             self.sprites[item.name] = item
         org = page.get("org")
         numbers = {**page, **org} if isinstance(org, dict) else page
@@ -3136,11 +3136,8 @@ class SpritesApi:
         """Return the server's time, so that ages are right under a wrong local clock."""
         return self.transport.server_date or self.clock.utc()
 
-    def path(self, name: str, *rest: str) -> str:
-        import urllib.parse
-
-        parts = ["", "v1", "sprites", name, *rest]
-        return "/".join(urllib.parse.quote(to_bytes(part), safe="") for part in parts)
+    def sprite(self, name: str) -> Sprite:
+        return Sprite(name, self.console, self.clock, lambda: self)
 
     def refuse(
         self, answer: Answer, doing: str, name: str = "", *, changes: bool = False
@@ -3205,29 +3202,9 @@ class SpritesApi:
             answer = self.transport.glance("/v1/sprites", query)
             page = self.fetch_json(answer, "list sprites") if answer else None
             items = listed(page, "sprites") or []
-            return [item.name for item in read_items(Sprite, items, "sprites", "name")]
+            return [item.name for item in read_items(SpriteInfo, items, "sprites", "name")]
         except ThoptersError:
             return []
-
-    def glance_at_state(self, name: str) -> str:
-        """Return a sprite's state in the user's words, for a message.
-
-        "gone" if there is none, which a list confirms, since a GET misses one now and then; ""
-        where the API does not tell within seconds.
-        """
-        answer = self.transport.glance(self.path(name))
-        if answer is None or answer.status not in (200, 404):
-            return ""
-        if answer.status == 404:
-            answer = self.transport.glance("/v1/sprites", [("prefix", name)])
-            page = answer.details() if answer and answer.status == 200 else {}
-            items = listed(page, "sprites")
-            if items is None or page.get("has_more") is True:
-                return ""
-            names = [text_field(item, "name") for item in items if isinstance(item, dict)]
-            return "" if name in names else "gone"
-        sprite = Sprite(answer.details())
-        return sprite.state() if sprite.name == name else ""
 
     def unknown_sprite(self, name: str, names: list[str]) -> NotFoundError:
         """Return the error for a name that does not exist, with the nearest of those that do."""
@@ -3264,75 +3241,122 @@ class SpritesApi:
             seen.add(token)
         raise ThoptersError("the API's list of sprites does not end; an incomplete one is no use")
 
-    def get_sprite(self, name: str) -> Sprite | None:
-        """Return a sprite, None if there is none. Neither wakes it nor counts as activity."""
-        answer = self.transport.fetch("GET", self.path(name))
-        if answer.status == 404:
-            return None
-        item = self.fetch_json(answer, f"look at {name}")
-        sprite = Sprite(item if isinstance(item, dict) else {})
-        if sprite.name != name:
-            raise NoAnswerError(f"the API's answer about {name} is about something else")
-        self.console.redact.spare(name)
-        return sprite
-
-    def require_sprite(self, name: str) -> Sprite:
-        """Return a sprite; asked for again if it is listed, as a GET misses one now and then."""
-        sprite, names = self.get_sprite(name), list[str]()
-        if sprite is None:
-            names = self.listed_names()
-        if name in names:
-            self.clock.sleep(MISSED_S)
-            sprite = self.get_sprite(name)
-        if sprite is None:
-            raise self.unknown_sprite(name, names)
-        return sprite
-
     def create_sprite(self, name: str) -> Answer:
         """POST once per call; only what was surely not carried out is sent again by itself."""
         return self.transport.fetch(
             "POST", "/v1/sprites", document={"name": name}, limit_s=CREATE_LIMIT_S
         )
 
-    def update_url_auth(self, name: str, auth: str) -> Sprite:
+
+class Sprite:
+    """The handle of one sprite: its name, the endpoints for it, and what its users work with.
+
+    Whatever is done to a sprite takes this as its first argument. To get one costs nothing: no
+    request is made, and the token is not looked for before the first.
+    """
+
+    __slots__ = ("_connect", "clock", "console", "name")
+
+    def __init__(
+        self, name: str, console: Console, clock: Clock, connect: Callable[[], SpritesApi]
+    ) -> None:
+        self.name = name
+        self.console = console
+        self.clock = clock
+        self._connect = connect
+
+    @property
+    def api(self) -> SpritesApi:
+        return self._connect()
+
+    def path(self, *rest: str) -> str:
+        """Return the path of an endpoint below the sprite's own."""
+        import urllib.parse
+
+        parts = ["", "v1", "sprites", self.name, *rest]
+        return "/".join(urllib.parse.quote(to_bytes(part), safe="") for part in parts)
+
+    def find(self) -> SpriteInfo | None:
+        """Return a sprite, None if there is none. Neither wakes it nor counts as activity."""
+        answer = self.api.transport.fetch("GET", self.path())
+        if answer.status == 404:
+            return None
+        item = self.api.fetch_json(answer, f"look at {self.name}")
+        info = SpriteInfo(item if isinstance(item, dict) else {})
+        if info.name != self.name:
+            raise NoAnswerError(f"the API's answer about {self.name} is about something else")
+        self.console.redact.spare(self.name)
+        return info
+
+    def require(self) -> SpriteInfo:
+        """Return a sprite; asked for again if it is listed, as a GET misses one now and then."""
+        info, names = self.find(), list[str]()
+        if info is None:
+            names = self.api.listed_names()
+        if self.name in names:
+            self.clock.sleep(MISSED_S)
+            info = self.find()
+        if info is None:
+            raise self.api.unknown_sprite(self.name, names)
+        return info
+
+    def glance_at_state(self) -> str:
+        """Return a sprite's state in the user's words, for a message.
+
+        "gone" if there is none, which a list confirms, since a GET misses one now and then; ""
+        where the API does not tell within seconds.
+        """
+        answer = self.api.transport.glance(self.path())
+        if answer is None or answer.status not in (200, 404):
+            return ""
+        if answer.status == 404:
+            answer = self.api.transport.glance("/v1/sprites", [("prefix", self.name)])
+            page = answer.details() if answer and answer.status == 200 else {}
+            items = listed(page, "sprites")
+            if items is None or page.get("has_more") is True:
+                return ""
+            names = [text_field(item, "name") for item in items if isinstance(item, dict)]
+            return "" if self.name in names else "gone"
+        info = SpriteInfo(answer.details())
+        return info.state() if info.name == self.name else ""
+
+    def set_url_auth(self, auth: str) -> SpriteInfo:
         """Set who may open the URL ("public" or "sprite"), and return what a GET then says.
 
         No source says whether that keeps a `private_access` ("admins", "org_users").
         """
         settings = {"url_settings": {"auth": auth}}
-        doing = f"change the URL of {name}"
-        answer = self._change("PUT", self.path(name), doing, document=settings)
+        doing = f"change the URL of {self.name}"
+        answer = self._change("PUT", self.path(), doing, document=settings)
         if not 200 <= answer.status < 300:
-            self.refuse(answer, doing, name, changes=True)
-        with After(f"the API accepted the change of the URL of {name}"):
-            sprite = self.require_sprite(name)
-        if sprite.auth != auth:
-            seen = f"the URL of {name} is still {sprite.auth}"
-            unseen = f"it does not tell who may open the URL of {name}"
-            raise ThoptersError(
-                f"the API accepted the change, but {seen if sprite.auth else unseen}"
-            )
-        return sprite
+            self.api.refuse(answer, doing, self.name, changes=True)
+        with After(f"the API accepted the change of the URL of {self.name}"):
+            info = self.require()
+        if info.auth != auth:
+            seen = f"the URL of {self.name} is still {info.auth}"
+            unseen = f"it does not tell who may open the URL of {self.name}"
+            raise ThoptersError(f"the API accepted the change, but {seen if info.auth else unseen}")
+        return info
 
     def _change(self, method: str, path: str, doing: str, *, document: object = None) -> Answer:
         """Send what changes something; where no answer comes, the error says of what."""
         try:
-            return self.transport.fetch(method, path, document=document)
+            return self.api.transport.fetch(method, path, document=document)
         except NoAnswerError as error:
             raise doubt(doing, error) from None
 
-    def delete_sprite(self, name: str) -> None:
+    def delete(self) -> None:
         """Delete a sprite; gone already counts if an earlier try of ours may have done it."""
-        answer = self._change("DELETE", self.path(name), f"destroy {name}")
+        answer = self._change("DELETE", self.path(), f"destroy {self.name}")
         gone = answer.status in (200, 202, 204) or (answer.status == 404 and answer.uncertain)
         if not gone:
-            self.refuse(answer, f"destroy {name}", name, changes=True)
+            self.api.refuse(answer, f"destroy {self.name}", self.name, changes=True)
 
-    def list_checkpoints(self, name: str, *, include_auto: bool) -> list[Checkpoint]:
+    def list_checkpoints(self, *, include_auto: bool) -> list[Checkpoint]:
         """Return the checkpoints, newest first, without the row that stands for the present."""
         query = [("includeAuto", "true")] if include_auto else []
-        answer = self.transport.fetch("GET", self.path(name, "checkpoints"), query=query)
-        items = self.fetch_json(answer, f"list the checkpoints of {name}", name)
+        answer = self.api.transport.fetch("GET", self.path("checkpoints"), query=query)
+        items = self.api.fetch_json(answer, f"list the checkpoints of {self.name}", self.name)
         found = read_items(Checkpoint, [] if items is None else items, "checkpoints")
         found = [item for item in found if item.id not in ("Current", "active")]
         never = parse_time("0001-01-01T00:00:00Z")
@@ -3342,32 +3366,34 @@ class SpritesApi:
         )
         return [item for item in found if include_auto or not item.is_auto]
 
-    def create_checkpoint(self, name: str, comment: str) -> Iterator[str]:
+    def create_checkpoint(self, comment: str) -> Iterator[str]:
         """Make a checkpoint, yielding the platform's words, the final ones last."""
         document = {"comment": comment} if comment else {}
-        return self._follow(self.path(name, "checkpoint"), document, f"checkpoint {name}", name)
+        doing = f"checkpoint {self.name}"
+        return self._follow(self.path("checkpoint"), document, doing, missing=self.name)
 
-    def restore_checkpoint(self, name: str, identity: str) -> Iterator[str]:
+    def restore_checkpoint(self, identity: str) -> Iterator[str]:
         """Restore a checkpoint, yielding the platform's words. It goes on behind the last one."""
-        path = self.path(name, "checkpoints", identity, "restore")
-        return self._follow(path, {}, f"restore {identity} of {name}", "")
+        path = self.path("checkpoints", identity, "restore")
+        return self._follow(path, {}, f"restore {identity} of {self.name}")
 
-    def list_sessions(self, name: str) -> list[Session]:
+    def list_sessions(self) -> list[Session]:
         """Return the sessions of a sprite. Wakes it, and counts as activity."""
-        answer = self.transport.fetch("GET", self.path(name, "exec"), wakes=True)
-        items = self.fetch_json(answer, f"list the sessions of {name}", name)
+        answer = self.api.transport.fetch("GET", self.path("exec"), wakes=True)
+        items = self.api.fetch_json(answer, f"list the sessions of {self.name}", self.name)
         if isinstance(items, dict):  # live; the documentation shows the bare list
             items = listed(items, "sessions")
         elif items is None:
             items = []
         return read_items(Session, items, "sessions")
 
-    def kill_session(self, name: str, identity: str, signal_name: str) -> None:
+    def kill_session(self, identity: str, signal_name: str) -> None:
         """End a session, by SIGKILL after 10 s; one that is gone already counts."""
         query = [("signal", signal_name), ("timeout", "10s")]
-        path = self.path(name, "exec", identity, "kill")
+        path = self.path("exec", identity, "kill")
         try:
-            for _ in self._follow(path, {}, f"end session {identity} of {name}", "", query):
+            doing = f"end session {identity} of {self.name}"
+            for _ in self._follow(path, {}, doing, query=query):
                 pass
         except NotFoundError:
             pass
@@ -3377,17 +3403,20 @@ class SpritesApi:
         path: str,
         document: object,
         doing: str,
-        name: str,
+        *,
+        missing: str = "",
         query: Sequence[tuple[str, str]] = (),
     ) -> Iterator[str]:
         """Yield the texts of a stream of events; an error unless `complete` comes.
+
+        `missing` is the sprite that a 404 means, "" where it may mean something in the sprite.
 
         A failure arrives as an event inside an HTTP 200, so nothing else proves a success. It may
         also come behind `complete`; how the stream then ends does not matter.
         """
         done = False
         try:
-            for event in self.transport.stream(path, document, query):
+            for event in self.api.transport.stream(path, document, query):
                 kind, text = event.get("type"), text_field(event, "data", "message")
                 if kind == "error" or event.get("error"):
                     why = text_field(event, "error", "data", "message") or "no reason given"
@@ -3395,7 +3424,7 @@ class SpritesApi:
                 yield text
                 done = done or kind == "complete"
         except RefusedError as error:
-            self.refuse(error.answer, doing, name, changes=True)
+            self.api.refuse(error.answer, doing, missing, changes=True)
         except NoAnswerError as error:
             if not done:
                 raise doubt(doing, error) from None
@@ -3412,13 +3441,13 @@ def find_sprite_program(environ: Mapping[str, str]) -> str | None:
     return find_program("sprite.exe" if os.name == "nt" else "sprite", environ)
 
 
-def sprite_options(api: SpritesApi, sprite: Sprite) -> list[str]:
+def sprite_options(api: SpritesApi, info: SpriteInfo) -> list[str]:
     """Return the options that have the `sprite` program act on just this sprite.
 
     It goes by a login and a selection of its own, so it might reach a sprite of the same name in
     another org: then ThoptersError. `-o` is left out where it would change that selection.
     """
-    transport, name, owner = api.transport, sprite.name, sprite.organization
+    transport, name, owner = api.transport, info.name, info.organization
     base = f"{transport.base.scheme}://{transport.base.netloc}{transport.base.path}"
     store = SpriteStore(transport.environ, base, api.console)
     if store.is_empty() and transport.environ.get("SPRITE_TOKEN"):
@@ -3463,7 +3492,7 @@ def become_sprite_program(argv: list[str], environ: Mapping[str, str]) -> int:
         raise ThoptersError(f"cannot run {argv[0]}: {error.strerror}") from None
 
 
-def sprite_command(app: App, sprite: Sprite) -> list[str] | None:
+def sprite_command(app: App, info: SpriteInfo) -> list[str] | None:
     """Return how to call the `sprite` program for a sprite; None where ours is to be used.
 
     That is: wished by THOPTERS_NATIVE, no program, or one that would not reach this sprite.
@@ -3472,7 +3501,7 @@ def sprite_command(app: App, sprite: Sprite) -> list[str] | None:
     if app.environ.get("THOPTERS_NATIVE") or path is None:
         return None
     try:
-        return [path, *sprite_options(app.api, sprite)]
+        return [path, *sprite_options(app.api, info)]
     except ThoptersError as error:
         app.console.detail(f"{error.message}; it is not used")
         return None
@@ -3891,9 +3920,8 @@ class PostExec:
 
     runner = RUN_IN_HEX
 
-    def __init__(self, api: SpritesApi, name: str, output: ExecOutput, limit_s: float) -> None:
-        self.api = api
-        self.name = name
+    def __init__(self, sprite: Sprite, output: ExecOutput, limit_s: float) -> None:
+        self.sprite = sprite
         self.output = output
         self.starting_limit_s = limit_s
         self._streams = {STREAM_STDOUT: HexStream(output.out), STREAM_STDERR: HexStream(output.err)}
@@ -3914,8 +3942,8 @@ class PostExec:
     ) -> int:
         """Run the script as ExecSession does, with all of the input at once."""
         body = script + b"\0" + data + read_input(stdin)
-        transport = self.api.transport
-        target = exec_target(self.api, self.name)
+        transport = self.sprite.api.transport
+        target = exec_target(self.sprite)
         policy = RetryPolicy(repeatable=False, starting_limit_s=self.starting_limit_s)
         head_limit_s = REQUEST_LIMIT_S + len(body) / SLOWEST_UPLOAD
         with Deadline(limit_s or head_limit_s, transport.clock, silence_s=limit_s) as deadline:
@@ -3931,7 +3959,7 @@ class PostExec:
                     if failure_kind(response) == AMBIGUOUS:
                         why = f"the API answered {response.status}: {response.reason()}"
                         raise ExecLost(why, started=False)
-                    refuse_exec(self.api, self.name, response, self.starting_limit_s)
+                    refuse_exec(self.sprite, response, self.starting_limit_s)
                 if limit_s is None:
                     deadline.renew(NO_LIMIT_S)
                 with response:
@@ -3994,54 +4022,54 @@ def exit_status_of_text(payload: bytes) -> int | None:
     return code if 0 <= code <= 255 else 255
 
 
-def exec_target(api: SpritesApi, name: str, *, outlives_us: bool = False) -> str:
+def exec_target(sprite: Sprite, *, outlives_us: bool = False) -> str:
     words = ("bash", "-c", BOOTSTRAP)
     query = [*(("cmd", word) for word in words), ("path", "bash"), ("stdin", "true")]
     if outlives_us:
         query.append(("max_run_after_disconnect", "0"))  # no limit; else it is ten seconds
-    return api.transport.target(api.path(name, "exec"), query)
+    return sprite.api.transport.target(sprite.path("exec"), query)
 
 
 def open_exec(
-    api: SpritesApi, name: str, output: ExecOutput, limit_s: float = WAKE_LIMIT_S
+    sprite: Sprite, output: ExecOutput, limit_s: float = WAKE_LIMIT_S
 ) -> ExecSession | PostExec:
     """Open the way for a command, waking the sprite; errors if it can't be had in `limit_s`.
 
     Nothing runs before the script is sent, so every failure up to here may be tried again.
     """
-    if not api.websockets_refused:
+    if not sprite.api.websockets_refused:
         try:
-            websocket = open_sprite_socket(api, name, exec_target(api, name), limit_s)
-            return ExecSession(websocket, api.clock, output)
+            websocket = open_sprite_socket(sprite, exec_target(sprite), limit_s)
+            return ExecSession(websocket, sprite.clock, output)
         except UpgradeBrokenError as error:
-            api.console.detail(f"{error.message}; commands are sent by POST instead")
-            api.websockets_refused = True
-    return PostExec(api, name, output, limit_s)
+            sprite.console.detail(f"{error.message}; commands are sent by POST instead")
+            sprite.api.websockets_refused = True
+    return PostExec(sprite, output, limit_s)
 
 
-def open_outliving(api: SpritesApi, name: str) -> ExecSession:
+def open_outliving(sprite: Sprite) -> ExecSession:
     """Open the way for a command of ours that goes on without us, and shows nothing.
 
     It has no terminal, so that `attach` does not take it for one of the user's.
     """
-    target = exec_target(api, name, outlives_us=True)
-    websocket = open_sprite_socket(api, name, target, WAKE_LIMIT_S)
-    return ExecSession(websocket, api.clock, ExecOutput(lambda _: None, lambda _: None))
+    target = exec_target(sprite, outlives_us=True)
+    websocket = open_sprite_socket(sprite, target, WAKE_LIMIT_S)
+    return ExecSession(websocket, sprite.clock, ExecOutput(lambda _: None, lambda _: None))
 
 
-def open_sprite_socket(api: SpritesApi, name: str, target: str, limit_s: float) -> WebSocket:
+def open_sprite_socket(sprite: Sprite, target: str, limit_s: float) -> WebSocket:
     """Open a WebSocket into a sprite, waking it; UpgradeBrokenError where something in between
     refuses WebSockets."""
     policy = RetryPolicy(repeatable=True, starting_limit_s=limit_s, wakes=True)
-    result = api.transport.retry(
-        policy, lambda: open_websocket(api.transport, target, min(limit_s, REQUEST_LIMIT_S))
+    result = sprite.api.transport.retry(
+        policy, lambda: open_websocket(sprite.api.transport, target, min(limit_s, REQUEST_LIMIT_S))
     )
     if not isinstance(result, Answer):
-        api.console.redact.spare(name)
+        sprite.console.redact.spare(sprite.name)
         return result
     if is_refused_upgrade(result):
         raise UpgradeBrokenError(f"answered {result.status} to")
-    refuse_exec(api, name, result, limit_s)
+    refuse_exec(sprite, result, limit_s)
 
 
 def is_refused_upgrade(answer: Answer) -> bool:
@@ -4055,15 +4083,16 @@ def is_refused_upgrade(answer: Answer) -> bool:
     return answer.status in (400, 403, 405, 426, 501) and not answer.error_code()
 
 
-def refuse_exec(api: SpritesApi, name: str, answer: Answer, limit_s: float) -> NoReturn:
+def refuse_exec(sprite: Sprite, answer: Answer, limit_s: float) -> NoReturn:
     if failure_kind(answer) == STARTING:
-        raise TimedOutError(f"{name} is still starting after {limit_s:.0f} s", hint="try again")
-    api.refuse(answer, f"run a command in {name}", name)
+        raise TimedOutError(
+            f"{sprite.name} is still starting after {limit_s:.0f} s", hint="try again"
+        )
+    sprite.api.refuse(answer, f"run a command in {sprite.name}", sprite.name)
 
 
 def run_quietly(
-    api: SpritesApi,
-    name: str,
+    sprite: Sprite,
     argv: Sequence[bytes],
     *,
     limit_s: float,
@@ -4077,7 +4106,7 @@ def run_quietly(
     is none or another, as of a shell that was killed; and the errors of open_exec.
     """
     out, err = bytearray(), bytearray()
-    session = open_exec(api, name, ExecOutput(out.extend, err.extend), open_limit_s)
+    session = open_exec(sprite, ExecOutput(out.extend, err.extend), open_limit_s)
     try:
         script = exec_script(argv, runner=session.runner, with_keys=False)
         status = session.run(script, None, limit_s, data)
@@ -4091,18 +4120,17 @@ def run_quietly(
 NOT_YET = 9  # the exit status of a command that waits for something
 
 
-def wait_until_ready(api: SpritesApi, name: str, limit_s: float, argv: Sequence[bytes]) -> None:
+def wait_until_ready(sprite: Sprite, limit_s: float, argv: Sequence[bytes]) -> None:
     """Ask with short commands until one exits 0; NotReadyError after `limit_s`.
 
     One that exits NOT_YET has looked, and seen that it is not so.
     """
-    end = api.clock.monotonic() + limit_s
+    end = sprite.clock.monotonic() + limit_s
     while True:
         why = failed = "it is not yet so"
         try:
             status, _, _ = run_quietly(
-                api,
-                name,
+                sprite,
                 argv,
                 limit_s=PROBE_LIMIT_S,
                 open_limit_s=PROBE_LIMIT_S,
@@ -4116,33 +4144,33 @@ def wait_until_ready(api: SpritesApi, name: str, limit_s: float, argv: Sequence[
             raise
         except ThoptersError as error:
             why = error.message
-        if api.clock.monotonic() > end:
+        if sprite.clock.monotonic() > end:
             raise NotReadyError(
-                f"{name} runs no command yet after {limit_s:.0f} s: {why}", answers=why == failed
+                f"{sprite.name} runs no command yet after {limit_s:.0f} s: {why}",
+                answers=why == failed,
             )
-        api.console.detail(f"{name} is not ready: {why}")
-        api.clock.sleep(0.2)
+        sprite.console.detail(f"{sprite.name} is not ready: {why}")
+        sprite.clock.sleep(0.2)
 
 
-def probe(app: App, name: str, script: bytes) -> bytes:
+def probe(sprite: Sprite, script: bytes) -> bytes:
     """Run a short script of ours in a sprite and return its stdout; an error unless it exits 0."""
-    with app.console.working(f"waiting for {name}"):
+    with sprite.console.working(f"waiting for {sprite.name}"):
         try:
             status, out, _ = run_quietly(
-                app.api,
-                name,
+                sprite,
                 [b"bash", b"-c", script],
                 limit_s=REQUEST_LIMIT_S,
                 open_limit_s=WAKE_LIMIT_S,
             )
         except ExecLost as lost:
-            raise ThoptersError(f"cannot run a command in {name}: {lost}") from None
+            raise ThoptersError(f"cannot run a command in {sprite.name}: {lost}") from None
     if status:
-        raise ThoptersError(f"cannot write to the disk of {name}")
+        raise ThoptersError(f"cannot write to the disk of {sprite.name}")
     return out
 
 
-def signal_group(api: SpritesApi, name: str, group: int, signum: int) -> None:
+def signal_group(sprite: Sprite, group: int, signum: int) -> None:
     """Send a signal to a command in a sprite, by a second one: the platform's own call may reach
     the group's leader alone, which is our wrapper. Best effort: failing changes nothing here, and
     only a moment is waited, for the user wants us to end."""
@@ -4153,10 +4181,10 @@ def signal_group(api: SpritesApi, name: str, group: int, signum: int) -> None:
     def send() -> None:
         for _ in range(SIGNAL_TRIES):
             try:
-                run_quietly(api, name, argv, limit_s=5.0, open_limit_s=PROBE_LIMIT_S)
+                run_quietly(sprite, argv, limit_s=5.0, open_limit_s=PROBE_LIMIT_S)
                 return
             except (ThoptersError, ExecLost) as error:
-                api.console.detail(f"the signal may not have reached the command: {error}")
+                sprite.console.detail(f"the signal may not have reached the command: {error}")
                 if isinstance(error, ExecLost) and error.started:
                     return  # twice is not the same as once
 
@@ -4177,35 +4205,34 @@ exit 4
 """
 
 
-def end_session(api: SpritesApi, name: str, session: Session, signal_name: str = "") -> bool:
+def end_session(sprite: Sprite, session: Session, signal_name: str = "") -> bool:
     """Signal a session, and return whether it is gone; without a name, see to that it is."""
     wanted = signal_name or ("HUP" if session.is_terminal else "TERM")  # a shell survives TERM
-    status = signal_session(api, name, session.id, wanted, must_know=bool(signal_name))
+    status = signal_session(sprite, session.id, wanted, must_know=bool(signal_name))
     if status == 4 and not signal_name:
-        status, wanted = signal_session(api, name, session.id, "KILL", is_leader=True), "KILL"
+        status, wanted = signal_session(sprite, session.id, "KILL", is_leader=True), "KILL"
     if status == 3 and signal_name not in ("", "KILL"):  # the platform's call KILLs after a time
-        if session.id not in [item.id for item in api.list_sessions(name)]:
+        if session.id not in [item.id for item in sprite.list_sessions()]:
             return True
         raise ThoptersError(
-            f"session {session.id} of {name} can't be sent {signal_name} alone: its processes "
-            "were not found",
-            hint=f"end it: thopters kill {name} {session.id}",
+            f"session {session.id} of {sprite.name} can't be sent {signal_name} alone: "
+            "its processes were not found",
+            hint=f"end it: thopters kill {sprite.name} {session.id}",
         )
     if status == 3 or (status == 4 and not signal_name):
-        api.kill_session(name, session.id, "SIG" + wanted)
+        sprite.kill_session(session.id, "SIG" + wanted)
     limit_s = 0.0 if status == 4 and signal_name else SESSION_LAG_S
-    end = api.clock.monotonic() + limit_s
-    with After(f"session {session.id} of {name} got {wanted}"):
-        while session.id in [item.id for item in api.list_sessions(name)]:
-            if api.clock.monotonic() >= end:
+    end = sprite.clock.monotonic() + limit_s
+    with After(f"session {session.id} of {sprite.name} got {wanted}"):
+        while session.id in [item.id for item in sprite.list_sessions()]:
+            if sprite.clock.monotonic() >= end:
                 return False
-            api.clock.sleep(0.2)
+            sprite.clock.sleep(0.2)
     return True
 
 
 def signal_session(
-    api: SpritesApi,
-    name: str,
+    sprite: Sprite,
     identity: str,
     signal_name: str,
     *,
@@ -4220,8 +4247,7 @@ def signal_session(
     argv = [b"bash", b"-c", SIGNAL_SCRIPT, b"thopters", *words]
     try:
         status, _, _ = run_quietly(
-            api,
-            name,
+            sprite,
             argv,
             limit_s=SILENCE_TIMEOUT_S,
             open_limit_s=WAKE_LIMIT_S,
@@ -4231,14 +4257,13 @@ def signal_session(
         if not must_know:
             return 3
         raise NoAnswerError(
-            f"cannot tell whether session {identity} of {name} got {signal_name}: {lost}"
+            f"cannot tell whether session {identity} of {sprite.name} got {signal_name}: {lost}"
         ) from None
     return status
 
 
 def run_attached(
-    app: App,
-    name: str,
+    sprite: Sprite,
     session: ExecSession | PostExec,
     script: bytes,
     stdin: SocketInput | None,
@@ -4246,13 +4271,13 @@ def run_attached(
     """Run the command to its end, passing signals on, and return its status."""
 
     def pass_on(group: int, signum: int) -> None:
-        signal_group(app.api, name, group, signum)
+        signal_group(sprite, group, signum)
 
     try:
         with SignalRelay(lambda: session.output.group, pass_on) as relay:
             status = session.run(script, stdin)
     except ExecLost as lost:
-        raise lost_status(app, name, lost) from None
+        raise lost_status(sprite, lost) from None
     except BaseException as error:  # a second signal, or nobody reads our output any more
         broken = isinstance(error, (BrokenPipeError, OutputError))
         group = session.output.group
@@ -4266,23 +4291,23 @@ def run_attached(
     return status
 
 
-def lost_status(app: App, name: str, lost: ExecLost) -> StatusUnknownError:
+def lost_status(sprite: Sprite, lost: ExecLost) -> StatusUnknownError:
     """Say what is known of a command whose exit status never came."""
-    state = app.api.glance_at_state(name)
-    why, hint = str(lost), f"see what it has done: thopters exec {name} -- ps aux"
+    state = sprite.glance_at_state()
+    why, hint = str(lost), f"see what it has done: thopters exec {sprite.name} -- ps aux"
     if state == "gone":
-        why, hint = f"there is no sprite {name} any more", "see what there is: thopters list"
+        why, hint = f"there is no sprite {sprite.name} any more", "see what there is: thopters list"
     if not lost.started:
         return StatusUnknownError(
-            f"the connection to {name} was lost before the command answered ({why}): it is not "
-            "known whether it has run; it was not run again",
+            f"the connection to {sprite.name} was lost before the command answered ({why}): "
+            "it is not known whether it has run; it was not run again",
             hint=hint,
         )
     if state == "hibernating":
         why = "the sprite has paused, as it does when a command is quiet for long"
         hint = "it may go on when the sprite wakes; " + hint
     return StatusUnknownError(
-        f"the command's exit status is unknown: the connection to {name} ended ({why}); "
+        f"the command's exit status is unknown: the connection to {sprite.name} ended ({why}); "
         "it was not run again",
         hint=hint,
     )
@@ -4313,7 +4338,7 @@ class Hold:
         self.expires_at = text_field(item, "expires_at")
 
 
-def list_holds(api: SpritesApi, name: str, *, release: str = "") -> list[Hold]:
+def list_holds(sprite: Sprite, *, release: str = "") -> list[Hold]:
     """Return the holds of a sprite, after `release` has been deleted.
 
     ThoptersError where the task API can't be reached or refuses.
@@ -4326,24 +4351,24 @@ def list_holds(api: SpritesApi, name: str, *, release: str = "") -> list[Hold]:
     why = "the image lacks the task API"
     try:
         status, out, err = run_quietly(
-            api, name, argv, limit_s=SILENCE_TIMEOUT_S, open_limit_s=WAKE_LIMIT_S
+            sprite, argv, limit_s=SILENCE_TIMEOUT_S, open_limit_s=WAKE_LIMIT_S
         )
         why = " ".join(err.decode("utf-8", "replace").splitlines()[:1]) or why
     except ExecLost as lost:
         status, out, why = None, b"", str(lost)
     if status != 0:
-        raise ThoptersError(f"cannot ask about holds in {name}: {why}")
+        raise ThoptersError(f"cannot ask about holds in {sprite.name}: {why}")
     try:
         document = json.loads(out)
     except (ValueError, RecursionError):
         document = None
-    return read_items(Hold, listed(document, "tasks"), f"holds in {name}", "name")
+    return read_items(Hold, listed(document, "tasks"), f"holds in {sprite.name}", "name")
 
 
-def release_hold(api: SpritesApi, name: str, hold: str) -> None:
+def release_hold(sprite: Sprite, hold: str) -> None:
     """Delete a hold; one that has expired meanwhile is as good."""
-    if hold in [item.name for item in list_holds(api, name, release=hold)]:
-        raise ThoptersError(f"hold {hold} of {name} can't be ended: it is still there")
+    if hold in [item.name for item in list_holds(sprite, release=hold)]:
+        raise ThoptersError(f"hold {hold} of {sprite.name} can't be ended: it is still there")
 
 
 # To the loop beside a command on a terminal: somebody is there. 3 where no such loop reads it
@@ -4361,9 +4386,8 @@ class Presence:
     a command that has not asked for its own is to expire then.
     """
 
-    def __init__(self, api: SpritesApi, name: str, session: TerminalSession) -> None:
-        self.api = api
-        self.name = name
+    def __init__(self, sprite: Sprite, session: TerminalSession) -> None:
+        self.sprite = sprite
         self.session = session
 
     def __enter__(self) -> None:
@@ -4385,14 +4409,13 @@ class Presence:
 
     def _tell(self) -> bool:
         """Return False where nothing holds. A sprite that sleeps is not woken by this."""
-        sprite = self.api.get_sprite(self.name)
-        if sprite is None or sprite.is_asleep():
+        info = self.sprite.find()
+        if info is None or info.is_asleep():
             return True
         identity = to_bytes(str(self.session.group or self.session.identity))
         argv = [b"bash", b"-c", HERE_SCRIPT, b"thopters", identity]
         status, _, _ = run_quietly(
-            self.api,
-            self.name,
+            self.sprite,
             argv,
             limit_s=SILENCE_TIMEOUT_S,
             open_limit_s=PROBE_LIMIT_S,
@@ -4425,31 +4448,31 @@ rm -f ~/.thopters/hold || exit 1
 """
 
 
-def wait_for_hold(app: App, name: str, session: ExecSession) -> int | None:
+def wait_for_hold(sprite: Sprite, session: ExecSession) -> int | None:
     """Return once the hold is there, or the status of what has ended; TimedOutError after 10 s."""
-    end, task = app.clock.monotonic() + 10.0, f"thopters-{session.output.group}"
-    while task not in [hold.name for hold in list_holds(app.api, name)]:
+    end, task = sprite.clock.monotonic() + 10.0, f"thopters-{session.output.group}"
+    while task not in [hold.name for hold in list_holds(sprite)]:
         ended = session.look()
         if ended is not None:
             return ended
-        if app.clock.monotonic() > end:
+        if sprite.clock.monotonic() > end:
             raise TimedOutError("it does not appear")
-        app.clock.sleep(0.3)
+        sprite.clock.sleep(0.3)
     return None
 
 
-def release_holds(app: App, name: str) -> int:
+def release_holds(sprite: Sprite) -> int:
     """End the hold that was asked for by hand, and see it gone."""
-    end = app.clock.monotonic() + 15.0
-    list_holds(app.api, name)  # an error on an image without them
-    held = probe(app, name, RELEASE_SCRIPT).decode("ascii", "replace").strip()
-    told_to_end = After(f"the hold {held} of {name} was told to end")
-    with app.console.working(f"letting {name} sleep"), told_to_end:
-        while held and held in [hold.name for hold in list_holds(app.api, name)]:
-            if app.clock.monotonic() > end:
+    end = sprite.clock.monotonic() + 15.0
+    list_holds(sprite)  # an error on an image without them
+    held = probe(sprite, RELEASE_SCRIPT).decode("ascii", "replace").strip()
+    told_to_end = After(f"the hold {held} of {sprite.name} was told to end")
+    with sprite.console.working(f"letting {sprite.name} sleep"), told_to_end:
+        while held and held in [hold.name for hold in list_holds(sprite)]:
+            if sprite.clock.monotonic() > end:
                 raise TimedOutError("it is still there")
-            app.clock.sleep(0.5)
-    app.console.answer(f"{name} {'may sleep again' if held else 'was not held by hand'}")
+            sprite.clock.sleep(0.5)
+    sprite.console.answer(f"{sprite.name} {'may sleep again' if held else 'was not held by hand'}")
     return EXIT_OK
 
 
@@ -4862,72 +4885,69 @@ class TerminalSession:
 
 
 def open_terminal(
-    api: SpritesApi, name: str, out: Sink, script: bytes, size: tuple[int, int]
+    sprite: Sprite, out: Sink, script: bytes, size: tuple[int, int]
 ) -> TerminalSession:
     """Start a session on a terminal of `size` (columns, rows), waking the sprite."""
     words = ("bash", "-c", TTY_BOOTSTRAP)
     query = [*(("cmd", word) for word in words), ("path", "bash"), ("tty", "true")]
     query += [("stdin", "true"), ("cols", str(size[0])), ("rows", str(size[1]))]
-    target = api.transport.target(api.path(name, "exec"), query)
-    websocket = open_sprite_socket(api, name, target, WAKE_LIMIT_S)
-    return TerminalSession(websocket, api.clock, out, script)
+    target = sprite.api.transport.target(sprite.path("exec"), query)
+    websocket = open_sprite_socket(sprite, target, WAKE_LIMIT_S)
+    return TerminalSession(websocket, sprite.clock, out, script)
 
 
-def attach_terminal(api: SpritesApi, name: str, out: Sink, identity: str) -> TerminalSession | None:
+def attach_terminal(sprite: Sprite, out: Sink, identity: str) -> TerminalSession | None:
     """Attach to a session, waking the sprite; None if there is no such session any more.
 
     A 404 alone is no proof: the API gives one now and then for what is there, its list lags
     behind what has ended, and sprites of before rc30 know a session by the query.
     """
     old_form = [("id", identity), ("tty", "true"), ("stdin", "true")]
-    target = api.transport.target(api.path(name, "exec", identity))
-    last = api.transport.target(api.path(name, "exec"), old_form)
+    target = sprite.api.transport.target(sprite.path("exec", identity))
+    last = sprite.api.transport.target(sprite.path("exec"), old_form)
     end = None
     while True:
         try:
-            websocket = open_sprite_socket(api, name, target, WAKE_LIMIT_S)
+            websocket = open_sprite_socket(sprite, target, WAKE_LIMIT_S)
             break
         except (NotFoundError, UpgradeBrokenError) as error:
-            end = end or api.clock.monotonic() + SESSION_LAG_S
+            end = end or sprite.clock.monotonic() + SESSION_LAG_S
             if isinstance(error, UpgradeBrokenError) and target != last:
                 raise
-            if not is_listed(api, name, identity):
+            if not is_listed(sprite, identity):
                 return None
             if target == last:
                 raise ThoptersError(
-                    f"session {identity} of {name} is listed, but can't be attached to"
+                    f"session {identity} of {sprite.name} is listed, but can't be attached to"
                 ) from None
-            target = last if api.clock.monotonic() >= end else target
-            api.clock.sleep(MISSED_S)
-    session = TerminalSession(websocket, api.clock, out)
+            target = last if sprite.clock.monotonic() >= end else target
+            sprite.clock.sleep(MISSED_S)
+    session = TerminalSession(websocket, sprite.clock, out)
     session.identity = identity
     return session
 
 
-def is_listed(api: SpritesApi, name: str, identity: str) -> bool:
+def is_listed(sprite: Sprite, identity: str) -> bool:
     try:
-        return identity in [item.id for item in api.list_sessions(name)]
+        return identity in [item.id for item in sprite.list_sessions()]
     except NotFoundError:
         return False
 
 
-def run_on_terminal(
-    app: App, name: str, script: bytes, *, is_shell: bool, stays: bool = False
-) -> int:
+def run_on_terminal(sprite: Sprite, script: bytes, *, is_shell: bool, stays: bool = False) -> int:
     """Run a command or a shell on a terminal to its end, over pauses of the sprite."""
     terminal = LocalTerminal()
 
     def start() -> TerminalSession:
-        with app.console.working(f"waiting for {name}"):
-            return open_terminal(app.api, name, terminal.show, script, terminal.size())
+        with sprite.console.working(f"waiting for {sprite.name}"):
+            return open_terminal(sprite, terminal.show, script, terminal.size())
 
     new_shell = script if is_shell else None
-    return stay_on_terminal(app, name, terminal, start, new_shell, stays=stays)
+    return stay_on_terminal(sprite, terminal, start, new_shell, stays=stays)
 
 
 def stay_on_terminal(
-    app: App,
-    name: str,
+    sprite: Sprite,
     terminal: LocalTerminal,
     start: Callable[[], TerminalSession],
     new_shell: bytes | None,
@@ -4937,7 +4957,7 @@ def stay_on_terminal(
     """Open a session by `start`, and stay with it; the terminal is put back whatever happens."""
     try:
         with terminal:
-            return follow_session(app, name, start(), terminal, new_shell, stays=stays)
+            return follow_session(sprite, start(), terminal, new_shell, stays=stays)
     except BaseException:
         terminal.forget_keys()
         raise
@@ -4952,8 +4972,7 @@ def say_between(console: Console, text: str) -> None:
 
 
 def follow_session(
-    app: App,
-    name: str,
+    sprite: Sprite,
     session: TerminalSession,
     terminal: LocalTerminal,
     new_shell: bytes | None,
@@ -4968,28 +4987,28 @@ def follow_session(
     losses = 0  # in a row, each soon after it was attached
     try:
         while True:
-            began = app.clock.monotonic()
+            began = sprite.clock.monotonic()
             try:
                 session.websocket.keep_alive()
-                presence = Presence(app.api, name, session) if stays else contextlib.nullcontext()
+                presence = Presence(sprite, session) if stays else contextlib.nullcontext()
                 with presence:
                     return session.run(terminal)
             except ExecLost as lost:
                 terminal.quiet()
                 session.websocket.close()
-                losses = losses + 1 if app.clock.monotonic() - began < SOON_S else 0
+                losses = losses + 1 if sprite.clock.monotonic() - began < SOON_S else 0
                 if losses > MOST_LOSSES:
-                    raise lost_status(app, name, lost) from None
-                app.clock.sleep(losses and 0.1 * 2**losses)
-                session = again(app, name, session, terminal, lost, new_shell)
+                    raise lost_status(sprite, lost) from None
+                sprite.clock.sleep(losses and 0.1 * 2**losses)
+                session = again(sprite, session, terminal, lost, new_shell)
     except BaseException as left:
         wanted = terminal.is_leave(left)
         terminal.restore()
         terminal.undo_modes()
         if session.identity and not session.script:
-            back = f"thopters attach {name} {session.identity}"
-            sleeps = f", and {name} may sleep when all is quiet" if stays else ""
-            say_between(app.console, f"the session goes on{sleeps}; back to it: {back}")
+            back = f"thopters attach {sprite.name} {session.identity}"
+            sleeps = f", and {sprite.name} may sleep when all is quiet" if stays else ""
+            say_between(sprite.console, f"the session goes on{sleeps}; back to it: {back}")
         if not wanted:
             raise
         return EXIT_OK
@@ -4998,8 +5017,7 @@ def follow_session(
 
 
 def again(
-    app: App,
-    name: str,
+    sprite: Sprite,
     session: TerminalSession,
     terminal: LocalTerminal,
     lost: ExecLost,
@@ -5012,22 +5030,24 @@ def again(
     """
     keys = b""
     if new_shell is None and not (session.identity and session.runs):
-        raise lost_status(app, name, lost)  # there is no way back
+        raise lost_status(sprite, lost)  # there is no way back
     if session.typed and not terminal.is_terminal:
-        raise lost_status(app, name, lost)  # what was on its way is gone, and can't be typed again
-    if not fell_asleep(app, name, terminal, lost):
+        raise lost_status(sprite, lost)  # what was on its way is gone, and can't be typed again
+    if not fell_asleep(sprite, terminal, lost):
         doubt = (
             "; what was typed last may not have arrived" if session.websocket.is_behind() else ""
         )
-        say_between(app.console, f"the connection was lost ({lost}){doubt}; attaching again")
+        say_between(sprite.console, f"the connection was lost ({lost}){doubt}; attaching again")
     elif not terminal.is_terminal:
-        raise lost_status(app, name, lost)
+        raise lost_status(sprite, lost)
     else:
-        say_between(app.console, f"{name} has paused; the next key wakes it, Ctrl-\\ leaves")
+        say_between(
+            sprite.console, f"{sprite.name} has paused; the next key wakes it, Ctrl-\\ leaves"
+        )
         keys = terminal.wait_for_key()
     found = None
     if session.identity and session.runs:
-        found = attach_terminal(app.api, name, terminal.show, session.identity)
+        found = attach_terminal(sprite, terminal.show, session.identity)
     if found:
         found.resize(*terminal.size())
         if keys:
@@ -5036,51 +5056,51 @@ def again(
     gone = "has ended" if session.identity else "never told its id, so there is no way back"
     session.identity = ""
     if new_shell is None or not terminal.is_terminal:
-        raise lost_status(app, name, lost)
+        raise lost_status(sprite, lost)
     terminal.undo_modes()
-    say_between(app.console, f"the session {gone}; a key starts a new shell, Ctrl-\\ leaves")
+    say_between(sprite.console, f"the session {gone}; a key starts a new shell, Ctrl-\\ leaves")
     terminal.wait_for_key()
-    return open_terminal(app.api, name, terminal.show, new_shell, terminal.size())
+    return open_terminal(sprite, terminal.show, new_shell, terminal.size())
 
 
-def fell_asleep(app: App, name: str, terminal: LocalTerminal, lost: ExecLost) -> bool:
+def fell_asleep(sprite: Sprite, terminal: LocalTerminal, lost: ExecLost) -> bool:
     """Return whether the sprite sleeps; after a quiet time its status gets time to say so.
 
     To attach would wake it, only to be lost again. A key means that the user wants it awake.
     """
-    sprite = look_patiently(app, name, terminal)
-    end = app.clock.monotonic() + (STATUS_LAG_S if lost.quiet else 0)
-    while sprite and not sprite.is_asleep():
-        if app.clock.monotonic() >= end or terminal.has_keys(0.5):
+    info = look_patiently(sprite, terminal)
+    end = sprite.clock.monotonic() + (STATUS_LAG_S if lost.quiet else 0)
+    while info and not info.is_asleep():
+        if sprite.clock.monotonic() >= end or terminal.has_keys(0.5):
             return False
-        sprite = look_patiently(app, name, terminal)
-    return sprite is not None
+        info = look_patiently(sprite, terminal)
+    return info is not None
 
 
-def look_patiently(app: App, name: str, terminal: LocalTerminal) -> Sprite | None:
+def look_patiently(sprite: Sprite, terminal: LocalTerminal) -> SpriteInfo | None:
     """Return a sprite, None where there is none for us; an API that is out of reach gets its time.
 
     So a network that changes ends no session, and wakes no sprite that has paused meanwhile.
     """
-    end, said = app.clock.monotonic() + AWAY_LIMIT_S, False
+    end, said = sprite.clock.monotonic() + AWAY_LIMIT_S, False
     while True:
         try:
-            return app.api.require_sprite(name)
+            return sprite.require()
         except (AuthError, NotFoundError):
             return None
         except ThoptersError as error:
-            if app.clock.monotonic() >= end:
+            if sprite.clock.monotonic() >= end:
                 return None
             if not said:
                 way = ", Ctrl-\\ leaves" if terminal.is_terminal else ""
-                say_between(app.console, f"{error.message}; trying on{way}")
+                say_between(sprite.console, f"{error.message}; trying on{way}")
             said = True
             terminal.has_keys(1.0)
 
 
-def is_asleep(app: App, name: str) -> bool:
+def is_asleep(sprite: Sprite) -> bool:
     try:
-        return app.api.require_sprite(name).is_asleep()
+        return sprite.require().is_asleep()
     except ThoptersError:
         return False
 
@@ -5101,37 +5121,37 @@ def shell_script(app: App, hold_max_s: int) -> bytes:
     )
 
 
-def start_detached(app: App, name: str, script: bytes) -> int:
+def start_detached(sprite: Sprite, script: bytes) -> int:
     """Start a command that outlives this program, see it run, and print its session's id."""
     shown = bytearray()
-    with app.console.working(f"starting it in {name}"):
-        session = open_terminal(app.api, name, shown.extend, script, DEFAULT_SIZE)
+    with sprite.console.working(f"starting it in {sprite.name}"):
+        session = open_terminal(sprite, shown.extend, script, DEFAULT_SIZE)
         try:
             status = session.start()
         except ExecLost as lost:
-            raise lost_status(app, name, lost) from None
+            raise lost_status(sprite, lost) from None
         except BaseException:
             if not session.script:
-                look = f"attach {name} {session.identity}"
-                look = look if session.identity else f"sessions {name}"
-                app.console.note(f"it may go on in {name}; look at it: thopters {look}")
+                look = f"attach {sprite.name} {session.identity}"
+                look = look if session.identity else f"sessions {sprite.name}"
+                sprite.console.note(f"it may go on in {sprite.name}; look at it: thopters {look}")
             raise
         finally:
             session.websocket.close()
     if status:
         write_all(2, bytes(shown))
-        app.console.note(f"it ended at once, with status {status}")
+        sprite.console.note(f"it ended at once, with status {status}")
         return status
     if not session.identity:
         raise ThoptersError(
-            f"it was started in {name}, but the platform does not tell its session's id",
-            hint=f"look for it: thopters sessions {name}",
+            f"it was started in {sprite.name}, but the platform does not tell its session's id",
+            hint=f"look for it: thopters sessions {sprite.name}",
         )
-    app.console.answer(clean(session.identity))
+    sprite.console.answer(clean(session.identity))
     if status == 0:
-        app.console.note("it has ended already, with status 0")
+        sprite.console.note("it has ended already, with status 0")
     else:
-        app.console.hint(f"look at it: thopters attach {name} {session.identity}")
+        sprite.console.hint(f"look at it: thopters attach {sprite.name} {session.identity}")
     return EXIT_OK
 
 
@@ -5140,16 +5160,16 @@ def start_detached(app: App, name: str, script: bytes) -> int:
 LINGER_S = 10.0  # of silence, for an answer after the local side has sent all
 
 
-def open_port(api: SpritesApi, name: str, host: str, port: int) -> WebSocket:
+def open_port(sprite: Sprite, host: str, port: int) -> WebSocket:
     """Connect to a port in a sprite, waking it; ThoptersError where nobody listens there."""
     import json
 
-    target = api.transport.target(api.path(name, "proxy"))
-    websocket = open_sprite_socket(api, name, target, WAKE_LIMIT_S)
+    target = sprite.api.transport.target(sprite.path("proxy"))
+    websocket = open_sprite_socket(sprite, target, WAKE_LIMIT_S)
     websocket.send(OP_TEXT, json.dumps({"host": host, "port": port}).encode())
-    end, why = api.clock.monotonic() + CONNECT_TIMEOUT_S, "no answer came"
+    end, why = sprite.clock.monotonic() + CONNECT_TIMEOUT_S, "no answer came"
     try:
-        while api.clock.monotonic() < end:
+        while sprite.clock.monotonic() < end:
             for opcode, payload in websocket.one_message():
                 if opcode == OP_TEXT and b'"connected"' in bytes(payload):
                     return websocket
@@ -5158,7 +5178,9 @@ def open_port(api: SpritesApi, name: str, host: str, port: int) -> WebSocket:
     except WebSocketLost as lost:
         why = str(lost)
     websocket.close()
-    raise ThoptersError(f"cannot reach port {port} of {host or 'localhost'} in {name}: {why}")
+    raise ThoptersError(
+        f"cannot reach port {port} of {host or 'localhost'} in {sprite.name}: {why}"
+    )
 
 
 def join(websocket: WebSocket, clock: Clock, source: SocketInput, sink: Sink) -> None:
@@ -5226,9 +5248,8 @@ class Sender:
 class Forwarder:
     """Listens on local ports, and joins each connection to a port of a sprite."""
 
-    def __init__(self, api: SpritesApi, name: str) -> None:
-        self.api = api
-        self.name = name
+    def __init__(self, sprite: Sprite) -> None:
+        self.sprite = sprite
         self._listeners: dict[socket.socket, int] = {}  # and the remote port of each
 
     def listen(self, local: int, remote: int, taken: Sequence[int]) -> None:
@@ -5258,32 +5279,32 @@ class Forwarder:
                 except ConnectionError:  # it was gone again
                     pass
                 except (OSError, ThoptersError) as error:  # too many
-                    say = self.api.console.detail if is_told else self.api.console.warn
+                    say = self.sprite.console.detail if is_told else self.sprite.console.warn
                     say(f"a connection could not be taken: {getattr(error, 'strerror', error)}")
                     is_told = True
-                    self.api.clock.sleep(0.1)
+                    self.sprite.clock.sleep(0.1)
 
     def _forward(self, client: socket.socket, remote: int) -> None:
         import socket
 
         with client:
             try:
-                websocket = open_port(self.api, self.name, "localhost", remote)
+                websocket = open_port(self.sprite, "localhost", remote)
             except ThoptersError as error:
-                self.api.console.warn(error.message)
+                self.sprite.console.warn(error.message)
                 return
             try:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                join(websocket, self.api.clock, SocketInput(client), client.sendall)
+                join(websocket, self.sprite.clock, SocketInput(client), client.sendall)
             except WebSocketLost as lost:
                 if lost.is_end:
-                    self.api.console.detail(f"a connection to port {remote} has ended: {lost}")
+                    self.sprite.console.detail(f"a connection to port {remote} has ended: {lost}")
                 else:
-                    say = self.api.console.detail if lost.is_late else self.api.console.warn
+                    say = self.sprite.console.detail if lost.is_late else self.sprite.console.warn
                     say(f"a connection to port {remote} was lost: {lost}")
                     reset(client)
             except ThoptersError as error:
-                self.api.console.warn(error.message)
+                self.sprite.console.warn(error.message)
                 reset(client)
             except OSError:  # the local side is gone
                 pass
@@ -5350,24 +5371,24 @@ def is_port_free(port: int) -> bool:
     return True
 
 
-def join_stdio(app: App, name: str, host: str, port: int) -> int:
+def join_stdio(sprite: Sprite, host: str, port: int) -> int:
     """Be the connection itself, for a program such as ssh that starts us for that."""
     sys.stdout.flush()
     binary_streams()
-    websocket = open_port(app.api, name, host, port)
+    websocket = open_port(sprite, host, port)
     try:
-        join(websocket, app.clock, LocalInput(), write_stdout)
+        join(websocket, sprite.clock, LocalInput(), write_stdout)
     except WebSocketLost as lost:
         if lost.is_late:
             raise NoAnswerError(
-                f"nothing came from {host}:{port} in {name} for {LINGER_S:.0f} s after the end of "
-                "the input, and the connection was not closed there",
+                f"nothing came from {host}:{port} in {sprite.name} for {LINGER_S:.0f} s after "
+                "the end of the input, and the connection was not closed there",
                 hint="what was sent was taken; whether all of the answer came is not known",
             ) from None
         # a pause may look like an end, and it is cheap to know
-        if not lost.is_end or is_asleep(app, name):
-            raise NoAnswerError(f"the connection to {name} was lost: {lost}") from None
-        app.console.detail(f"the connection has ended: {lost}")
+        if not lost.is_end or is_asleep(sprite):
+            raise NoAnswerError(f"the connection to {sprite.name} was lost: {lost}") from None
+        sprite.console.detail(f"the connection has ended: {lost}")
     except Interrupted as interrupted:
         if interrupted.signum != getattr(signal, "SIGHUP", 0):
             raise  # a HUP is how ssh says that it is done with us
@@ -5731,7 +5752,7 @@ class Unpacker:
 
 
 def run_copy(
-    api: SpritesApi, name: str, argv: list[bytes], source: SocketInput | None, sink: Sink
+    sprite: Sprite, argv: list[bytes], source: SocketInput | None, sink: Sink
 ) -> tuple[int, list[str]]:
     """Run one side of a copy in a sprite; ThoptersError unless it ends well.
 
@@ -5739,7 +5760,7 @@ def run_copy(
     the lines of stderr.
     """
     errors = bytearray()
-    session = open_exec(api, name, ExecOutput(sink, errors.extend))
+    session = open_exec(sprite, ExecOutput(sink, errors.extend))
     if source:
         source.is_always_read = True
     try:
@@ -5749,35 +5770,35 @@ def run_copy(
         raise NoAnswerError(f"cannot tell whether all was copied: {lost}") from None
     except BaseException as error:
         if source and isinstance(error, Interrupted):  # all may just have been sent
-            api.console.note(f"it is not known whether {name} has any of it")
+            sprite.console.note(f"it is not known whether {sprite.name} has any of it")
         if group := session.await_group(2.0):  # it has something to take away
-            signal_group(api, name, group, signal.SIGTERM)
+            signal_group(sprite, group, signal.SIGTERM)
         raise
     finally:
         session.close()
     words = errors.decode("utf-8", "replace").strip().splitlines()
     if status not in (0, 5):
-        why = words[0] if words else f"the command in {name} ended with {status}"
+        why = words[0] if words else f"the command in {sprite.name} ended with {status}"
         hint = NOT_PUT if status <= 2 or not source else "some of it may be in place"
         raise ThoptersError(f"cannot copy: {why}", hint=hint)
     return status, words
 
 
-def upload(api: SpritesApi, name: str, sources: Sequence[tuple[str, str]], target: bytes) -> Copy:
+def upload(sprite: Sprite, sources: Sequence[tuple[str, str]], target: bytes) -> Copy:
     """Copy local files and folders, each with its name there, into a sprite.
 
     One without a name is a folder whose content is copied.
     """
     import socket
 
-    copy = Copy(api.console)
+    copy = Copy(sprite.console)
     ours, theirs = socket.socketpair()
     kind = b"many" if len(sources) > 1 else b"one" if sources[0][1] else b"contents"
     argv = [b"bash", b"-c", UPLOAD_SCRIPT, b"thopters-cp", target, kind, random_word()]
     packer = in_background(copy.pack, sources, theirs)
     try:
         with ours:
-            run_copy(api, name, argv, SocketInput(ours), lambda data: None)
+            run_copy(sprite, argv, SocketInput(ours), lambda data: None)
     except (OSError, ThoptersError) as error:
         packer.join()
         raise local_error(copy, error) from None
@@ -5786,9 +5807,7 @@ def upload(api: SpritesApi, name: str, sources: Sequence[tuple[str, str]], targe
     return copy
 
 
-def download(
-    api: SpritesApi, name: str, sources: Sequence[bytes], folder: str, *, into: bool
-) -> Copy:
+def download(sprite: Sprite, sources: Sequence[bytes], folder: str, *, into: bool) -> Copy:
     """Copy files and folders of a sprite into `t` in a local folder, which is ours alone.
 
     From there they go `into` a folder, or one of them becomes it.
@@ -5796,7 +5815,7 @@ def download(
     import re
     import socket
 
-    copy = Copy(api.console)
+    copy = Copy(sprite.console)
     ours, theirs = socket.socketpair()
     names = [os.fsdecode(os.path.basename(path.rstrip(b"/"))) for path in sources]
     expected = None if names[0] in ALL_IN_IT else names
@@ -5805,7 +5824,7 @@ def download(
     unpacker = in_background(copy.unpack, folder, expected, theirs, root)
     try:
         with ours:
-            status, words = run_copy(api, name, argv, None, ours.sendall)
+            status, words = run_copy(sprite, argv, None, ours.sendall)
             copy.has_changed = status != 0
             copy.left_out += re.findall(
                 r"^tar: (?:\./)?(.*): socket ignored$", "\n".join(words), re.M
@@ -5919,11 +5938,11 @@ def split_path(text: str) -> tuple[str | None, str]:
     return valid_name(name), path
 
 
-def copy_in(app: App, sources: list[str], name: str, target: bytes) -> int:
+def copy_in(sprite: Sprite, sources: list[str], target: bytes) -> int:
     if "-" in sources:
         if len(sources) > 1:
             raise UsageError("- stands for one file, and can't be copied with others")
-        return copy_stdin(app, name, target)
+        return copy_stdin(sprite, target)
     for path in sources:
         if not os.path.lexists(path):
             raise ThoptersError(f"there is no {path}")
@@ -5931,9 +5950,9 @@ def copy_in(app: App, sources: list[str], name: str, target: bytes) -> int:
     check_names([last for _, last in named])
     if named[0][1] in ALL_IN_IT:
         named = [(named[0][0], "")]
-    with app.console.working(f"copying to {name}"):
-        copy = upload(app.api, name, named, target)
-    return finish_copy(app, copy)
+    with sprite.console.working(f"copying to {sprite.name}"):
+        copy = upload(sprite, named, target)
+    return finish_copy(sprite, copy)
 
 
 class EndedInput(LocalInput):
@@ -5947,15 +5966,15 @@ class EndedInput(LocalInput):
         return super().read() or (self._words.pop() if self._words else b"")
 
 
-def copy_stdin(app: App, name: str, target: bytes) -> int:
+def copy_stdin(sprite: Sprite, target: bytes) -> int:
     word = random_word()
     argv = [b"bash", b"-c", FILE_SCRIPT, b"thopters-cp", target, word, random_word()]
-    with app.console.working(f"copying to {name}"):
-        run_copy(app.api, name, argv, EndedInput(word), lambda data: None)
+    with sprite.console.working(f"copying to {sprite.name}"):
+        run_copy(sprite, argv, EndedInput(word), lambda data: None)
     return EXIT_OK
 
 
-def copy_out(app: App, name: str, sources: list[str], target: str) -> int:
+def copy_out(sprite: Sprite, sources: list[str], target: str) -> int:
     if target == "-":
         if len(sources) > 1:
             raise UsageError("- stands for one file")
@@ -5963,7 +5982,7 @@ def copy_out(app: App, name: str, sources: list[str], target: str) -> int:
         binary_streams()
         # to cat, - is its stdin
         argv = [b"cat", b"--", b"./-" if sources[0] == "-" else os.fsencode(sources[0])]
-        run_copy(app.api, name, argv, None, write_stdout)
+        run_copy(sprite, argv, None, write_stdout)
         return EXIT_OK
     names = [last_part(path) for path in sources]
     check_names(names)
@@ -5976,8 +5995,8 @@ def copy_out(app: App, name: str, sources: list[str], target: str) -> int:
     folder = os.path.join(place, f".thopters-cp.{random_word().decode()}")
     try:
         make_folder(folder)
-        with app.console.working(f"copying from {name}"):
-            copy = download(app.api, name, list(map(os.fsencode, sources)), folder, into=into)
+        with sprite.console.working(f"copying from {sprite.name}"):
+            copy = download(sprite, list(map(os.fsencode, sources)), folder, into=into)
         top = os.path.join(folder, "t")
         if names[0] in ALL_IN_IT:
             found = moves(top, target)
@@ -5993,7 +6012,7 @@ def copy_out(app: App, name: str, sources: list[str], target: str) -> int:
             put_in_place(found)
     finally:
         remove_tree(folder)
-    return finish_copy(app, copy)
+    return finish_copy(sprite, copy)
 
 
 def make_folder(folder: str) -> None:
@@ -6017,12 +6036,12 @@ def check_names(names: list[str]) -> None:
         raise UsageError("what is in a directory can't be copied with others")
 
 
-def finish_copy(app: App, copy: Copy) -> int:
+def finish_copy(sprite: Sprite, copy: Copy) -> int:
     """Say what was left out, which makes it a failure, as with cp, and what may be torn."""
     if copy.has_changed:
-        app.console.warn("some files changed while they were read")
+        sprite.console.warn("some files changed while they were read")
     for member in copy.left_out:
-        app.console.warn(f"left out: {member}: a special file, or a link that leads outside")
+        sprite.console.warn(f"left out: {member}: a special file, or a link that leads outside")
     return EXIT_FAILED if copy.left_out else EXIT_OK
 
 
@@ -6244,18 +6263,17 @@ def init_data(config: Config | None) -> bytes:
     return b"".join(part + b"\0" for part in parts)
 
 
-def init_sprite(api: SpritesApi, name: str, config: Config | None) -> list[str]:
+def init_sprite(sprite: Sprite, config: Config | None) -> list[str]:
     """Put the keys into a sprite and return what is to be warned of.
 
     Raises NoAnswerError where the outcome is unknown, ThoptersError where it is not as it should.
     Doing it again is harmless.
     """
     argv = [b"bash", b"-c", INIT_SCRIPT, b"thopters-init", SEE_ALL, SEE_EACH]
-    again = f"when that is mended, put them in: thopters init {name}"
+    again = f"when that is mended, put them in: thopters init {sprite.name}"
     try:
         status, out, err = run_quietly(
-            api,
-            name,
+            sprite,
             argv,
             limit_s=INIT_LIMIT_S,
             open_limit_s=WAKE_LIMIT_S,
@@ -6264,30 +6282,30 @@ def init_sprite(api: SpritesApi, name: str, config: Config | None) -> list[str]:
         )
     except ExecLost as lost:
         raise NoAnswerError(
-            f"cannot tell whether the keys are in {name}: {lost}",
-            hint=f"put them in again: thopters init {name}",
+            f"cannot tell whether the keys are in {sprite.name}: {lost}",
+            hint=f"put them in again: thopters init {sprite.name}",
         ) from None
     lines = out.decode("utf-8", "replace").splitlines()
     if status or lines[-1:] != [INIT_PROOF]:
         failures = [line[5:] for line in lines if line.startswith("fail ")]
         words = err.decode("utf-8", "replace").strip().splitlines()
         why = "; ".join(failures or words[-1:]) or f"the script ended with {status}"
-        raise ThoptersError(f"cannot put all keys into {name}: {why}", hint=again)
+        raise ThoptersError(f"cannot put all keys into {sprite.name}: {why}", hint=again)
     return [line[5:] for line in lines if line.startswith("warn ")]
 
 
-def init(app: App, name: str, config: Config | None) -> dict[str, Any]:
+def init(sprite: Sprite, config: Config | None) -> dict[str, Any]:
     """Put the keys into a sprite, warn of what is missing, and return what was done."""
     warnings = missing_keys(config)
-    with app.console.working(f"putting the keys into {name}"):
-        warnings += init_sprite(app.api, name, config)
+    with sprite.console.working(f"putting the keys into {sprite.name}"):
+        warnings += init_sprite(sprite, config)
     for text in warnings:
-        app.console.warn(text)
+        sprite.console.warn(text)
     git = None
     if config and (config.git_user or config.git_email):
         git = {"user": config.git_user or None, "email": config.git_email or None}
     return {
-        "name": name,
+        "name": sprite.name,
         "variables": sorted(config.secrets) if config else [],
         "git": git,
         "warnings": warnings,
@@ -6367,17 +6385,19 @@ def no_consent(doing: str) -> UsageError:
                       hint="say --yes if that is meant")  # fmt: skip
 
 
-def init_created(app: App, name: str, config: Config | None, *, made: bool) -> dict[str, Any]:
+def init_created(sprite: Sprite, config: Config | None, *, made: bool) -> dict[str, Any]:
     """Put the keys in; whatever ends it, the sprite is kept, and it is said how to go on."""
     was = "was created" if made else "exists"
-    keep = f"thopters init {name}; or remove it: thopters destroy {name}"
+    keep = f"thopters init {sprite.name}; or remove it: thopters destroy {sprite.name}"
     try:
-        with After(f"{name} {was}", f"put them in: {keep}"):
-            return init(app, name, config)
+        with After(f"{sprite.name} {was}", f"put them in: {keep}"):
+            return init(sprite, config)
     except ThoptersError:
         raise
     except BaseException:
-        app.console.note(f"{name} {was}, but not all keys may be in it. Go on with: {keep}")
+        sprite.console.note(
+            f"{sprite.name} {was}, but not all keys may be in it. Go on with: {keep}"
+        )
         raise
 
 
@@ -6388,130 +6408,138 @@ def already_exists(name: str) -> ExistsError:
     )
 
 
-def create_or_find(app: App, name: str) -> tuple[Sprite, bool]:
+def create_or_find(sprite: Sprite) -> tuple[SpriteInfo, bool]:
     """Make a sprite that was absent; return it once the API has it, and whether we made it.
 
     The API can answer 500, or nothing, and have made it all the same: so whenever that is
     possible we look for it, and POST a second time only if it stays absent.
     """
-    look = f"look again: thopters list --prefix {name}"
-    since = app.api.transport.server_date  # of the answer that it was absent
+    look = f"look again: thopters list --prefix {sprite.name}"
+    since = sprite.api.transport.server_date  # of the answer that it was absent
     try:
-        found, why = post_and_look(app, name, since, again=False)
+        found, why = post_and_look(sprite, since, again=False)
         if found is None:
-            with After(f"{name} may have been created ({why})", look):
-                found, why = post_and_look(app, name, since, again=True)
+            with After(f"{sprite.name} may have been created ({why})", look):
+                found, why = post_and_look(sprite, since, again=True)
     except ThoptersError:
         raise
     except BaseException:
-        say_what_exists(app, name)
+        say_what_exists(sprite)
         raise
     if found is None:
-        raise NoAnswerError(f"cannot create {name}: {why}", hint=f"it did not appear; {look}")
+        raise NoAnswerError(
+            f"cannot create {sprite.name}: {why}", hint=f"it did not appear; {look}"
+        )
     return found
 
 
 def post_and_look(
-    app: App, name: str, since: datetime.datetime | None, *, again: bool
-) -> tuple[tuple[Sprite, bool] | None, str]:
+    sprite: Sprite, since: datetime.datetime | None, *, again: bool
+) -> tuple[tuple[SpriteInfo, bool] | None, str]:
     """Ask once for a sprite; None, and why, where none came of it that can be seen."""
     try:
-        answer = app.api.create_sprite(name)
+        answer = sprite.api.create_sprite(sprite.name)
         if failure_kind(answer) != AMBIGUOUS:
-            sprite, made = created_sprite(app, name, answer, again=again)
-            return (sprite, made and (not again or is_new(sprite, since))), ""
+            info, made = created_sprite(sprite, answer, again=again)
+            return (info, made and (not again or is_new(info, since))), ""
         why = f"the API answered {answer.status}: {answer.reason()}"
     except NoAnswerError as error:
         why = error.message
-    app.console.detail(f"{why}; looking whether {name} exists now")
-    found = read_back(app, name, READ_BACK_LIMIT_S)
+    sprite.console.detail(f"{why}; looking whether {sprite.name} exists now")
+    found = read_back(sprite, READ_BACK_LIMIT_S)
     return (found, is_new(found, since)) if found else None, why
 
 
-def is_new(sprite: Sprite, since: datetime.datetime | None) -> bool:
+def is_new(info: SpriteInfo, since: datetime.datetime | None) -> bool:
     """Return whether a sprite was made after we began, by the server's clock, as far as it tells.
 
     A GET misses one now and then: that it was not found at first is no proof.
     """
-    made = parse_time(sprite.created_at)
+    made = parse_time(info.created_at)
     return not made or not since or (since - made).total_seconds() < OLD_AFTER_S
 
 
-def created_sprite(app: App, name: str, answer: Answer, *, again: bool) -> tuple[Sprite, bool]:
+def created_sprite(sprite: Sprite, answer: Answer, *, again: bool) -> tuple[SpriteInfo, bool]:
     """Return the sprite that a definite answer speaks of and whether we made it, or raise."""
     if 200 <= answer.status < 300:
         item = decode_json(answer)
-        sprite = Sprite(item if isinstance(item, dict) else {})
-        told = sprite.name == name and sprite.url
-        sprite = sprite if told else expect_sprite(app, name)
-        app.console.redact.spare(name)
-        return sprite, True
+        info = SpriteInfo(item if isinstance(item, dict) else {})
+        told = info.name == sprite.name and info.url
+        info = info if told else expect_sprite(sprite)
+        sprite.console.redact.spare(sprite.name)
+        return info, True
     words = ("exist", "taken", "already")  # 409 in practice; the documentation says 400
     says_so = answer.status in (400, 422) and any(w in answer.reason().lower() for w in words)
     if answer.status == 409 or says_so:
-        existing = read_back(app, name, 2.0)
+        existing = read_back(sprite, 2.0)
         if existing:
             return existing, again  # absent before our first POST, so that one made it
-    app.api.refuse(answer, f"create {name}")
+    sprite.api.refuse(answer, f"create {sprite.name}")
 
 
-def expect_sprite(app: App, name: str) -> Sprite:
+def expect_sprite(sprite: Sprite) -> SpriteInfo:
     """Return a sprite that the API says it has made; a GET can miss it for a moment."""
-    sprite = read_back(app, name, READ_BACK_LIMIT_S)
-    if sprite is None:
+    info = read_back(sprite, READ_BACK_LIMIT_S)
+    if info is None:
         raise NoAnswerError(
-            f"the API says that it created {name}, but does not find it",
-            hint=f"look again: thopters list --prefix {name}",
+            f"the API says that it created {sprite.name}, but does not find it",
+            hint=f"look again: thopters list --prefix {sprite.name}",
         )
-    return sprite
+    return info
 
 
-def read_back(app: App, name: str, limit_s: float) -> Sprite | None:
+def read_back(sprite: Sprite, limit_s: float) -> SpriteInfo | None:
     """Look for a sprite until it is there or the time is up."""
-    end, wait = app.clock.monotonic() + limit_s, 0.2
+    end, wait = sprite.clock.monotonic() + limit_s, 0.2
     while True:
         try:
-            sprite = app.api.get_sprite(name)
+            info = sprite.find()
         except ThoptersError:
-            sprite = None
-        if sprite or app.clock.monotonic() + wait > end:
-            return sprite
-        app.clock.sleep(wait)
+            info = None
+        if info or sprite.clock.monotonic() + wait > end:
+            return info
+        sprite.clock.sleep(wait)
         wait = min(2 * wait, 5.0)
 
 
-def say_what_exists(app: App, name: str) -> None:
+def say_what_exists(sprite: Sprite) -> None:
     """Tell, after an interrupted create, what the API has; its absence now proves nothing."""
-    if read_back(app, name, 5.0):
-        app.console.note(f"{name} was created; remove it with: thopters destroy {name}")
+    if read_back(sprite, 5.0):
+        sprite.console.note(
+            f"{sprite.name} was created; remove it with: thopters destroy {sprite.name}"
+        )
     else:
-        app.console.note(f"{name} is not there, but may still be on its way; see: thopters list")
+        sprite.console.note(
+            f"{sprite.name} is not there, but may still be on its way; see: thopters list"
+        )
 
 
-def get_ready(app: App, name: str) -> None:
+def get_ready(sprite: Sprite) -> None:
     """Wait until a new sprite runs commands; whatever ends the wait, the sprite is kept."""
-    keep = f"thopters exec {name} -- COMMAND; or remove it: thopters destroy {name}"
+    keep = f"thopters exec {sprite.name} -- COMMAND; or remove it: thopters destroy {sprite.name}"
     try:
-        with After(f"{name} was created", f"it may only need time: {keep}"):
-            wait_until_ready(app.api, name, READY_LIMIT_S, [b"true"])
+        with After(f"{sprite.name} was created", f"it may only need time: {keep}"):
+            wait_until_ready(sprite, READY_LIMIT_S, [b"true"])
     except ThoptersError:
         raise
     except BaseException:
-        app.console.note(f"{name} was created; it is not known to be ready. Go on with: {keep}")
+        sprite.console.note(
+            f"{sprite.name} was created; it is not known to be ready. Go on with: {keep}"
+        )
         raise
 
 
-def resume(app: App, name: str) -> dict[str, Any]:
+def resume(sprite: Sprite) -> dict[str, Any]:
     """Wake a sprite by a command that does nothing: the platform has no call for it."""
-    before = app.api.require_sprite(name).status
-    started = app.clock.monotonic()
-    with app.console.working(f"waking {name}"):
-        wait_until_ready(app.api, name, WAKE_LIMIT_S, [b"true"])
-    seconds = round(app.clock.monotonic() - started, 2)
-    if not app.console.json:
+    before = sprite.require().status
+    started = sprite.clock.monotonic()
+    with sprite.console.working(f"waking {sprite.name}"):
+        wait_until_ready(sprite, WAKE_LIMIT_S, [b"true"])
+    seconds = round(sprite.clock.monotonic() - started, 2)
+    if not sprite.console.json:
         was = "was running already, and answered" if before == "running" else f"was {before}, woke"
-        app.console.answer(f"{name} {clean(was)} in {seconds:.2f} s")
-    return {"name": name, "was": before or None, "seconds": seconds}
+        sprite.console.answer(f"{sprite.name} {clean(was)} in {seconds:.2f} s")
+    return {"name": sprite.name, "was": before or None, "seconds": seconds}
 
 
 class Keeper:
@@ -6534,55 +6562,59 @@ class Keeper:
 class Pause:
     """A sprite on its way to sleep: its status before, and what was ended for that."""
 
-    __slots__ = ("ended", "name", "was")
+    __slots__ = ("ended", "sprite", "was")
 
-    def __init__(self, name: str, was: str) -> None:
-        self.name = name
+    def __init__(self, sprite: Sprite, was: str) -> None:
+        self.sprite = sprite
         self.was = was
         self.ended: list[str] = []
 
+    @property
+    def name(self) -> str:
+        return self.sprite.name
+
     def after(self) -> After:
-        return After(f"{', '.join(self.ended)} of {self.name} ended" if self.ended else "")
+        return After(f"{', '.join(self.ended)} of {self.sprite.name} ended" if self.ended else "")
 
 
-def quieten(app: App, name: str, *, force: bool) -> Pause:
+def quieten(sprite: Sprite, *, force: bool) -> Pause:
     """Look once at what keeps a sprite awake, and end it with the user's consent.
 
     One that sleeps is left alone: a look inside would wake it.
     """
-    pause = Pause(name, app.api.require_sprite(name).status)
+    pause = Pause(sprite, sprite.require().status)
     if pause.was != "running":
         return pause
-    with app.console.working(f"looking at what keeps {name} awake"):
-        keepers, unseen = find_keepers(app, name)
-    app.console.detail(unseen or "its holds were seen")
+    with sprite.console.working(f"looking at what keeps {sprite.name} awake"):
+        keepers, unseen = find_keepers(sprite)
+    sprite.console.detail(unseen or "its holds were seen")
     for keeper in keepers:
-        app.console.note(f"{name} may be kept awake by {keeper}")
-    if not keepers or not may_end(app, name, len(keepers), force=force):
+        sprite.console.note(f"{sprite.name} may be kept awake by {keeper}")
+    if not keepers or not may_end(sprite, len(keepers), force=force):
         return pause
-    if app.api.require_sprite(name).is_asleep():
+    if sprite.require().is_asleep():
         return pause  # it has fallen asleep while the question stood there
-    with app.console.working(f"ending what keeps {name} awake"):
+    with sprite.console.working(f"ending what keeps {sprite.name} awake"):
         for keeper in keepers:
             with pause.after():
-                end_keeper(app.api, name, keeper)
+                end_keeper(sprite, keeper)
             pause.ended.append(f"{keeper.kind} {keeper.id}")
     return pause
 
 
-def find_keepers(app: App, name: str) -> tuple[list[Keeper], str]:
+def find_keepers(sprite: Sprite) -> tuple[list[Keeper], str]:
     """Return the sessions and holds of a sprite that is awake, and why no hold could be seen.
 
     To look is activity itself.
     """
-    found, now = [], app.api.now()
-    for session in app.api.list_sessions(name):
+    found, now = [], sprite.api.now()
+    for session in sprite.list_sessions():
         active = format_age(parse_time(session.last_activity), now)
         about = f"{session.command or 'unknown'}, last active {active}"
         about = f"terminal, {about}" if session.is_terminal else about
         found.append(Keeper("session", session.id, about, session))
     try:
-        for hold in list_holds(app.api, name):
+        for hold in list_holds(sprite):
             until = format_time(parse_time(hold.expires_at))
             found.append(Keeper("hold", hold.name, f"until {until}"))
     except ThoptersError as error:
@@ -6590,96 +6622,99 @@ def find_keepers(app: App, name: str) -> tuple[list[Keeper], str]:
     return found, ""
 
 
-def may_end(app: App, name: str, count: int, *, force: bool) -> bool:
+def may_end(sprite: Sprite, count: int, *, force: bool) -> bool:
     """Return whether the user consents to end what runs in a sprite."""
     if force:
         return True
-    if not app.console.can_ask():
-        app.console.hint("--force ends what keeps it awake")
+    if not sprite.console.can_ask():
+        sprite.console.hint("--force ends what keeps it awake")
         return False
     what = "it" if count == 1 else f"all {count}"
-    if app.console.ask(f"End {what}, so that {name} can sleep? [y/N]").strip().lower() in YES:
+    if (
+        sprite.console.ask(f"End {what}, so that {sprite.name} can sleep? [y/N]").strip().lower()
+        in YES
+    ):
         return True
-    raise UsageError(f"{name} was left as it is")
+    raise UsageError(f"{sprite.name} was left as it is")
 
 
-def end_keeper(api: SpritesApi, name: str, keeper: Keeper) -> None:
+def end_keeper(sprite: Sprite, keeper: Keeper) -> None:
     if keeper.session is None:
-        release_hold(api, name, keeper.id)
-    elif not end_session(api, name, keeper.session):
-        raise ThoptersError(f"session {keeper.id} of {name} can't be ended: it still runs")
+        release_hold(sprite, keeper.id)
+    elif not end_session(sprite, keeper.session):
+        raise ThoptersError(f"session {keeper.id} of {sprite.name} can't be ended: it still runs")
 
 
-def see_asleep(app: App, pause: Pause, args: argparse.Namespace, started: float) -> dict[str, Any]:
+def see_asleep(pause: Pause, args: argparse.Namespace, started: float) -> dict[str, Any]:
     """Wait until a sprite sleeps, by looks that neither wake it nor count as activity."""
-    name, console = pause.name, app.console
-    sprite = app.api.require_sprite(name)
-    with console.working(f"waiting for {name} to fall asleep"):
-        while not sprite.is_asleep() and not args.no_wait:
-            if app.clock.monotonic() - started >= args.timeout:
-                raise still_awake(app, sprite, args)
-            app.clock.sleep(PAUSE_LOOK_EVERY_S)
-            sprite = app.api.require_sprite(name)
-    seconds = round(app.clock.monotonic() - started, 1)
+    sprite, console = pause.sprite, pause.sprite.console
+    info = sprite.require()
+    with console.working(f"waiting for {sprite.name} to fall asleep"):
+        while not info.is_asleep() and not args.no_wait:
+            if sprite.clock.monotonic() - started >= args.timeout:
+                raise still_awake(sprite, info, args)
+            sprite.clock.sleep(PAUSE_LOOK_EVERY_S)
+            info = sprite.require()
+    seconds = round(sprite.clock.monotonic() - started, 1)
     if not console.json:
-        console.answer(f"{name} {describe_pause(pause, sprite, seconds, args.no_wait)}")
+        console.answer(f"{sprite.name} {describe_pause(pause, info, seconds, args.no_wait)}")
     return {
-        "name": name,
+        "name": sprite.name,
         "was": pause.was or None,
-        "status": sprite.status or None,
+        "status": info.status or None,
         "ended": pause.ended,
         "seconds": seconds,
     }
 
 
-def describe_pause(pause: Pause, sprite: Sprite, seconds: float, no_wait: bool) -> str:
+def describe_pause(pause: Pause, info: SpriteInfo, seconds: float, no_wait: bool) -> str:
     """Say how a pause came out. After a look inside, a status of sleep that was not waited for
     may be an old one."""
     woken = pause.was == "running" and no_wait
-    if woken or not sprite.is_asleep():
-        state = pause.was if woken else clean(sprite.state())
+    if woken or not info.is_asleep():
+        state = pause.was if woken else clean(info.state())
         return f"is {state}; it falls asleep by itself when all is quiet"
     if pause.was in ASLEEP:
-        return f"is asleep already ({sprite.status})"
-    return f"fell asleep after {seconds:.1f} s ({sprite.status})"
+        return f"is asleep already ({info.status})"
+    return f"fell asleep after {seconds:.1f} s ({info.status})"
 
 
-def still_awake(app: App, sprite: Sprite, args: argparse.Namespace) -> TimedOutError:
+def still_awake(sprite: Sprite, info: SpriteInfo, args: argparse.Namespace) -> TimedOutError:
     """Return the error for a sprite that does not fall asleep, with what still keeps it awake."""
     keepers: list[Keeper] = []
     unseen = "it was not looked into"
-    if sprite.status == "running":
-        keepers, unseen = find_keepers(app, sprite.name)
+    if info.status == "running":
+        keepers, unseen = find_keepers(sprite)
     reasons = [f"it may be kept awake by {keeper}" for keeper in keepers]
     reasons += [unseen] if unseen else []
     why = "; ".join(reasons) or "no session and no hold was found"
     hint = f"end these: thopters pause {sprite.name} --force"
     return TimedOutError(
-        f"{sprite.name} is still {sprite.state()} after {args.timeout:.0f} s: {why}",
+        f"{sprite.name} is still {info.state()} after {args.timeout:.0f} s: {why}",
         hint=hint if keepers else "open connections, through its URL too, keep it awake",
     )
 
 
-def take_checkpoint(app: App, name: str, comment: str, known: Sequence[str] = ()) -> str:
+def take_checkpoint(sprite: Sprite, comment: str, known: Sequence[str] = ()) -> str:
     """Make a checkpoint and return its id, which the platform tells in prose only.
 
     `known` are the ids from before, where they have been looked at anyway.
     """
-    started = app.clock.monotonic()
-    texts = follow(app, f"checkpointing {name}", app.api.create_checkpoint(name, comment))
-    return checkpoint_id(texts) or new_checkpoint(app, name, comment, known, started)
+    started = sprite.clock.monotonic()
+    texts = follow(sprite, f"checkpointing {sprite.name}", sprite.create_checkpoint(comment))
+    return checkpoint_id(texts) or new_checkpoint(sprite, comment, known, started)
 
 
-def follow(app: App, doing: str, words: Iterator[str]) -> list[str]:
+def follow(sprite: Sprite, doing: str, words: Iterator[str]) -> list[str]:
     """Show the platform's progress on stderr as it comes, and return it."""
     texts = []
-    with app.console.working(doing):
+    with sprite.console.working(doing):
         for text in words:
             texts.append(text)
-            safe = app.console.redact(text)  # as a whole, for it may be one of many lines
+            safe = sprite.console.redact(text)  # as a whole, for it may be one of many lines
             for line in filter(None, map(str.strip, safe.splitlines())):
-                if not app.console.json:
-                    app.console.note("  " + line)
+                if not sprite.console.json:
+                    sprite.console.note("  " + line)
     return texts
 
 
@@ -6699,46 +6734,46 @@ def checkpoint_id(texts: list[str]) -> str:
     return ""
 
 
-def new_checkpoint(app: App, name: str, comment: str, known: Sequence[str], started: float) -> str:
+def new_checkpoint(sprite: Sprite, comment: str, known: Sequence[str], started: float) -> str:
     """Return the one checkpoint that can have been made since `started`.
 
     A list may lag behind, and comments repeat, so the age counts, by the server's clock alone. To
     look at the ids beforehand would cost every checkpoint a request, and hardly one needs it.
     """
-    with After(f"the checkpoint of {name} was made"):
-        found = app.api.list_checkpoints(name, include_auto=False)
-    oldest = app.clock.monotonic() - started + 1.0  # both stamps may lack a part of a second
+    with After(f"the checkpoint of {sprite.name} was made"):
+        found = sprite.list_checkpoints(include_auto=False)
+    oldest = sprite.clock.monotonic() - started + 1.0  # both stamps may lack a part of a second
     new = []
     for item in found:
         made = parse_time(item.create_time)
-        is_young = made and (app.api.now() - made).total_seconds() <= oldest
+        is_young = made and (sprite.api.now() - made).total_seconds() <= oldest
         if is_young and item.comment == comment and item.id not in known:
             new.append(item.id)
     if len(new) != 1:
         raise NoAnswerError(
-            f"the checkpoint of {name} was made, but its id was not told",
-            hint=f"see: thopters checkpoints {name}",
+            f"the checkpoint of {sprite.name} was made, but its id was not told",
+            hint=f"see: thopters checkpoints {sprite.name}",
         )
     return new[0]
 
 
-def warn_of_health(app: App, checkpoint: Checkpoint) -> None:
+def warn_of_health(sprite: Sprite, checkpoint: Checkpoint) -> None:
     if checkpoint.health:
-        app.console.warn(f"the platform says of checkpoint {checkpoint.id}: {checkpoint.health}")
+        sprite.console.warn(f"the platform says of checkpoint {checkpoint.id}: {checkpoint.health}")
 
 
-def require_checkpoint(app: App, name: str, identity: str) -> list[str]:
+def require_checkpoint(sprite: Sprite, identity: str) -> list[str]:
     """Return the ids of all checkpoints; NotFoundError if `identity` is none of them."""
-    found = app.api.list_checkpoints(name, include_auto=True)
+    found = sprite.list_checkpoints(include_auto=True)
     known = [item.id for item in found]
     for item in found:
         if item.id == identity:
-            warn_of_health(app, item)
+            warn_of_health(sprite, item)
     if identity not in known:
         some = ", ".join(known[:5]) or "none at all"
         raise NotFoundError(
-            f"{name} has no checkpoint {identity}",
-            hint=f"it has {some}: thopters checkpoints {name}",
+            f"{sprite.name} has no checkpoint {identity}",
+            hint=f"it has {some}: thopters checkpoints {sprite.name}",
         )
     return known
 
@@ -6748,7 +6783,7 @@ LOOK_FOR_KEYS = b"if [ -e ~/.thopters/env ]; then echo keys; fi"
 
 
 def renew_keys(
-    app: App, name: str, identity: str, config: Config | None, *, had_keys: bool, done: str
+    sprite: Sprite, identity: str, config: Config | None, *, had_keys: bool, done: str
 ) -> dict[str, Any] | None:
     """Put today's keys into a restored sprite, which has those of the checkpoint's day, or none.
 
@@ -6757,25 +6792,25 @@ def renew_keys(
     try:
         with After(done):
             if config is None or not config.exists:
-                if probe(app, name, b"[ ! -s ~/.thopters/env ] || echo keys"):
-                    app.console.warn(
-                        f"the keys in {name} are those of {identity}: "
+                if probe(sprite, b"[ ! -s ~/.thopters/env ] || echo keys"):
+                    sprite.console.warn(
+                        f"the keys in {sprite.name} are those of {identity}: "
                         "there is no configuration to renew them"
                     )
                 return None
-            if not had_keys and not probe(app, name, LOOK_FOR_KEYS):
+            if not had_keys and not probe(sprite, LOOK_FOR_KEYS):
                 return None
-            report = init(app, name, config)
+            report = init(sprite, config)
     except ThoptersError:
         raise
     except BaseException:
-        app.console.note(f"{name} was restored to {identity}, but may hold its old keys")
+        sprite.console.note(f"{sprite.name} was restored to {identity}, but may hold its old keys")
         raise
-    app.console.note(f"today's keys were put into {name} again")
+    sprite.console.note(f"today's keys were put into {sprite.name} again")
     return report
 
 
-def restore(app: App, name: str, identity: str, saved: str | None) -> bool:
+def restore(sprite: Sprite, identity: str, saved: str | None) -> bool:
     """Restore and see it happen: a file of ours on the old disk has to be gone.
 
     Returns whether the sprite had keys of ours before. The restore is asynchronous: after the
@@ -6784,22 +6819,22 @@ def restore(app: App, name: str, identity: str, saved: str | None) -> bool:
     marker = f".thopters-restore-{os.urandom(8).hex()}".encode()
     undo = f"; the state before is checkpoint {saved}" if saved else ""
     backup = f"; checkpoint {saved} holds the present state" if saved else ""
-    note = left = f"{name} was not restored{backup}"
+    note = left = f"{sprite.name} was not restored{backup}"
     try:
-        had_keys = bool(probe(app, name, b": > ~/" + marker + b" && " + LOOK_FOR_KEYS))
-        note = f"{name} may or may not be at {identity} now{undo}"
-        follow(app, f"restoring {name}", app.api.restore_checkpoint(name, identity))
-        with app.console.working(f"waiting for {name}"):
+        had_keys = bool(probe(sprite, b": > ~/" + marker + b" && " + LOOK_FOR_KEYS))
+        note = f"{sprite.name} may or may not be at {identity} now{undo}"
+        follow(sprite, f"restoring {sprite.name}", sprite.restore_checkpoint(identity))
+        with sprite.console.working(f"waiting for {sprite.name}"):
             wait_until_ready(
-                app.api, name, WAKE_LIMIT_S, [b"bash", b"-c", MARKER_SCRIPT % (marker, NOT_YET)]
+                sprite, WAKE_LIMIT_S, [b"bash", b"-c", MARKER_SCRIPT % (marker, NOT_YET)]
             )
     except BaseException as error:
         if was_refused(error):
             note = left
         elif isinstance(error, NotReadyError) and error.answers:
-            note = f"{name} still shows the disk from before{undo}"
-        app.console.note(note)  # before another signal can come
-        remove_marker(app, name, marker)
+            note = f"{sprite.name} still shows the disk from before{undo}"
+        sprite.console.note(note)  # before another signal can come
+        remove_marker(sprite, marker)
         raise
     return had_keys
 
@@ -6813,39 +6848,38 @@ def was_refused(error: BaseException) -> bool:
     return kind in (BUSY, STARTING) or (kind is None and 400 <= refusal.answer.status < 500)
 
 
-def remove_marker(app: App, name: str, marker: bytes) -> None:
+def remove_marker(sprite: Sprite, marker: bytes) -> None:
     try:
         run_quietly(
-            app.api,
-            name,
+            sprite,
             [b"bash", b"-c", b"rm -f ~/" + marker],
             limit_s=PROBE_LIMIT_S,
             open_limit_s=PROBE_LIMIT_S,
         )
     except (ThoptersError, ExecLost):
-        app.console.detail(f"an empty file ~/{marker.decode()} may be left in {name}")
+        sprite.console.detail(f"an empty file ~/{marker.decode()} may be left in {sprite.name}")
 
 
-def confirm_destroy(app: App, sprite: Sprite) -> None:
-    facts = ", ".join(filter(None, (sprite.state(), sprite.url)))
-    app.console.note(f"{sprite.name} ({facts}) goes with all its files and checkpoints, for good.")
-    if app.console.ask(f"Type {sprite.name} to destroy it:") != sprite.name:
+def confirm_destroy(app: App, info: SpriteInfo) -> None:
+    facts = ", ".join(filter(None, (info.state(), info.url)))
+    app.console.note(f"{info.name} ({facts}) goes with all its files and checkpoints, for good.")
+    if app.console.ask(f"Type {info.name} to destroy it:") != info.name:
         raise UsageError("that is not the name: nothing was destroyed")
 
 
-def destroy(app: App, name: str) -> str:
+def destroy(sprite: Sprite) -> str:
     """Delete a sprite and see it gone."""
-    with app.console.working(f"destroying {name}"):
-        app.api.delete_sprite(name)
-        end = app.clock.monotonic() + 10.0
-        with After(f"the API said that it deletes {name}"):
-            while app.api.get_sprite(name):
-                if app.clock.monotonic() > end:
+    with sprite.console.working(f"destroying {sprite.name}"):
+        sprite.delete()
+        end = sprite.clock.monotonic() + 10.0
+        with After(f"the API said that it deletes {sprite.name}"):
+            while sprite.find():
+                if sprite.clock.monotonic() > end:
                     raise TimedOutError("it is still there after 10 s")
-                app.clock.sleep(0.3)
-    if not app.console.json:
-        app.console.answer(f"destroyed {name}")
-    return name
+                sprite.clock.sleep(0.3)
+    if not sprite.console.json:
+        sprite.console.answer(f"destroyed {sprite.name}")
+    return sprite.name
 
 
 # --- command line -----------------------------------------------------------------------
@@ -6909,6 +6943,14 @@ class App:
             return self.config
         except UsageError:
             return None
+
+    def sprite(self, name: str) -> Sprite:
+        """Return the handle of a sprite by the name that the user gave."""
+        return Sprite(valid_name(name), self.console, self.clock, lambda: self.api)
+
+    def sprites(self, names: Sequence[str]) -> list[Sprite]:
+        """Return the handles of several, each once; every name is checked before any request."""
+        return [self.sprite(name) for name in dict.fromkeys(names)]
 
     @property
     def api(self) -> SpritesApi:
@@ -7410,27 +7452,27 @@ def token_source(app: App) -> tuple[str | None, str | None]:
     ),
 )
 def cmd_create(app: App, args: argparse.Namespace) -> int:
-    name, started = valid_new_name(args.name), app.clock.monotonic()
+    sprite, started = app.sprite(valid_new_name(args.name)), app.clock.monotonic()
     config = None if args.no_init else app.config_if_any()  # what is wrong with it comes first
-    if len(name) > URL_NAME_LENGTH:
+    if len(sprite.name) > URL_NAME_LENGTH:
         app.console.warn(f"above {URL_NAME_LENGTH} characters the sprite's URL may not resolve")
-    with app.console.working(f"creating {name}"):
-        existing = app.api.get_sprite(name)
-        sprite, made = (existing, False) if existing else create_or_find(app, name)
+    with app.console.working(f"creating {sprite.name}"):
+        existing = sprite.find()
+        info, made = (existing, False) if existing else create_or_find(sprite)
         if not made and not args.if_missing:
-            raise already_exists(name)
+            raise already_exists(sprite.name)
         if made:
-            get_ready(app, name)
-    report = None if args.no_init else init_created(app, name, config, made=made)
+            get_ready(sprite)
+    report = None if args.no_init else init_created(sprite, config, made=made)
     seconds = app.clock.monotonic() - started
-    report_create(app, args, sprite, created=made, init=report, seconds=seconds)
+    report_create(app, args, info, created=made, init=report, seconds=seconds)
     return EXIT_OK
 
 
 def report_create(
     app: App,
     args: argparse.Namespace,
-    sprite: Sprite,
+    info: SpriteInfo,
     *,
     created: bool,
     init: dict[str, Any] | None,
@@ -7439,13 +7481,13 @@ def report_create(
     console, verb = app.console, "created" if created else "exists"
     if args.json:
         fields = {"created": created, "init": init, "seconds": round(seconds, 3)}
-        console.answer_json({**sprite.to_json(), **fields})
+        console.answer_json({**info.to_json(), **fields})
         return
     if console.out_is_terminal:
-        console.answer(f"{verb} {clean(sprite.name)}  {clean(sprite.url)}  {seconds:.1f} s")
+        console.answer(f"{verb} {clean(info.name)}  {clean(info.url)}  {seconds:.1f} s")
     else:
-        console.answer(f"{clean(sprite.name)}\t{clean(sprite.url)}\t{seconds:.1f}")
-    console.hint(f"thopters shell {sprite.name}")
+        console.answer(f"{clean(info.name)}\t{clean(info.url)}\t{seconds:.1f}")
+    console.hint(f"thopters shell {info.name}")
 
 
 @Command(
@@ -7456,17 +7498,17 @@ def report_create(
     examples=("thopters init dev", "thopters init dev issue-42"),
 )
 def cmd_init(app: App, args: argparse.Namespace) -> int:
-    names = list(dict.fromkeys(map(valid_name, args.names)))
+    sprites = app.sprites(args.names)
     config = app.config_if_any()
     failed: list[ThoptersError] = []
 
-    def put_in(name: str) -> dict[str, Any]:
-        report = init(app, name, config)
+    def put_in(sprite: Sprite) -> dict[str, Any]:
+        report = init(sprite, config)
         if not args.json:
-            app.console.answer(f"{name}: {describe_init(config, report)}")
+            app.console.answer(f"{sprite.name}: {describe_init(config, report)}")
         return report
 
-    done = each(app.console, names, put_in, failed)
+    done = each(app.console, sprites, put_in, failed)
     return finish(app.console, "initialized", done, failed)
 
 
@@ -7485,13 +7527,13 @@ def cmd_list(app: App, args: argparse.Namespace) -> int:
     with console.working("listing sprites"):
         listing = app.api.list_sprites(prefix)
         sprites = [complete(app, listing.sprites[name]) for name in sorted(listing.sprites)]
-    sprites = [sprite for sprite in sprites if sprite.name.startswith(prefix)]
+    sprites = [info for info in sprites if info.name.startswith(prefix)]
     if args.json:
         counts = {k: {"count": n, "limit": limit} for k, (n, limit) in listing.counts.items()}
         console.answer_json({"sprites": [s.to_json() for s in sprites], "counts": counts})
         return EXIT_OK
     if sprites:
-        rows = [sprite_row(app, sprite) for sprite in sprites]
+        rows = [sprite_row(app, info) for info in sprites]
         console.table(("Name", "Status", "Updated"), rows)
     else:
         named = f" whose names start with {prefix}" if prefix else ""
@@ -7501,18 +7543,18 @@ def cmd_list(app: App, args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def complete(app: App, sprite: Sprite) -> Sprite:
+def complete(app: App, info: SpriteInfo) -> SpriteInfo:
     """Ask for the rest where a list holds names only, as the documentation shows it."""
-    return sprite if sprite.status else app.api.get_sprite(sprite.name) or sprite
+    return info if info.status else app.api.sprite(info.name).find() or info
 
 
-def sprite_row(app: App, sprite: Sprite) -> tuple[str, str, str]:
-    state, updated = sprite.state(), parse_time(sprite.updated_at)
-    if app.console.verbose and state != sprite.status:
-        state += f" ({sprite.status})"
+def sprite_row(app: App, info: SpriteInfo) -> tuple[str, str, str]:
+    state, updated = info.state(), parse_time(info.updated_at)
+    if app.console.verbose and state != info.status:
+        state += f" ({info.status})"
     terminal = app.console.out_is_terminal
     age = format_age(updated, app.api.now()) if terminal else format_time(updated)
-    return sprite.name, state, age
+    return info.name, state, age
 
 
 def format_count(state: str, count: int, limit: int | None) -> str:
@@ -7540,17 +7582,17 @@ def format_count(state: str, count: int, limit: int | None) -> str:
     ),
 )
 def cmd_pause(app: App, args: argparse.Namespace) -> int:
-    names = list(dict.fromkeys(map(valid_name, args.names)))
+    sprites = app.sprites(args.names)
     if not 0 <= args.timeout < 1e9:
         raise UsageError("--timeout wants a number of seconds")
     failed: list[ThoptersError] = []
     # all are looked at first, so that they fall asleep together
-    pauses = each(app.console, names, lambda name: quieten(app, name, force=args.force), failed)
+    pauses = each(app.console, sprites, lambda sprite: quieten(sprite, force=args.force), failed)
     started = app.clock.monotonic()
 
     def wait(pause: Pause) -> dict[str, Any]:
         with pause.after():
-            return see_asleep(app, pause, args, started)
+            return see_asleep(pause, args, started)
 
     done = each(app.console, pauses, wait, failed)
     return finish(app.console, "paused", done, failed)
@@ -7565,9 +7607,8 @@ def cmd_pause(app: App, args: argparse.Namespace) -> int:
     aliases=("wake",),
 )
 def cmd_resume(app: App, args: argparse.Namespace) -> int:
-    names = list(dict.fromkeys(map(valid_name, args.names)))
     failed: list[ThoptersError] = []
-    woken = each(app.console, names, lambda name: resume(app, name), failed)
+    woken = each(app.console, app.sprites(args.names), resume, failed)
     return finish(app.console, "resumed", woken, failed)
 
 
@@ -7610,9 +7651,11 @@ def cmd_resume(app: App, args: argparse.Namespace) -> int:
     takes_command=True,
 )
 def cmd_exec(app: App, args: argparse.Namespace) -> int:
-    name = valid_name(args.name)
+    sprite = app.sprite(args.name)
     if not args.command:
-        raise UsageError("there is no command to run", hint=f"thopters exec {name} -- uname -a")
+        raise UsageError(
+            "there is no command to run", hint=f"thopters exec {sprite.name} -- uname -a"
+        )
     if args.detach and (args.interactive or args.tty is False):
         raise UsageError("--detach gives the command a terminal and no input of ours")
     hold_max_s = longest_hold(args, by_default=not args.detach)
@@ -7632,18 +7675,18 @@ def cmd_exec(app: App, args: argparse.Namespace) -> int:
         )
 
     if args.hold:
-        list_holds(app.api, name)  # an image without them is an error where one is asked for
+        list_holds(sprite)  # an image without them is an error where one is asked for
     if args.detach:
-        return start_detached(app, name, script(RUN))
+        return start_detached(sprite, script(RUN))
     sys.stdout.flush()
     if with_terminal:
-        return run_on_terminal(app, name, script(RUN), is_shell=False, stays=args.hold is None)
+        return run_on_terminal(sprite, script(RUN), is_shell=False, stays=args.hold is None)
     binary_streams()
     output = ExecOutput(lambda data: write_all(1, data), lambda data: write_all(2, data))
-    with app.console.working(f"waiting for {name}"):
-        session = open_exec(app.api, name, output)
+    with app.console.working(f"waiting for {sprite.name}"):
+        session = open_exec(sprite, output)
     stdin = LocalInput() if args.interactive else None
-    return run_attached(app, name, session, script(session.runner), stdin)
+    return run_attached(sprite, session, script(session.runner), stdin)
 
 
 def longest_hold(args: argparse.Namespace, *, by_default: bool) -> int:
@@ -7690,15 +7733,15 @@ def parse_variable(text: str, environ: Mapping[str, str]) -> tuple[str, bytes]:
     own_failure=EXIT_STATUS_UNKNOWN,
 )
 def cmd_shell(app: App, args: argparse.Namespace) -> int:
-    name = valid_name(args.name)
+    sprite = app.sprite(args.name)
     script = shell_script(app, longest_hold(args, by_default=False))
-    sprite = app.api.require_sprite(name)
-    command = None if args.native or args.hold else sprite_command(app, sprite)
+    info = sprite.require()
+    command = None if args.native or args.hold else sprite_command(app, info)
     if command is None:
-        return run_on_terminal(app, name, script, is_shell=True)
-    if sprite.status != "running":  # the program gives up on a sprite that wakes slowly
-        with app.console.working(f"waking {name}"):
-            wait_until_ready(app.api, name, WAKE_LIMIT_S, [b"true"])
+        return run_on_terminal(sprite, script, is_shell=True)
+    if info.status != "running":  # the program gives up on a sprite that wakes slowly
+        with app.console.working(f"waking {sprite.name}"):
+            wait_until_ready(sprite, WAKE_LIMIT_S, [b"true"])
     return become_sprite_program([*command, "console"], app.environ)
 
 
@@ -7718,27 +7761,27 @@ def cmd_shell(app: App, args: argparse.Namespace) -> int:
     ),
 )
 def cmd_proxy(app: App, args: argparse.Namespace) -> int:
-    name = valid_name(args.name)
+    sprite = app.sprite(args.name)
     if args.stdio is not None:
         if args.ports:
             raise UsageError("-W takes the place of ports")
-        return join_stdio(app, name, *valid_address(args.stdio))
+        return join_stdio(sprite, *valid_address(args.stdio))
     if not args.ports:
-        raise UsageError("which ports?", hint=f"thopters proxy {name} 8080")
+        raise UsageError("which ports?", hint=f"thopters proxy {sprite.name} 8080")
     pairs = [valid_ports(text) for text in args.ports]
     local = [port for port, _ in pairs]
     twice = next((port for port in local if local.count(port) > 1), None)
     if twice:
         raise UsageError(f"local port {twice} is named twice")
-    forwarder = Forwarder(app.api, name)
+    forwarder = Forwarder(sprite)
     try:
         for pair in pairs:  # also where the program takes over: it only says that it can't
             forwarder.listen(*pair, local)
-        sprite = app.api.require_sprite(name)
-        command = None if args.native else sprite_command(app, sprite)
+        info = sprite.require()
+        command = None if args.native else sprite_command(app, info)
         if command is None:
             for here, there in pairs:
-                app.console.answer(f"localhost:{here} -> {name}:{there}")
+                app.console.answer(f"localhost:{here} -> {sprite.name}:{there}")
             app.console.flush()
             forwarder.serve()
     finally:
@@ -7761,16 +7804,16 @@ def cmd_cp(app: App, args: argparse.Namespace) -> int:
     sources = [split_path(text) for text in args.paths]
     name, target = split_path(args.target)
     if name:
-        if any(sprite for sprite, _ in sources):
+        if any(info for info, _ in sources):
             hint = "copy to a local file in between; a local name with a colon is ./a:b"
             raise UsageError("both sides are in sprites", hint=hint)
-        return copy_in(app, [path for _, path in sources], name, os.fsencode(target or "."))
-    names = {sprite for sprite, _ in sources}
+        return copy_in(app.sprite(name), [path for _, path in sources], os.fsencode(target or "."))
+    names = {info for info, _ in sources}
     if len(names) != 1 or None in names:
         raise UsageError(
             "one side has to be in a sprite", hint="thopters cp PATH NAME:PATH, or the other way"
         )
-    return copy_out(app, str(names.pop()), [path or "." for _, path in sources], target)
+    return copy_out(app.sprite(str(names.pop())), [path or "." for _, path in sources], target)
 
 
 @Command(
@@ -7781,14 +7824,16 @@ def cmd_cp(app: App, args: argparse.Namespace) -> int:
     examples=("thopters sessions dev", "thopters sessions dev --json"),
 )
 def cmd_sessions(app: App, args: argparse.Namespace) -> int:
-    name, console = valid_name(args.name), app.console
-    with console.working(f"listing the sessions of {name}"):
-        sessions = app.api.list_sessions(name)
+    sprite, console = app.sprite(args.name), app.console
+    with console.working(f"listing the sessions of {sprite.name}"):
+        sessions = sprite.list_sessions()
     if args.json:
-        console.answer_json({"name": name, "sessions": [item.to_json() for item in sessions]})
+        console.answer_json(
+            {"name": sprite.name, "sessions": [item.to_json() for item in sessions]}
+        )
         return EXIT_OK
     if not sessions:
-        console.note(f"no command runs in {name}")
+        console.note(f"no command runs in {sprite.name}")
         return EXIT_OK
     now = app.api.now()
     rows = []
@@ -7809,20 +7854,20 @@ def cmd_sessions(app: App, args: argparse.Namespace) -> int:
     own_failure=EXIT_STATUS_UNKNOWN,
 )
 def cmd_attach(app: App, args: argparse.Namespace) -> int:
-    name = valid_name(args.name)
+    sprite = app.sprite(args.name)
     given = None if args.session is None else valid_session(args.session)
-    identity = find_session(app, name, given).id
+    identity = find_session(sprite, given).id
     terminal = LocalTerminal(types_end=False)
 
     def attach() -> TerminalSession:
-        with app.console.working(f"attaching to session {identity} of {name}"):
-            session = attach_terminal(app.api, name, terminal.show, identity)
+        with app.console.working(f"attaching to session {identity} of {sprite.name}"):
+            session = attach_terminal(sprite, terminal.show, identity)
         if session is None:
-            raise unknown_session(name, identity)
+            raise unknown_session(sprite.name, identity)
         session.resize(*terminal.size())
         return session
 
-    return stay_on_terminal(app, name, terminal, attach, None, stays=True)
+    return stay_on_terminal(sprite, terminal, attach, None, stays=True)
 
 
 def unknown_session(name: str, identity: str) -> NotFoundError:
@@ -7832,23 +7877,24 @@ def unknown_session(name: str, identity: str) -> NotFoundError:
     )
 
 
-def find_session(app: App, name: str, identity: str | None) -> Session:
+def find_session(sprite: Sprite, identity: str | None) -> Session:
     """Return a session on a terminal; without its id the one that was started last."""
-    sessions = app.api.list_sessions(name)
+    sessions = sprite.list_sessions()
     if identity is not None:
         found = next((item for item in sessions if item.id == identity), None)
         if found is None:
-            raise unknown_session(name, identity)
+            raise unknown_session(sprite.name, identity)
         if not found.is_terminal:
             raise ThoptersError(
-                f"session {identity} of {name} has no terminal to attach to",
-                hint=f"end it: thopters kill {name} {identity}",
+                f"session {identity} of {sprite.name} has no terminal to attach to",
+                hint=f"end it: thopters kill {sprite.name} {identity}",
             )
         return found
     on_terminal = [item for item in sessions if item.is_terminal]
     if not on_terminal:
         raise NotFoundError(
-            f"no command runs on a terminal in {name}", hint=f"start one: thopters shell {name}"
+            f"no command runs on a terminal in {sprite.name}",
+            hint=f"start one: thopters shell {sprite.name}",
         )
     never = parse_time("0001-01-01T00:00:00Z")
     return max(on_terminal, key=lambda item: (parse_time(item.created) or never, item.id))
@@ -7863,25 +7909,25 @@ def find_session(app: App, name: str, identity: str | None) -> Session:
     examples=("thopters kill dev 1847", "thopters kill dev 1847 --signal INT"),
 )
 def cmd_kill(app: App, args: argparse.Namespace) -> int:
-    name, identity = valid_name(args.name), valid_session(args.session)
+    sprite, identity = app.sprite(args.name), valid_session(args.session)
     known = ("TERM", "INT", "HUP", "KILL", "QUIT", "USR1", "USR2")
     wanted = (args.signal or "").upper().removeprefix("SIG")
     if args.signal is not None and wanted not in known:
         raise UsageError(
             f"{args.signal[:64]!r} is no signal", hint=f"use one of {', '.join(known)}"
         )
-    with app.console.working(f"ending session {identity} of {name}"):
-        sessions = {item.id: item for item in app.api.list_sessions(name)}
+    with app.console.working(f"ending session {identity} of {sprite.name}"):
+        sessions = {item.id: item for item in sprite.list_sessions()}
         session = sessions.get(identity)
-        gone = session is None or end_session(app.api, name, session, wanted)
+        gone = session is None or end_session(sprite, session, wanted)
     if session is None:
-        app.console.answer(f"no session {identity} runs in {name}")
+        app.console.answer(f"no session {identity} runs in {sprite.name}")
     elif gone:
         app.console.answer(f"{identity} has ended")
     elif wanted:
         app.console.answer(f"{identity} got {wanted} and runs on")
     else:
-        raise ThoptersError(f"session {identity} of {name} can't be ended: it still runs")
+        raise ThoptersError(f"session {identity} of {sprite.name} can't be ended: it still runs")
     return EXIT_OK
 
 
@@ -7897,32 +7943,34 @@ def cmd_kill(app: App, args: argparse.Namespace) -> int:
     examples=("thopters hold dev --for 2h", "thopters hold dev --release"),
 )
 def cmd_hold(app: App, args: argparse.Namespace) -> int:
-    name, console = valid_name(args.name), app.console
+    sprite, console = app.sprite(args.name), app.console
     if args.release:
-        return release_holds(app, name)
-    with console.working(f"asking for a hold in {name}"):
-        list_holds(app.api, name)  # an error on an image without them
+        return release_holds(sprite)
+    with console.working(f"asking for a hold in {sprite.name}"):
+        list_holds(sprite)  # an error on an image without them
     token = os.urandom(8).hex()
     words = [b"bash", b"-c", KEEP_SCRIPT, b"thopters-hold", token.encode(), str(args.time).encode()]
     script = exec_script(words, hold_max_s=args.time, with_keys=False)
-    with console.working(f"holding {name}"):
-        session = open_outliving(app.api, name)
+    with console.working(f"holding {sprite.name}"):
+        session = open_outliving(sprite)
         try:
             ended = session.start(script, SILENCE_TIMEOUT_S)
             if ended is None:
-                with After(f"a hold of {name} was asked for"):
-                    ended = wait_for_hold(app, name, session)
+                with After(f"a hold of {sprite.name} was asked for"):
+                    ended = wait_for_hold(sprite, session)
         except BaseException as error:
-            console.note(f"{name} may be held all the same: thopters hold {name} --release")
+            console.note(
+                f"{sprite.name} may be held all the same: thopters hold {sprite.name} --release"
+            )
             if isinstance(error, ExecLost):
-                raise NoAnswerError(f"cannot tell whether {name} is held: {error}") from None
+                raise NoAnswerError(f"cannot tell whether {sprite.name} is held: {error}") from None
             raise
         finally:
             session.close()
         if ended is not None:
-            raise ThoptersError(f"cannot hold {name}: the command for it has ended")
-    console.answer(f"{name} stays awake for {args.time} s")
-    console.hint(f"let it sleep sooner: thopters hold {name} --release")
+            raise ThoptersError(f"cannot hold {sprite.name}: the command for it has ended")
+    console.answer(f"{sprite.name} stays awake for {args.time} s")
+    console.hint(f"let it sleep sooner: thopters hold {sprite.name} --release")
     return EXIT_OK
 
 
@@ -7938,15 +7986,15 @@ def cmd_hold(app: App, args: argparse.Namespace) -> int:
     ),
 )
 def cmd_checkpoint(app: App, args: argparse.Namespace) -> int:
-    name, started = valid_name(args.name), app.clock.monotonic()
-    identity = take_checkpoint(app, name, args.comment)
+    sprite, started = app.sprite(args.name), app.clock.monotonic()
+    identity = take_checkpoint(sprite, args.comment)
     seconds = app.clock.monotonic() - started
     if args.json:
-        fields = {"name": name, "id": identity, "comment": args.comment}
+        fields = {"name": sprite.name, "id": identity, "comment": args.comment}
         app.console.answer_json({**fields, "seconds": round(seconds, 3)})
         return EXIT_OK
     app.console.answer(clean(identity))
-    app.console.hint(f"go back to it: thopters restore {name} {identity} ({seconds:.1f} s)")
+    app.console.hint(f"go back to it: thopters restore {sprite.name} {identity} ({seconds:.1f} s)")
     return EXIT_OK
 
 
@@ -7959,30 +8007,32 @@ def cmd_checkpoint(app: App, args: argparse.Namespace) -> int:
     examples=("thopters checkpoints dev", "thopters checkpoints dev --all --json"),
 )
 def cmd_checkpoints(app: App, args: argparse.Namespace) -> int:
-    name = valid_name(args.name)
-    with app.console.working(f"listing the checkpoints of {name}"):
-        found = app.api.list_checkpoints(name, include_auto=args.all)
-    show_checkpoints(app, name, found, as_json=args.json)
+    sprite = app.sprite(args.name)
+    with app.console.working(f"listing the checkpoints of {sprite.name}"):
+        found = sprite.list_checkpoints(include_auto=args.all)
+    show_checkpoints(sprite, found, as_json=args.json)
     return EXIT_OK
 
 
-def show_checkpoints(app: App, name: str, found: list[Checkpoint], *, as_json: bool) -> None:
+def show_checkpoints(sprite: Sprite, found: list[Checkpoint], *, as_json: bool) -> None:
     if as_json:
         items = [item.to_json() for item in found]
-        app.console.answer_json({"name": name, "checkpoints": items})
+        sprite.console.answer_json({"name": sprite.name, "checkpoints": items})
         return
     if not found:
-        app.console.note(f"{name} has no checkpoints; make one: thopters checkpoint {name}")
+        sprite.console.note(
+            f"{sprite.name} has no checkpoints; make one: thopters checkpoint {sprite.name}"
+        )
         return
-    now, terminal = app.api.now(), app.console.out_is_terminal
+    now, terminal = sprite.api.now(), sprite.console.out_is_terminal
     rows = []
     for item in found:
         made = parse_time(item.create_time)
         age = format_age(made, now) if terminal else format_time(made)
         rows.append((item.id, age, item.comment))
-    app.console.table(("ID", "Made", "Comment"), rows)
+    sprite.console.table(("ID", "Made", "Comment"), rows)
     for item in found:
-        warn_of_health(app, item)
+        warn_of_health(sprite, item)
 
 
 @Command(
@@ -8000,37 +8050,39 @@ def show_checkpoints(app: App, name: str, found: list[Checkpoint], *, as_json: b
     ),
 )
 def cmd_restore(app: App, args: argparse.Namespace) -> int:
-    name, started = valid_name(args.name), app.clock.monotonic()
+    sprite, started = app.sprite(args.name), app.clock.monotonic()
     if args.checkpoint is None:
-        found = app.api.list_checkpoints(name, include_auto=True)
-        show_checkpoints(app, name, found, as_json=args.json)
+        found = sprite.list_checkpoints(include_auto=True)
+        show_checkpoints(sprite, found, as_json=args.json)
         if found:
-            app.console.hint(f"choose one: thopters restore {name} {found[0].id}")
+            app.console.hint(f"choose one: thopters restore {sprite.name} {found[0].id}")
         return EXIT_OK
     identity = valid_checkpoint(args.checkpoint)
     if not args.yes and not app.console.can_ask():
-        raise no_consent(f"restore {identity} of {name}")
+        raise no_consent(f"restore {identity} of {sprite.name}")
     config = app.config_if_any()  # what is wrong with it comes first
-    known = require_checkpoint(app, name, identity)
+    known = require_checkpoint(sprite, identity)
     backup = "" if args.no_backup else f"before restore of {identity}"
     if not args.yes:
         lost = "the present state is lost" if args.no_backup else "a checkpoint is taken first"
-        question = f"Put the disk of {name} back to {identity}? Its programs end; {lost}. [y/N]"
+        question = (
+            f"Put the disk of {sprite.name} back to {identity}? Its programs end; {lost}. [y/N]"
+        )
         if app.console.ask(question).strip().lower() not in YES:
-            raise UsageError(f"{name} was left as it is")
-    saved = take_checkpoint(app, name, backup, known) if backup else None
+            raise UsageError(f"{sprite.name} was left as it is")
+    saved = take_checkpoint(sprite, backup, known) if backup else None
     with After(f"checkpoint {saved} of the present was made" if saved else ""):
-        had_keys = restore(app, name, identity, saved)
+        had_keys = restore(sprite, identity, saved)
     seconds = app.clock.monotonic() - started
     if not args.json:
-        app.console.answer(f"restored {name} to {identity} in {seconds:.1f} s")
+        app.console.answer(f"restored {sprite.name} to {identity} in {seconds:.1f} s")
         if saved:
-            app.console.hint(f"undo it: thopters restore {name} {saved}")
-    done = f"{name} was restored to {identity}"
+            app.console.hint(f"undo it: thopters restore {sprite.name} {saved}")
+    done = f"{sprite.name} was restored to {identity}"
     done += f" (checkpoint {saved} holds the state before)" if saved else ""
-    report = renew_keys(app, name, identity, config, had_keys=had_keys, done=done)
+    report = renew_keys(sprite, identity, config, had_keys=had_keys, done=done)
     if args.json:
-        fields = {"name": name, "restored": identity, "backup": saved, "init": report}
+        fields = {"name": sprite.name, "restored": identity, "backup": saved, "init": report}
         app.console.answer_json({**fields, "seconds": round(seconds, 3)})
     return EXIT_OK
 
@@ -8047,25 +8099,26 @@ def cmd_restore(app: App, args: argparse.Namespace) -> int:
     examples=("thopters url dev", "thopters url dev --public", "thopters url dev --private"),
 )
 def cmd_url(app: App, args: argparse.Namespace) -> int:
-    name, console = valid_name(args.name), app.console
+    sprite, console = app.sprite(args.name), app.console
     wanted = "public" if args.public else "sprite" if args.private else ""
-    with console.working(f"looking at {name}"):
-        sprite = app.api.require_sprite(name)
-        if wanted and sprite.auth != wanted:
-            sprite = app.api.update_url_auth(name, wanted)
-    if not sprite.url:
-        raise ThoptersError(f"the API tells no URL for {name}")
+    with console.working(f"looking at {sprite.name}"):
+        info = sprite.require()
+        if wanted and info.auth != wanted:
+            info = sprite.set_url_auth(wanted)
+    if not info.url:
+        raise ThoptersError(f"the API tells no URL for {sprite.name}")
     if args.json:
-        known = {"auth": sprite.auth or None, "private_access": sprite.private_access or None}
-        console.answer_json({"name": name, "url": sprite.url, **known})
+        known = {"auth": info.auth or None, "private_access": info.private_access or None}
+        console.answer_json({"name": sprite.name, "url": info.url, **known})
         return EXIT_OK
-    console.answer(clean(sprite.url))
+    console.answer(clean(info.url))
     if args.public:
         console.note(
-            f"anybody can now open what {name} serves; close it: thopters url {name} --private"
+            f"anybody can now open what {sprite.name} serves; "
+            f"close it: thopters url {sprite.name} --private"
         )
     elif args.private:
-        who = "admins" if sprite.private_access == "admins" else "members"
+        who = "admins" if info.private_access == "admins" else "members"
         console.note(f"only {who} of the org can open it now; a browser asks them to log in")
     return EXIT_OK
 
@@ -8095,17 +8148,15 @@ def cmd_rename(app: App, args: argparse.Namespace) -> int:
     examples=("thopters destroy dev", "thopters destroy issue-42 issue-55 --yes"),
 )
 def cmd_destroy(app: App, args: argparse.Namespace) -> int:
-    names = list(dict.fromkeys(map(valid_name, args.names)))
+    sprites = app.sprites(args.names)
     if not args.yes and not app.console.can_ask():
-        raise no_consent("destroy " + ", ".join(names))
+        raise no_consent("destroy " + ", ".join(sprite.name for sprite in sprites))
     failed: list[ThoptersError] = []
-    found = each(app.console, names, app.api.require_sprite, failed)
+    found = each(app.console, sprites, lambda sprite: (sprite, sprite.require()), failed)
     if not args.yes:
-        for sprite in found:
-            confirm_destroy(app, sprite)
-    gone = each(
-        app.console, [sprite.name for sprite in found], lambda name: destroy(app, name), failed
-    )
+        for _, info in found:
+            confirm_destroy(app, info)
+    gone = each(app.console, [sprite for sprite, _ in found], destroy, failed)
     return finish(app.console, "destroyed", gone, failed)
 
 

@@ -747,7 +747,7 @@ class Joined:
     def __init__(self, emulator: Emulator, port: int) -> None:
         environ = {"SPRITES_API_URL": emulator.url, "SPRITE_TOKEN": emulator.token}
         app = program.App(test_units.make_console(), environ, program.Clock())
-        self.websocket = program.open_port(app.api, "dev", "localhost", port)
+        self.websocket = program.open_port(app.sprite("dev"), "localhost", port)
         ours, self.client = socket.socketpair()
         self.client.settimeout(LIMIT_S)
         self.why = ""

@@ -2003,8 +2003,8 @@ def test_a_client_that_is_gone_before_its_port_is_open_is_let_go(
 
     monkeypatch.setattr(thopters, "open_port", lambda *_: Opened())
     forwarder = thopters.Forwarder.__new__(thopters.Forwarder)
-    api: Any = None
-    forwarder.api, forwarder.name = api, "dev"
+    nobody: Any = None
+    forwarder.sprite = thopters.Sprite("dev", nobody, nobody, nobody)
     forwarder._forward(Reset(), 80)
     assert closed == [True]
 

@@ -264,9 +264,11 @@ def test_r19_nobody_waits_for_the_server_to_hang_up(emulator: Emulator, tmp_path
     environ = environ_for(emulator, str(tmp_path))
     console = program.Console(io.StringIO(), io.StringIO(), environ)
     api = program.App(console, environ, program.Clock()).api
-    program.run_quietly(api, "dev", [b"true"], limit_s=60, open_limit_s=60)  # starts its machine
+    program.run_quietly(
+        api.sprite("dev"), [b"true"], limit_s=60, open_limit_s=60
+    )  # starts its machine
     started = time.monotonic()
-    done = program.run_quietly(api, "dev", [b"true"], limit_s=60, open_limit_s=60)
+    done = program.run_quietly(api.sprite("dev"), [b"true"], limit_s=60, open_limit_s=60)
     assert time.monotonic() - started < 1.5
     assert done == (0, b"", b"")
 
