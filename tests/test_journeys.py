@@ -13,15 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Thopters
 from emulation import Emulator, Fault
+from support.program import Thopters, both
+from support.sessions import asked
 
-pytestmark = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
-
-
-def asked(emulator: Emulator) -> list[str]:
-    """Return the requests that came, as "METHOD path"."""
-    return [f"{request.method} {request.path}" for request in emulator.journal]
+pytestmark = both
 
 
 # create

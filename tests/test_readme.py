@@ -19,10 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Result, Thopters
 from emulation import SPRITE_PROGRAM, Emulator, write_launcher
+from support.program import ROOT, Result, Thopters, both
 
-both = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
 archive = pytest.mark.parametrize(
     "thopters", [pytest.param("module", marks=pytest.mark.slow), "pyz"], indirect=True
 )

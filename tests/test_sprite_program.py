@@ -22,14 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_terminal
-from conftest import Thopters, free_ports
 from emulation import SPRITE_PROGRAM, Emulator, write_launcher
-from test_terminal import CTRL_C, Start
+from support.ports import free_ports
+from support.program import Thopters, both
+from support.terminals import CTRL_C, Start
 
-start = test_terminal.start  # the fixture
-
-both = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
 each_command = pytest.mark.parametrize("command", ["shell", "proxy"])
 SHELL = ["shell", "dev"]
 

@@ -29,7 +29,6 @@ import shlex
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import symtable
 import sys
@@ -38,93 +37,29 @@ import time
 import traceback
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from email.message import Message
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from conftest import ROOT
+from support.frames import BROKEN_FRAMES, cut, server_frame
+from support.program import ROOT
+from support.scripts import run_script
+from support.units import (
+    CANARY,
+    NOW,
+    UTC,
+    FakeClock,
+    Terminal,
+    make_answer,
+    make_console,
+    make_transport,
+)
+from support.words import TWISTED, nasty_words
 
 import thopters
 from thopters import AMBIGUOUS, BUSY, NOT_SENT, STARTING, WAKING
 
-UTC = datetime.timezone.utc
-NOW = datetime.datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
-
-# What a token may hold, with a quote, a backslash and a slash for the encodings to change
-CANARY = 'acme/1/c4n"ary\\+=$&'
-
-
-class FakeClock(thopters.Clock):
-    """A clock that moves only when somebody sleeps, and a constant for chance."""
-
-    def __init__(self, jitter: float = 0.0) -> None:
-        self.now = 1000.0
-        self.slept: list[float] = []
-        self._jitter = jitter
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now += seconds
-
-    def utc(self) -> datetime.datetime:
-        return NOW
-
-    def jitter(self) -> float:
-        return self._jitter
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def make_console() -> thopters.Console:
-    return thopters.Console(io.StringIO(), io.StringIO(), {})
-
-
-def make_answer(status: int, body: bytes = b"{}", **headers: str) -> thopters.Answer:
-    message = Message()
-    for name, value in headers.items():
-        message[name.replace("_", "-")] = value
-    return thopters.Answer(status, message, body)
-
-
-def make_transport(clock: thopters.Clock) -> thopters.Transport:
-    credential = thopters.Credential(thopters.Secret(CANARY), "a test")
-    return thopters.Transport(
-        "https://api.example", credential, console=make_console(), clock=clock, environ={}
-    )
-
-
-def cut(data: bytes, places: Iterable[int]) -> list[bytes]:
-    """Return `data` in pieces that end at `places`."""
-    edges = [0, *sorted(places), len(data)]
-    return [data[start:end] for start, end in itertools.pairwise(edges)]
-
-
 # quoting, against real shells
-
-
-def nasty_words(seed: int, count: int) -> list[bytes]:
-    """Return byte strings without NUL: known troublemakers, random ones and a long one."""
-    rng = random.Random(seed)
-    known = (
-        b"|-|--|-n|-e|-c|'|''|'''|\"|\\|\\\\|\\'|'\\''|\\n|\\0|$|$HOME|${HOME}|$(id)|`id`|$'a'|$\"a\""
-        b"|!|!!|!$|#|# a|~|~root|*|?|[a-z]|{a,b}|{1..3}|a=b|=|%|%s|if|;|&|&&|>|<|<<E|(|)"
-        b"|a b| |  a  |\t|\n|\n\n|a\n|\na|\r\n|\r"
-        b"|\x01|\x01\x01|\x7f|\x80|\x81|\x88|\xff|\xc3|\xe2'|\xe2\\|\xc3\xa9"
-    ).split(b"|")
-    every = bytes(range(1, 256))
-    trouble = b"'\"\\$`!\n\r\t -~*?[]{}()<>|&;#=%\x01\x7f\x80\x81\x82\x83\x88\xc3\xa9\xe2\xff"
-    made = [
-        bytes(rng.choices(rng.choice((every, trouble)), k=rng.randrange(1, 30)))
-        for _ in range(count)
-    ]
-    return [*known, b"|", every, *made, rng.randbytes(100_000).replace(b"\0", b"'")]
 
 
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
@@ -159,21 +94,6 @@ import os, sys
 argv = [os.fsencode(word) for word in sys.argv[1:]]
 print(repr((argv, dict(os.environb), os.getcwdb(), sys.stdin.buffer.read())))
 """
-
-
-def run_script(
-    home: Path, script: bytes, environ: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[bytes]:
-    """Run what is sent to a sprite as the sprite runs it."""
-    base = {"HOME": str(home), "PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
-    return subprocess.run(
-        ["bash", "-c", thopters.BOOTSTRAP],
-        input=script,
-        env=base | (environ or {}),
-        cwd=home,
-        capture_output=True,
-        timeout=60,
-    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -226,21 +146,6 @@ def test_a_script_that_is_cut_short_does_not_run(tmp_path: Path) -> None:
 
 SIZES = (0, 1, 2, 125, 126, 127, 65535, 65536, 65537)
 Messages = list[tuple[int, bytes]]
-
-
-def server_frame(
-    opcode: int, payload: bytes = b"", *, final: bool = True, reserved: int = 0
-) -> bytes:
-    """Encode a frame after RFC 6455, 5.2; of our own, so that it can't share a mistake."""
-    first = (0x80 if final else 0) | reserved << 4 | opcode
-    size = len(payload)
-    if size <= 125:
-        head = struct.pack("!BB", first, size)
-    elif size <= 0xFFFF:
-        head = struct.pack("!BBH", first, 126, size)
-    else:
-        head = struct.pack("!BBQ", first, 127, size)
-    return head + payload
 
 
 def random_frames(rng: random.Random, count: int, sizes: Sequence[int]) -> tuple[bytes, Messages]:
@@ -335,25 +240,6 @@ def test_the_buffer_holds_a_large_message_and_does_not_grow_with_what_has_passed
     largest = len(parser.space())
     assert list(feed(parser, pieces * 3)) == [(2, large)] * 3
     assert len(parser.space()) == largest
-
-
-BEGUN = server_frame(1, b"begun", final=False)
-BROKEN_FRAMES = {
-    **{f"reserved {bit}": server_frame(2, b"x", reserved=bit) for bit in (1, 2, 4, 7)},
-    **{f"opcode {code}": server_frame(code, b"x") for code in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)},
-    **{f"fragmented {code}": server_frame(code, b"x", final=False) for code in (8, 9, 10)},
-    **{f"long {code}": server_frame(code, bytes(126)) for code in (8, 9, 10)},
-    "long control, 64 bits": server_frame(9, bytes(70_000)),
-    "masked": bytes((0x82, 0x81)) + b"keys" + b"x",
-    "masked and empty": bytes((0x82, 0x80)) + b"keys",
-    "continuation of nothing": server_frame(0, b"x"),
-    "continuation of nothing, to go on": server_frame(0, b"x", final=False),
-    "continuation after the end": BEGUN + server_frame(0, b"x") + server_frame(0, b"y"),
-    "message inside a message": BEGUN + server_frame(1, b"x"),
-    "fragment inside a message": BEGUN + server_frame(2, b"x", final=False),
-    "length with the top bit": bytes((0x82, 127)) + struct.pack("!Q", 1 << 63 | 1),
-    "length of 2**62": bytes((0x82, 127)) + struct.pack("!Q", 1 << 62),
-}
 
 
 @pytest.mark.parametrize("broken", BROKEN_FRAMES.values(), ids=BROKEN_FRAMES.keys())
@@ -1776,34 +1662,6 @@ def test_a_checkpoints_id_in_the_platforms_words(texts: list[str], identity: str
 )
 def test_names_that_a_sprite_can_have(name: str) -> None:
     assert thopters.valid_name(name) == name
-
-
-TWISTED = (
-    "",
-    ".",
-    "..",
-    "../a",
-    "a/b",
-    "/",
-    "a\\b",
-    "a b",
-    " a",
-    "a\n",
-    "\na",
-    "a\0",
-    "a?b",
-    "a#b",
-    "a%2fb",
-    "a;b",
-    "a*",
-    "é",
-    "\u0661",
-    "-",
-    "-a",
-    "--yes",
-    "a\u202e",
-    "\udcff",
-)
 
 
 @pytest.mark.parametrize("name", [*TWISTED, "a" * 129], ids=ascii)

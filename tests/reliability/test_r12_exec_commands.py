@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Thopters
-from emulation import Emulator, Fault
-from relay import Cut, Relay
-from runs import environ_for
-from test_units import nasty_words, run_script
+from emulation import Emulator
+from support.program import Thopters, both
+from support.relay import Cut, Relay
+from support.runs import environ_for
+from support.scripts import run_script
+from support.sessions import refuse_websockets
+from support.words import nasty_words
 
 import thopters as program
-
-both = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
 
 SHOW = [b"printf", b"%s\\0"]
 
@@ -69,12 +69,6 @@ def test_r12_words_arrive_exactly_through_the_whole_program(
 
 
 SIGNALS = ("INT", "TERM", "HUP", "KILL", "SEGV")
-
-
-def refuse_websockets(emulator: Emulator) -> None:
-    """Put something before the emulator that passes requests on, but no upgrade."""
-    page = {"body": b"<html>no upgrades here", "content_type": "text/html"}
-    emulator.fault(Fault("WS */exec", "status", times=None, after=0, status=403, **page))
 
 
 @pytest.fixture

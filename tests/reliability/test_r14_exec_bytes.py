@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from conftest import Thopters
 from emulation import Emulator
 from emulation.journal import Request
 from emulation.wire import ServerSocket, Wire, accept_key
-from relay import Cut, Relay
-from runs import environ_for, shorten
-from servers import Canned
-from test_native_terminal import Deaf, Tty
-from test_r12_exec_commands import refuse_websockets
-from test_r17_exec_streams import EXITS, GREETING, OUT, PREAMBLE, REST, Peer
-from test_units import FakeClock, server_frame
+from support.frames import EXITS, GREETING, OUT, PREAMBLE, REST, Deaf, Peer, server_frame
+from support.program import Thopters, both
+from support.relay import Cut, Relay
+from support.runs import environ_for, shorten
+from support.servers import Canned
+from support.sessions import refuse_websockets
+from support.terminals import Tty
+from support.units import FakeClock
 
 import thopters as program
 
@@ -88,9 +88,6 @@ def check_output(thopters: Thopters, emulator: Emulator, out: int, err: int) -> 
     assert told == [digest(block, out), digest(block, err)]
     if Path("/proc/self/status").exists():
         assert 0 < max(reader.peak for reader in readers) <= MOST_MEMORY
-
-
-both = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
 
 
 @both

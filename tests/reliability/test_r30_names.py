@@ -14,11 +14,11 @@ from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote
 
 import pytest
-from conftest import Thopters
 from emulation import Emulator, Fault, write_launcher
 from emulation.journal import Request
-from runs import environ_for, run_here
-from test_units import TWISTED
+from support.program import Thopters, both
+from support.runs import environ_for, run_here
+from support.words import TWISTED
 
 # NAME is where the hostile name goes
 COMMANDS = {
@@ -179,7 +179,7 @@ def test_r30_every_hostile_name_is_refused_or_is_one_segment(
         assert not set(REFUSED) & set(sent)
 
 
-@pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
+@both
 def test_r30_a_process_does_the_same_with_bytes(
     thopters: Thopters, strict: Emulator, programs: Path
 ) -> None:
