@@ -20,7 +20,7 @@ from emulation import SPRITE_PROGRAM, Emulator, Fault
 from emulation.exec import Session as RemoteSession
 from emulation.state import Sprite
 from emulation.wire import Reply
-from support.program import Result, Thopters, both
+from support.program import Result, Thopters
 from support.sessions import asked, needs_curl, needs_namespace
 from support.terminals import CTRL_C, CTRL_D, Start
 from support.waiting import until
@@ -117,7 +117,6 @@ def test_a_sleeping_sprite_is_told_and_not_touched(
     assert (sprite.status, list(sprite.tasks)) == (status, ["agent"])
 
 
-@both
 def test_a_sleeping_sprite_in_json(thopters: Thopters, emulator: Emulator) -> None:
     emulator.add_sprite("dev")
     done = thopters("pause", "dev", "--json")
@@ -142,7 +141,6 @@ def test_a_quiet_sprite_is_watched_until_it_sleeps(thopters: Thopters, emulator:
     assert sprite.status == "warm"  # the last look has not woken it
 
 
-@both
 @pytest.mark.parametrize("status", ["warm", "cold"])
 def test_a_quiet_sprite_in_json(thopters: Thopters, emulator: Emulator, status: str) -> None:
     sprite = awake(emulator)
@@ -166,7 +164,6 @@ def test_a_quiet_sprite_that_stays_awake_times_out(thopters: Thopters, emulator:
     assert sprite.status == "running"
 
 
-@both
 def test_no_wait_does_not_say_that_it_sleeps(thopters: Thopters, emulator: Emulator) -> None:
     awake(emulator)
     done = thopters("pause", "dev", "--no-wait")
@@ -628,7 +625,6 @@ def test_a_no_for_one_is_none_for_the_others(
 # what cannot be
 
 
-@both
 def test_pause_of_no_sprite(thopters: Thopters, emulator: Emulator) -> None:
     emulator.add_sprite("dev-main", status="running")
     done = thopters("pause", "dev-mian", "--force")

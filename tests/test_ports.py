@@ -229,7 +229,6 @@ def ask(host: str, port: int, method: str, path: str, body: bytes = b"") -> byte
         return connection.getresponse().read()
 
 
-@both
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_a_web_server_is_reached_on_both_addresses(
     thopters: Thopters, dev: Emulator, web: int, host: str
@@ -893,7 +892,6 @@ def test_an_answer_that_does_not_end_is_not_called_whole(
     assert said in done.err and "was lost" not in done.err
 
 
-@both
 def test_stdin_and_stdout_are_the_connection(thopters: Thopters, dev: Emulator, web: int) -> None:
     request = b"GET /page HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     done = thopters("proxy", "dev", "-W", f"localhost:{web}", stdin=request)

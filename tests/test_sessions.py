@@ -14,7 +14,7 @@ import pytest
 from emulation import Emulator, Fault
 from emulation.exec import Session
 from emulation.state import Sprite
-from support.program import Thopters, both
+from support.program import Thopters
 from support.sessions import IGNORING, detach, needs_curl, needs_namespace, session_of
 from support.terminals import LEAVE, Tty
 from support.units import make_console
@@ -25,7 +25,6 @@ import thopters as program
 # sessions, attach
 
 
-@both
 def test_a_detached_command_outlives_us(thopters: Thopters, sprite: Sprite) -> None:
     identity = detach(thopters, "sh", "-c", "read line; echo got-$line > told; exec sleep 600")
     session = session_of(sprite, identity)

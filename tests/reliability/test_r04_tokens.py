@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 from support.logins import EMPTY_LIST, Login
-from support.program import Thopters, both
+from support.program import Thopters
 from support.runs import COMMAND_LINES, run_here
 from support.servers import Canned, response
 
@@ -45,7 +45,6 @@ def check(kind: str, err: str, source: str) -> None:
             assert text[place : place + 5] not in err, "a piece of the token was printed"
 
 
-@both
 def test_r04_malformed_tokens_of_the_environment(login: Login) -> None:
     for kind, token in MALFORMED.items():
         if "\0" not in token:  # which no variable can hold

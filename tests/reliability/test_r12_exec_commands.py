@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from emulation import Emulator
-from support.program import Thopters, both
+from support.program import Thopters
 from support.relay import Cut, Relay
 from support.runs import environ_for
 from support.scripts import run_script
@@ -56,7 +56,6 @@ def run(home: Path, argv: list[bytes], *, runner: bytes) -> list[bytes]:
     return out.split(b"\0")[:-1]
 
 
-@both
 def test_r12_words_arrive_exactly_through_the_whole_program(
     thopters: Thopters, emulator: Emulator
 ) -> None:
@@ -164,7 +163,6 @@ def test_r13_every_status_through_the_whole_program(
     assert ran == ["post" if by_post else "ws"] * 256
 
 
-@both
 @pytest.mark.parametrize("by_post", [False, True], ids=["websocket", "post"])
 def test_r13_255_of_ours_comes_with_a_message(
     thopters: Thopters, emulator: Emulator, by_post: bool
@@ -202,6 +200,5 @@ def test_r20_a_loop_over_lines_runs_every_one(thopters: Thopters, emulator: Emul
 
 
 @pytest.mark.slow
-@both
 def test_r20_a_loop_over_a_hundred_lines(thopters: Thopters, emulator: Emulator) -> None:
     loop(thopters, emulator, 100)

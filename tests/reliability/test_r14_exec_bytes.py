@@ -102,7 +102,6 @@ def test_r14_both_streams_arrive_exactly_by_post(thopters: Thopters, emulator: E
 
 
 @pytest.mark.slow
-@both
 def test_r14_a_gigabyte_on_each_stream(thopters: Thopters, emulator: Emulator) -> None:
     check_output(thopters, emulator, 1024, 1024)
 
@@ -280,7 +279,6 @@ def test_r19_the_end_is_taken_at_once(
     assert time.monotonic() - started < 0.2
 
 
-@both
 def test_r19_the_program_leaves_while_the_server_holds_on(
     thopters: Thopters, emulator: Emulator
 ) -> None:

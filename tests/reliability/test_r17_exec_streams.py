@@ -32,7 +32,7 @@ from support.frames import (
     cut,
     server_frame,
 )
-from support.program import Thopters, both
+from support.program import Thopters
 from support.runs import environ_for, run_here
 from support.scripts import run_script
 from support.sessions import refuse_websockets
@@ -226,7 +226,6 @@ def test_r17_a_group_of_thousands_of_digits_is_none(
 HEAD = 170  # of what the server sends, the answer to the upgrade
 
 
-@both
 @pytest.mark.parametrize("size", [15, HEAD, 250, 330])
 def test_r17_the_program_itself_on_a_connection_that_is_cut(
     thopters: Thopters, emulator: Emulator, size: int
@@ -415,7 +414,6 @@ done 2>&-
     assert "a part of the command's output is missing" in done.err
 
 
-@both
 @pytest.mark.parametrize("chunks", ["exact", "split", "merged"])
 def test_r18_the_program_itself_over_post(
     thopters: Thopters, emulator: Emulator, chunks: str
@@ -460,7 +458,6 @@ def test_r18_a_body_cut_and_joined_at_random_is_exact(
 
 
 @pytest.mark.slow
-@both
 def test_r18_four_hundred_bodies_cut_and_joined_at_random_are_exact(
     thopters: Thopters, emulator: Emulator
 ) -> None:

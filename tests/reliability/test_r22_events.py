@@ -15,7 +15,7 @@ from emulation import Emulator, Fault
 from emulation.journal import Request
 from emulation.state import Sprite
 from emulation.wire import Wire
-from support.program import Thopters, both
+from support.program import Thopters
 from support.runs import Done, environ_for, run_here, shorten
 from support.servers import Canned, response
 
@@ -274,7 +274,6 @@ def test_r22_words_of_ours_in_the_prose_are_no_id(place: Place, comment: str) ->
 # the same through a process of its own
 
 
-@both
 @pytest.mark.parametrize(
     "name",
     [

@@ -292,7 +292,6 @@ def check_one_line(name: str, err: str) -> None:
     assert "internal error" not in err and "Traceback" not in err, (name, err)
 
 
-@pytest.mark.parametrize("thopters", ["pyz"], indirect=True)
 @pytest.mark.parametrize("again", [True, False], ids=["tried four times", "tried once"])
 def test_r29_no_body_takes_long_or_much_or_more_than_a_line(
     thopters: Thopters, again: bool

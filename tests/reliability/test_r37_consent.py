@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from emulation import Emulator, Fault
-from support.program import Thopters, both
+from support.program import Thopters
 from support.sessions import writes
 from support.terminals import CTRL_C, CTRL_D, Start
 from support.waiting import until
@@ -45,7 +45,6 @@ def test_r37_destroy_takes_the_very_name_alone(emulator: Emulator, start: Start,
     assert list(emulator.sprites) == ["dev"]
 
 
-@both
 def test_r37_destroy_without_a_terminal_sends_nothing(
     thopters: Thopters, emulator: Emulator
 ) -> None:

@@ -55,7 +55,6 @@ def many(emulator: Emulator) -> Emulator:
     return emulator
 
 
-@both
 @pytest.mark.parametrize("words", [OUTPUTS["ls"][0], OUTPUTS["list --json"][0], LONG],
                          ids=["ls", "--json", "exec"])  # fmt: skip
 def test_r40_into_head(thopters: Thopters, many: Emulator, words: list[str]) -> None:

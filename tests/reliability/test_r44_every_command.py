@@ -19,7 +19,7 @@ import pytest
 from emulation import Emulator, Fault
 from emulation.routes import ROUTES
 from support.configs import write
-from support.program import Result, Thopters, both
+from support.program import Result, Thopters
 from support.runs import COMMANDS, play
 from support.shapes import MADE, PAGE, SEEN, differences, fetch, shape
 from support.terminals import Start
@@ -100,7 +100,6 @@ def test_r44_r48_every_command_in_one_of_nine_locales_asks_what_the_contract_has
 
 
 @pytest.mark.slow
-@both
 @pytest.mark.parametrize("development", [False, True], ids=["plain", "development"])
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_r44_every_command_in_every_locale(

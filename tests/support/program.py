@@ -15,6 +15,7 @@ from emulation import Emulator
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODULE = ROOT / "thopters.py"
 
+# For what may depend on being started from an archive, which otherwise runs the same module
 both = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
 
 
