@@ -6,25 +6,27 @@ nothing of the user's, and no token, proxy or colour setting comes through.
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import itertools
 import os
 import py_compile
 import random
 import signal
-import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from emulation import Emulator
+from emulation import SPRITE_PROGRAM, Emulator, write_launcher
+from emulation.state import Sprite
+from support.configs import GitHub, write
+from support.keys import CONFIG
+from support.logins import Api, Login
+from support.program import MODULE, ROOT, Thopters
 
-ROOT = Path(__file__).resolve().parent.parent
-MODULE = ROOT / "thopters.py"
+if TYPE_CHECKING:
+    from support.terminals import Start
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -72,134 +74,6 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
             raise session.Interrupted(session.shouldstop)
         item = following
     return True
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody has, the first of each with a free one behind it.
-
-    They are below those that systems give to who connects, for that would come in between.
-    """
-    chance = random.SystemRandom()
-    found: list[int] = []
-    while len(found) < count:
-        port = chance.randrange(10_000, 30_000)
-        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-            for listener in itertools.chain(listeners(port), listeners(port + 1)):
-                stack.enter_context(listener)
-            if not {port, port + 1} & {taken + near for taken in found for near in (0, 1)}:
-                found.append(port)
-    return found
-
-
-def listeners(port: int) -> Iterator[socket.socket]:
-    """Yield a listener on each loopback address there is; OSError where the port is taken."""
-    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
-        try:
-            yield socket.create_server((address, port), family=family)
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise
-
-
-class Result:
-    """How a run of the program ended: exit status (negative: by signal) and what it wrote."""
-
-    def __init__(self, done: subprocess.CompletedProcess[bytes]) -> None:
-        self.code = done.returncode
-        self.out_bytes = done.stdout
-        self.err_bytes = done.stderr
-        self.out = done.stdout.decode(errors="replace")
-        self.err = done.stderr.decode(errors="replace")
-
-    def __repr__(self) -> str:
-        return f"exit {self.code}\n--- stdout\n{self.out}--- stderr\n{self.err}"
-
-
-class Thopters:
-    """Runs the program as a child process in a sealed environment."""
-
-    def __init__(self, program: Path, home: Path) -> None:
-        self.argv = [sys.executable, str(program)]
-        self.home = home
-        self.started: list[subprocess.Popen[bytes]] = []
-        self.env = {
-            "HOME": str(home),
-            "PATH": "/usr/local/bin:/usr/bin:/bin",
-            "LANG": "C.UTF-8",
-            "COLUMNS": "80",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "THOPTERS_GITHUB_API": "http://127.0.0.1:9",  # nothing leaves this machine
-        }
-
-    def use(self, emulator: Emulator) -> None:
-        self.env |= {"SPRITES_API_URL": emulator.url, "SPRITE_TOKEN": emulator.token}
-
-    def __call__(
-        self,
-        *args: str | bytes,
-        stdin: bytes | None = None,
-        env: dict[str, str] | None = None,
-        timeout: float = 60,
-        **options: Any,
-    ) -> Result:
-        """Run to the end. `env` adds variables; stdin is /dev/null unless given."""
-        source: dict[str, Any] = {"input": stdin} if stdin is not None else {}
-        return Result(
-            subprocess.run(
-                [*self.argv, *args],
-                env=self.env | (env or {}),
-                capture_output=True,
-                timeout=timeout,
-                cwd=self.home,
-                **(source or {"stdin": subprocess.DEVNULL}),
-                **options,
-            )
-        )
-
-    def as_somebody(self) -> dict[str, Any]:
-        """Return the options that run the program as a user whom modes bind, who owns the home."""
-        if os.geteuid() != 0:
-            return {}
-        options: dict[str, Any] = {"user": 52000, "group": 52000, "extra_groups": []}
-        probe = "import sys; sys.exit(sys.version_info < (3, 11))"
-        for python in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
-            with contextlib.suppress(OSError):
-                done = subprocess.run(
-                    [python, "-c", probe], cwd="/", capture_output=True, **options
-                )
-                if done.returncode == 0:
-                    break
-        else:
-            pytest.skip("no Python here can be run by another user")
-        copy = self.home.with_name("thopters.py")
-        copy.write_bytes(MODULE.read_bytes())
-        self.argv = [python, str(copy)]
-        for folder in copy.parents[:3]:
-            folder.chmod(0o755)
-        for place in (self.home, *self.home.rglob("*")):
-            os.lchown(place, 52000, 52000)
-        return options
-
-    def start(self, *args: str | bytes, **options: Any) -> subprocess.Popen[bytes]:
-        """Start the program and leave it running; its streams are pipes unless named."""
-        pipes: dict[str, Any] = {
-            "stdin": subprocess.DEVNULL,
-            "stdout": subprocess.PIPE,
-            "stderr": subprocess.PIPE,
-        }
-        argv: list[str | bytes] = [*self.argv, *args]
-        process = subprocess.Popen(argv, env=self.env, cwd=self.home, **(pipes | options))
-        self.started.append(process)
-        return process
-
-    def end(self) -> None:
-        """End what `start` has left behind."""
-        for process in self.started:
-            process.kill()
-            for stream in (process.stdin, process.stdout, process.stderr):
-                if stream:
-                    stream.close()
-            process.wait()
 
 
 @pytest.fixture(autouse=True)
@@ -261,3 +135,90 @@ def emulator(thopters: Thopters) -> Iterator[Emulator]:
         yield emulator
         broken = [text for text in emulator.journal.oddities if "Traceback" in text]
         assert not broken, "the emulator itself failed:\n" + broken[0]
+
+
+@pytest.fixture
+def start(thopters: Thopters) -> Iterator[Start]:
+    """Return a function that starts the program on a terminal."""
+    from support.terminals import Session  # which skips where there are no pseudo-terminals
+
+    sessions = []
+
+    def start(*words: str, columns: int = 80, **streams: Any) -> Session:
+        sessions.append(Session(thopters, words, columns, **streams))
+        return sessions[-1]
+
+    yield start
+    for session in sessions:
+        session.close()
+
+
+@pytest.fixture
+def dev(emulator: Emulator) -> Emulator:
+    """Return the platform with a sprite that is awake."""
+    emulator.add_sprite("dev", status="running")
+    return emulator
+
+
+@pytest.fixture
+def sprite(emulator: Emulator) -> Sprite:
+    """Return a sprite named dev that has been woken, so that it has its task API too."""
+    sprite = emulator.add_sprite("dev")
+    while not sprite.enter():
+        pass
+    return sprite
+
+
+@pytest.fixture
+def github(thopters: Thopters) -> Iterator[GitHub]:
+    """Return the stand-in for GitHub that `thopters` is set to ask."""
+    github = GitHub()
+    thopters.env["THOPTERS_GITHUB_API"] = github.url
+    yield github
+    github.close()
+
+
+@pytest.fixture
+def path(thopters: Thopters) -> Path:
+    """Return where the configuration is kept."""
+    return thopters.home / ".sprite-thopters" / "config.json"
+
+
+@pytest.fixture
+def login(thopters: Thopters, tmp_path: Path) -> Iterator[Login]:
+    """Return a home where tokens can be stored, with an API that notes which one arrives."""
+    api = Api()
+    thread = threading.Thread(target=api.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    yield Login(thopters, api, programs)
+    api.shutdown()
+    thread.join()
+    api.server_close()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Return a home like a fresh Ubuntu's, whose .bashrc ends early for commands."""
+    home = tmp_path / "sprite"
+    home.mkdir()
+    (home / ".bashrc").write_text("case $- in *i*) ;; *) return ;; esac\nPS1='$ '\n")
+    (home / ".profile").write_text('[ -z "$BASH_VERSION" ] || . "$HOME/.bashrc"\n')
+    return home
+
+
+@pytest.fixture
+def config(thopters: Thopters) -> Path:
+    """Return a configuration with every kind of key."""
+    path = thopters.home / ".sprite-thopters" / "config.json"
+    write(path, CONFIG)
+    return path
+
+
+@pytest.fixture
+def console(thopters: Thopters) -> None:
+    """Put the stand-in for the `sprite` program into PATH."""
+    folder = thopters.home / "programs"
+    write_launcher(folder, "sprite", SPRITE_PROGRAM)
+    thopters.env["PATH"] = f"{folder}{os.pathsep}{thopters.env['PATH']}"

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from support.program import ROOT
 
 DECLARED = """\
 import sys

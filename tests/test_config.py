@@ -7,93 +7,17 @@ import json
 import os
 import shlex
 import signal
-import stat
 import subprocess
 import sys
 import termios
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MODULE, Thopters
 from emulation import Emulator, Fault
-from test_terminal import Session, Start, start  # noqa: F401 (a fixture)
-
-KEYS = {
-    "ANTHROPIC_API_KEY": "sk-ant-canary-aaaaaaaaaaaaaaaa",
-    "OPENAI_API_KEY": "sk-canary-bbbbbbbbbbbbbbbbbbbb",
-    "GITHUB_PAT": "ghp_canary_cccccccccccccccccccc",
-}
-SECRETS = {name: KEYS[name] for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY")}
-ME = {"GIT_AUTHOR_NAME": "Ann O'Nym", "GIT_AUTHOR_EMAIL": "ann@example.org"}
-
-
-class GitHub:
-    """A stand-in for GitHub's API: knows one token, and keeps the requests."""
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[str, str | None]] = []
-        self.instead: tuple[int, str, bytes] | None = None  # what somebody else answers
-        github, requests = self, self.requests
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                bearer = self.headers.get("Authorization")
-                requests.append((self.path, bearer))
-                good = bearer == f"Bearer {KEYS['GITHUB_PAT']}" and self.path == "/user"
-                body = b'{"login": "ann"}' if good else b'{"message": "Bad credentials"}'
-                status, kind = 200 if good else 401, "application/json; charset=utf-8"
-                status, kind, body = github.instead or (status, kind, body)
-                self.send_response(status)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        self.thread = threading.Thread(target=self.server.serve_forever)
-        self.thread.start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
-
-
-@pytest.fixture
-def github(thopters: Thopters) -> Iterator[GitHub]:
-    github = GitHub()
-    thopters.env["THOPTERS_GITHUB_API"] = github.url
-    yield github
-    github.close()
-
-
-@pytest.fixture
-def path(thopters: Thopters) -> Path:
-    return thopters.home / ".sprite-thopters" / "config.json"
-
-
-def mode(path: Path) -> int:
-    return stat.S_IMODE(path.stat().st_mode)
-
-
-def write(path: Path, document: Any) -> bytes:
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    data = document if isinstance(document, bytes) else json.dumps(document).encode()
-    path.write_bytes(data)
-    path.chmod(0o600)
-    return data
-
-
-both = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
-
+from support.configs import KEYS, ME, SECRETS, UPDATER, GitHub, mode, updater, write
+from support.program import MODULE, Thopters, both
+from support.terminals import Session, Start
 
 # setup from the environment
 
@@ -263,7 +187,7 @@ def test_setup_asks_and_does_not_show_what_is_typed(
     emulator: Emulator,
     github: GitHub,
     path: Path,
-    start: Start,  # noqa: F811
+    start: Start,
 ) -> None:
     (thopters.home / ".gitconfig").write_text("[user]\n\tname = Local Me\n")
     first = start("setup", columns=200)
@@ -285,7 +209,7 @@ def test_setup_takes_no_half_of_a_long_key(
     thopters: Thopters,
     emulator: Emulator,
     path: Path,
-    start: Start,  # noqa: F811
+    start: Start,
 ) -> None:
     """A terminal drops what a line has above 4,095 bytes."""
     session = start("setup", columns=200)
@@ -301,7 +225,7 @@ def test_setup_hides_what_is_typed_after_a_stop_too(
     thopters: Thopters,
     emulator: Emulator,
     path: Path,
-    start: Start,  # noqa: F811
+    start: Start,
 ) -> None:
     """The shell has made the terminal show keys meanwhile."""
     session = start("setup", columns=200)
@@ -321,7 +245,7 @@ def test_setup_keeps_the_spaces_that_are_typed_for_a_secret_of_ones_own(
     thopters: Thopters,
     emulator: Emulator,
     path: Path,
-    start: Start,  # noqa: F811
+    start: Start,
 ) -> None:
     write(path, {"secrets": {"MINE": "old", "NEXT": "old", "LAST": "old"}})
     typed = ["", " gpt \t", "", "  a b ", "  ", " - ", "", "", ""]
@@ -334,7 +258,7 @@ def test_setup_offers_no_git_name_that_it_would_not_take(
     thopters: Thopters,
     emulator: Emulator,
     path: Path,
-    start: Start,  # noqa: F811
+    start: Start,
 ) -> None:
     (thopters.home / ".gitconfig").write_text('[user]\n\tname = "a\\nb"\n')
     session = start("setup")
@@ -346,7 +270,7 @@ def test_setup_does_not_undo_what_is_set_meanwhile(
     thopters: Thopters,
     emulator: Emulator,
     path: Path,
-    start: Start,  # noqa: F811
+    start: Start,
 ) -> None:
     write(path, {"defaults": {"prefix": "old-"}, "git": {"email": "old@example.org"}})
     session = start("setup", columns=200)
@@ -368,7 +292,7 @@ def test_setup_takes_bytes_that_are_no_text_where_it_shows_them_alone(
     thopters: Thopters,
     emulator: Emulator,
     path: Path,
-    start: Start,  # noqa: F811
+    start: Start,
 ) -> None:
     thopters.env["PYTHONIOENCODING"] = "utf-8:strict"  # as it is in most locales
     session = start("setup", columns=200)
@@ -387,7 +311,7 @@ def test_setup_that_is_interrupted_changes_nothing(
     thopters: Thopters,
     emulator: Emulator,
     path: Path,
-    start: Start,  # noqa: F811
+    start: Start,
 ) -> None:
     session = start("setup")
     assert answer_setup(session, ["typed-secret", "\x03"]) == -signal.SIGINT
@@ -590,24 +514,6 @@ def test_a_lock_that_is_held_is_waited_for_and_then_reported(
     assert "another thopters has been changing" in done.err
     assert not path.exists()
     assert thopters("setup", "--from-env", env=SECRETS).code == 0
-
-
-UPDATER = """\
-import os, sys
-sys.path.insert(0, sys.argv[1])
-import thopters
-config = thopters.Config(os.environ, thopters.Console(sys.stdout, sys.stderr, os.environ))
-def change(document):
-    document["count"] = document.get("count", 0) + 1
-    document["filler"] = "x" * 50_000
-for _ in range(int(sys.argv[2])):
-    config.update(change)
-"""
-
-
-def updater(thopters: Thopters, count: int) -> subprocess.Popen[bytes]:
-    argv = [sys.executable, "-c", UPDATER, str(MODULE.parent), str(count)]
-    return subprocess.Popen(argv, env=thopters.env)
 
 
 def test_many_writers_lose_nothing(thopters: Thopters, path: Path) -> None:

@@ -19,22 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MODULE, Thopters
 from emulation import Emulator, Fault, exec
 from emulation.machine import namespace_kind
 from emulation.state import Sprite
-from test_emulator import needs_namespace
-from test_native_terminal import until
+from support.program import MODULE, Thopters, both
+from support.sessions import needs_namespace
+from support.waiting import until
 
 import thopters as program
 
-both = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
 tree_tools = pytest.mark.skipif(not shutil.which("diff"), reason="diff is not installed")
-
-
-@pytest.fixture
-def dev(emulator: Emulator) -> Sprite:
-    return emulator.add_sprite("dev", status="running")
 
 
 def furnish(folder: Path) -> None:
@@ -119,7 +113,9 @@ def leftovers(*folders: Path) -> list[Path]:
 
 @both
 @tree_tools
-def test_a_round_trip_changes_nothing(thopters: Thopters, emulator: Emulator, dev: Sprite) -> None:
+def test_a_round_trip_changes_nothing(
+    thopters: Thopters, emulator: Emulator, sprite: Sprite
+) -> None:
     furnish(source := thopters.home / "project")
     assert thopters("cp", "project", "dev:").code == 0
     assert thopters("cp", "dev:project", "back").code == 0
@@ -127,17 +123,17 @@ def test_a_round_trip_changes_nothing(thopters: Thopters, emulator: Emulator, de
     before, after = described(source), described(thopters.home / "back")
     assert before == after
     assert (thopters.home / "back" / "sub").stat().st_mode & 0o777 == 0o555
-    assert not leftovers(dev.home, thopters.home)
+    assert not leftovers(sprite.home, thopters.home)
     assert len(emulator.journal.requests("WS")) == 2
 
 
 @pytest.mark.skipif(not shutil.which("rsync"), reason="rsync is not installed")
-def test_rsync_finds_nothing_to_do_after_a_round_trip(thopters: Thopters, dev: Sprite) -> None:
+def test_rsync_finds_nothing_to_do_after_a_round_trip(thopters: Thopters, sprite: Sprite) -> None:
     furnish(source := thopters.home / "project")
     (source / "hard").hardlink_to(source / "run.sh")
     for words in (["project", "dev:"], ["dev:project", "back"]):
         assert thopters("cp", *words).code == 0
-    for copy in (dev.home / "project", thopters.home / "back"):
+    for copy in (sprite.home / "project", thopters.home / "back"):
         options = ["-n", "-rlptHi", "--checksum", "--delete", "--omit-dir-times"]
         told = subprocess.run(
             ["rsync", *options, f"{source}/", f"{copy}/"], capture_output=True, check=True
@@ -147,31 +143,31 @@ def test_rsync_finds_nothing_to_do_after_a_round_trip(thopters: Thopters, dev: S
 
 @pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_thousands_of_files_go_over_one_connection(
-    thopters: Thopters, emulator: Emulator, dev: Sprite, count: int
+    thopters: Thopters, emulator: Emulator, sprite: Sprite, count: int
 ) -> None:
     (many := thopters.home / "many").mkdir()
     for number in range(count):
         (many / str(number)).write_bytes(b"%d" % number)
     assert thopters("cp", "many", "dev:").code == 0
     assert len(emulator.journal.requests("WS")) == 1
-    assert len(list((dev.home / "many").iterdir())) == count
-    assert (dev.home / "many" / "999").read_bytes() == b"999"
+    assert len(list((sprite.home / "many").iterdir())) == count
+    assert (sprite.home / "many" / "999").read_bytes() == b"999"
 
 
-def test_into_a_directory_as_it_and_over_what_is_there(thopters: Thopters, dev: Sprite) -> None:
+def test_into_a_directory_as_it_and_over_what_is_there(thopters: Thopters, sprite: Sprite) -> None:
     (thopters.home / "d" / "x").mkdir(parents=True)
     (thopters.home / "d" / "f").write_text("new")
     assert thopters("cp", "d", "dev:e").code == 0  # as e
-    assert (dev.home / "e" / "f").read_text() == "new"
+    assert (sprite.home / "e" / "f").read_text() == "new"
     (thopters.home / "d" / "f").write_text("newer")
-    (dev.home / "old").mkdir()
-    (dev.home / "old" / "d").mkdir()
-    (dev.home / "old" / "d" / "kept").write_text("kept")
-    (dev.home / "old" / "d" / "f").write_text("old")
-    dev.machine.own(dev.home)
+    (sprite.home / "old").mkdir()
+    (sprite.home / "old" / "d").mkdir()
+    (sprite.home / "old" / "d" / "kept").write_text("kept")
+    (sprite.home / "old" / "d" / "f").write_text("old")
+    sprite.machine.own(sprite.home)
     assert thopters("cp", "d", "dev:old").code == 0  # into old, merged
-    assert (dev.home / "old" / "d" / "kept").read_text() == "kept"
-    assert (dev.home / "old" / "d" / "f").read_text() == "newer"
+    assert (sprite.home / "old" / "d" / "kept").read_text() == "kept"
+    assert (sprite.home / "old" / "d" / "f").read_text() == "newer"
     (thopters.home / "here" / "d").mkdir(parents=True)
     (thopters.home / "here" / "d" / "mine").write_text("mine")
     assert thopters("cp", "dev:old/d", "here").code == 0
@@ -183,16 +179,16 @@ def test_into_a_directory_as_it_and_over_what_is_there(thopters: Thopters, dev: 
 @pytest.mark.parametrize("source", ["d/.", "d/./", "d/e/.."])
 @pytest.mark.parametrize("there", [False, True])
 def test_what_is_in_a_directory_is_copied_without_it(
-    thopters: Thopters, dev: Sprite, out: bool, source: str, there: bool
+    thopters: Thopters, sprite: Sprite, out: bool, source: str, there: bool
 ) -> None:
-    here, target = (dev.home, thopters.home) if out else (thopters.home, dev.home)
+    here, target = (sprite.home, thopters.home) if out else (thopters.home, sprite.home)
     (here / "d" / "e").mkdir(parents=True)
     (here / "d" / ".f").write_text("f")
     (here / "d").chmod(0o750)
     if there:
         (target / "to" / "e").mkdir(parents=True)
         (target / "to" / "e" / "kept").write_text("kept")
-    dev.machine.own(dev.home)
+    sprite.machine.own(sprite.home)
     done = thopters("cp", f"dev:{source}", "to") if out else thopters("cp", source, "dev:to")
     assert (done.code, done.err) == (0, ""), done
     assert sorted(os.listdir(target / "to")) == [".f", "e"]
@@ -202,29 +198,29 @@ def test_what_is_in_a_directory_is_copied_without_it(
 
 
 def test_all_of_a_sprites_directory_is_copied_when_it_has_no_name(
-    thopters: Thopters, dev: Sprite
+    thopters: Thopters, sprite: Sprite
 ) -> None:
-    (dev.home / "f").write_text("f")
+    (sprite.home / "f").write_text("f")
     assert thopters("cp", "dev:", "to").code == 0
-    same(dev.home, thopters.home / "to")
+    same(sprite.home, thopters.home / "to")
 
 
 def test_a_link_to_a_directory_is_followed_with_a_slash_behind_it(
-    thopters: Thopters, dev: Sprite
+    thopters: Thopters, sprite: Sprite
 ) -> None:
     (thopters.home / "d").mkdir()
     (thopters.home / "d" / "f").write_text("f")
     (thopters.home / "l").symlink_to("d")
     assert thopters("cp", "l/", "dev:").code == 0
-    assert not (dev.home / "l").is_symlink()
-    assert (dev.home / "l" / "f").read_text() == "f"
+    assert not (sprite.home / "l").is_symlink()
+    assert (sprite.home / "l" / "f").read_text() == "f"
 
 
 @pytest.mark.parametrize("out", [False, True])
 def test_where_one_thing_does_not_fit_nothing_is_put(
-    thopters: Thopters, dev: Sprite, out: bool
+    thopters: Thopters, sprite: Sprite, out: bool
 ) -> None:
-    source, target = (dev.home, thopters.home) if out else (thopters.home, dev.home)
+    source, target = (sprite.home, thopters.home) if out else (thopters.home, sprite.home)
     for name in ("a", "b", "z"):
         (source / "d" / name).mkdir(parents=True)
         (source / "d" / name / "f").write_text("new")
@@ -232,7 +228,7 @@ def test_where_one_thing_does_not_fit_nothing_is_put(
         (target / "d" / name / "f").write_text("old")
     (target / "d" / "b" / "f").unlink()
     (target / "d" / "b" / "f").mkdir()
-    dev.machine.own(dev.home)
+    sprite.machine.own(sprite.home)
     done = thopters("cp", "dev:d", ".") if out else thopters("cp", "d", "dev:")
     assert (done.code, done.out) == (1, "")
     assert re.search(r"cannot replace .*d/b/f by a file\nhint: nothing was put in place", done.err)
@@ -242,9 +238,9 @@ def test_where_one_thing_does_not_fit_nothing_is_put(
 
 @pytest.mark.parametrize("out", [False, True])
 def test_a_directory_that_nobody_may_write_in_is_merged(
-    thopters: Thopters, dev: Sprite, out: bool
+    thopters: Thopters, sprite: Sprite, out: bool
 ) -> None:
-    source, target = (dev.home, thopters.home) if out else (thopters.home, dev.home)
+    source, target = (sprite.home, thopters.home) if out else (thopters.home, sprite.home)
     if os.geteuid() == 0:  # which may write everywhere
         words = ("--bounding-set", "-dac_override,-dac_read_search")
         thopters.argv = [shutil.which("setpriv") or "setpriv", *words, *thopters.argv]
@@ -253,7 +249,7 @@ def test_a_directory_that_nobody_may_write_in_is_merged(
         (source / "d" / "sub").mkdir(parents=True)
         (source / "d" / "sub" / "f").write_text(text)
         (source / "d" / "sub").chmod(0o555)
-        dev.machine.own(dev.home)
+        sprite.machine.own(sprite.home)
         words = ("dev:d", ".") if out else ("d", "dev:")
         done = thopters("cp", *words)
         assert (done.code, done.err) == (0, ""), done
@@ -281,102 +277,104 @@ MODES = {"contents": ("d/.", "dev:", "."), "merged": ("d", "dev:", "d")}
 @pytest.mark.parametrize("case", MODES)
 @pytest.mark.parametrize("new", [0o777, 0o555, 0o700])
 def test_a_directory_that_is_there_keeps_its_mode(
-    thopters: Thopters, dev: Sprite, case: str, new: int
+    thopters: Thopters, sprite: Sprite, case: str, new: int
 ) -> None:
     """As with cp; what is put at a home's mode may not lock its owner out."""
     source, target, merged = MODES[case]
     folder = thopters.home / "d"
     (folder / "sub" / "new").mkdir(parents=True)
     (folder / "sub" / "f").write_text("x")
-    (dev.home / merged / "sub").mkdir(parents=True)
+    (sprite.home / merged / "sub").mkdir(parents=True)
     for path in (folder / "sub" / "new", folder / "sub", folder):
         path.chmod(new)
-    for path in (dev.home / merged, dev.home / merged / "sub"):
+    for path in (sprite.home / merged, sprite.home / merged / "sub"):
         path.chmod(0o750)
-    dev.machine.own(dev.home)
+    sprite.machine.own(sprite.home)
     assert thopters("cp", source, target).code == 0
-    there = dev.home / merged
+    there = sprite.home / merged
     modes = [path.stat().st_mode & 0o777 for path in (there, there / "sub", there / "sub" / "new")]
     assert modes == [0o750, 0o750, new]
     assert (there / "sub" / "f").read_text() == "x"
-    assert not leftovers(dev.home)
+    assert not leftovers(sprite.home)
 
 
 def test_a_directory_of_somebody_elses_is_merged_where_all_may_write(
-    thopters: Thopters, dev: Sprite
+    thopters: Thopters, sprite: Sprite
 ) -> None:
     """Such as /tmp, whose times and mode are not ours to set."""
     (thopters.home / "d" / "sub").mkdir(parents=True)
     (thopters.home / "d" / "sub" / "f").write_text("x")
-    (dev.home / "all").mkdir()
-    dev.machine.own(dev.home)
+    (sprite.home / "all").mkdir()
+    sprite.machine.own(sprite.home)
     if os.geteuid() == 0:
-        os.chown(dev.home / "all", 0, 0)
-    (dev.home / "all").chmod(0o1777)
+        os.chown(sprite.home / "all", 0, 0)
+    (sprite.home / "all").chmod(0o1777)
     for text in ("x", "y"):
         (thopters.home / "d" / "sub" / "f").write_text(text)
         done = thopters("cp", "d/.", "dev:all")
         assert (done.code, done.err) == (0, ""), done
-        assert (dev.home / "all" / "sub" / "f").read_text() == text
-    assert (dev.home / "all").stat().st_mode & 0o7777 == 0o1777
+        assert (sprite.home / "all" / "sub" / "f").read_text() == text
+    assert (sprite.home / "all").stat().st_mode & 0o7777 == 0o1777
 
 
 def test_what_was_opened_is_closed_again_when_not_all_can_be(
-    thopters: Thopters, dev: Sprite
+    thopters: Thopters, sprite: Sprite
 ) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can make what is another user's")
     for name in "ab":
         (thopters.home / "d" / name).mkdir(parents=True)
         (thopters.home / "d" / name / "f").write_text("x")
-        (dev.home / "d" / name).mkdir(parents=True)
-    (dev.home / "d" / "a").chmod(0o555)
-    dev.machine.own(dev.home)
-    os.chown(dev.home / "d" / "b", 0, 0)
+        (sprite.home / "d" / name).mkdir(parents=True)
+    (sprite.home / "d" / "a").chmod(0o555)
+    sprite.machine.own(sprite.home)
+    os.chown(sprite.home / "d" / "b", 0, 0)
     done = thopters("cp", "d", "dev:")
     assert (done.code, done.out) == (1, ""), done
     assert "hint: nothing was put in place" in done.err
-    assert (dev.home / "d" / "a").stat().st_mode & 0o777 == 0o555
-    assert not leftovers(dev.home)
+    assert (sprite.home / "d" / "a").stat().st_mode & 0o777 == 0o555
+    assert not leftovers(sprite.home)
 
 
-def test_a_directory_that_only_root_could_read_is_merged(thopters: Thopters, dev: Sprite) -> None:
+def test_a_directory_that_only_root_could_read_is_merged(
+    thopters: Thopters, sprite: Sprite
+) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root reads what has no mode for it")
-    for home in (thopters.home, dev.home):
+    for home in (thopters.home, sprite.home):
         (home / "d" / "sub").mkdir(parents=True)
     (thopters.home / "d" / "sub" / "f").write_text("x")
     for path in (thopters.home / "d" / "sub", thopters.home / "d"):
         path.chmod(0)
-    dev.machine.own(dev.home)
+    sprite.machine.own(sprite.home)
     assert thopters("cp", "d", "dev:").code == 0
-    assert (dev.home / "d" / "sub" / "f").read_text() == "x"
+    assert (sprite.home / "d" / "sub" / "f").read_text() == "x"
 
 
 def test_thousands_of_files_are_put_over_those_that_are_there(
-    thopters: Thopters, dev: Sprite
+    thopters: Thopters, sprite: Sprite
 ) -> None:
     """More than one command line can name."""
     names = [f"{number:0250}" for number in range(7000)]
-    for home in (thopters.home, dev.home):
+    for home in (thopters.home, sprite.home):
         (home / "d").mkdir()
         for name in names:
             (home / "d" / name).touch()
     (thopters.home / "d" / names[-1]).write_text("new")
-    dev.machine.own(dev.home)
+    sprite.machine.own(sprite.home)
     done = thopters("cp", "d", "dev:")
     assert (done.code, done.err) == (0, "")
-    assert len(os.listdir(dev.home / "d")) == len(names)
-    assert (dev.home / "d" / names[-1]).read_text() == "new"
+    assert len(os.listdir(sprite.home / "d")) == len(names)
+    assert (sprite.home / "d" / names[-1]).read_text() == "new"
 
 
 @pytest.mark.parametrize("place", ["long", "closed"])
 def test_a_destination_that_can_not_be_looked_at(
-    thopters: Thopters, dev: Sprite, place: str
+    thopters: Thopters, sprite: Sprite, place: str
 ) -> None:
-    (dev.home / "d").mkdir()
-    (dev.home / "d" / "f").write_text("x")
-    dev.machine.own(dev.home)
+    (sprite.home / "d").mkdir()
+    (sprite.home / "d" / "f").write_text("x")
+    sprite.machine.own(sprite.home)
     options: dict[str, Any] = {}
     if place == "closed":
         (thopters.home / "d").mkdir()
@@ -392,26 +390,30 @@ def test_a_destination_that_can_not_be_looked_at(
     assert not leftovers(thopters.home)
 
 
-def test_a_file_that_is_replaced_from_stdin_keeps_its_mode(thopters: Thopters, dev: Sprite) -> None:
+def test_a_file_that_is_replaced_from_stdin_keeps_its_mode(
+    thopters: Thopters, sprite: Sprite
+) -> None:
     for name, mode in (("key", 0o600), ("run.sh", 0o755)):
-        (dev.home / name).write_text("old")
-        (dev.home / name).chmod(mode)
-        dev.machine.own(dev.home)
+        (sprite.home / name).write_text("old")
+        (sprite.home / name).chmod(mode)
+        sprite.machine.own(sprite.home)
         assert thopters("cp", "-", f"dev:{name}", stdin=b"new").code == 0
-        assert (dev.home / name).read_text() == "new"
-        assert (dev.home / name).stat().st_mode & 0o7777 == mode
+        assert (sprite.home / name).read_text() == "new"
+        assert (sprite.home / name).stat().st_mode & 0o7777 == mode
     assert thopters("cp", "-", "dev:new", stdin=b"new").code == 0
-    assert (dev.home / "new").stat().st_mode & 0o7777 == 0o644
+    assert (sprite.home / "new").stat().st_mode & 0o7777 == 0o644
 
 
 def test_a_file_that_grows_meanwhile_is_copied_with_a_warning(
-    thopters: Thopters, dev: Sprite, monkeypatch: pytest.MonkeyPatch
+    thopters: Thopters, sprite: Sprite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """tar says so by status 1; it has sent as much as the file held at first."""
     real = shutil.which("tar", path="/usr/bin:/bin")
-    put_tar(dev, monkeypatch, f'{real} "$@"; echo "tar: ./f: file changed as we read it"; exit 1')
-    (dev.home / "f").write_text("f")
-    dev.machine.own(dev.home)
+    put_tar(
+        sprite, monkeypatch, f'{real} "$@"; echo "tar: ./f: file changed as we read it"; exit 1'
+    )
+    (sprite.home / "f").write_text("f")
+    sprite.machine.own(sprite.home)
     done = thopters("cp", "dev:f", "g")
     assert (done.code, done.out) == (0, ""), done
     assert done.err == "thopters: warning: some files changed while they were read\n"
@@ -419,9 +421,9 @@ def test_a_file_that_grows_meanwhile_is_copied_with_a_warning(
 
 
 def test_why_tar_fails_is_said(
-    thopters: Thopters, dev: Sprite, monkeypatch: pytest.MonkeyPatch
+    thopters: Thopters, sprite: Sprite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put_tar(dev, monkeypatch, "echo 'tar: the true reason' >&2; echo 'tar: Exiting' >&2; exit 2")
+    put_tar(sprite, monkeypatch, "echo 'tar: the true reason' >&2; echo 'tar: Exiting' >&2; exit 2")
     done = thopters("cp", "dev:.profile", "g")
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith("thopters: error: cannot copy: tar: the true reason\n")
@@ -429,14 +431,14 @@ def test_why_tar_fails_is_said(
 
 @pytest.mark.parametrize("out", [False, True])
 def test_a_file_takes_no_directorys_place_nor_the_other_way(
-    thopters: Thopters, dev: Sprite, out: bool
+    thopters: Thopters, sprite: Sprite, out: bool
 ) -> None:
-    source, target = (dev.home, thopters.home) if out else (thopters.home, dev.home)
+    source, target = (sprite.home, thopters.home) if out else (thopters.home, sprite.home)
     (source / "a").write_text("file")
     (source / "b").mkdir()
     (target / "to" / "a").mkdir(parents=True)
     (target / "to" / "b").write_text("file")
-    dev.machine.own(dev.home)
+    sprite.machine.own(sprite.home)
     for name in ("a", "b"):
         done = thopters("cp", f"dev:{name}", "to") if out else thopters("cp", name, "dev:to")
         assert (done.code, done.out) == (1, ""), done
@@ -470,56 +472,56 @@ def test_a_file_takes_no_directorys_place_nor_the_other_way(
     ],
 )
 def test_what_can_not_be_copied(
-    thopters: Thopters, dev: Sprite, words: list[str], code: int, says: str
+    thopters: Thopters, sprite: Sprite, words: list[str], code: int, says: str
 ) -> None:
     (thopters.home / "f").write_text("x")
     (thopters.home / "sub").mkdir()
     (thopters.home / "sub" / "f").write_text("x")
-    before = sorted(dev.home.rglob("*"))
+    before = sorted(sprite.home.rglob("*"))
     done = thopters("cp", *words)
     assert (done.code, done.out) == (code, ""), done
     assert says in done.err
-    assert sorted(dev.home.rglob("*")) == before
+    assert sorted(sprite.home.rglob("*")) == before
     assert not leftovers(thopters.home)
 
 
-def test_one_file_by_stdin_and_stdout(thopters: Thopters, dev: Sprite) -> None:
+def test_one_file_by_stdin_and_stdout(thopters: Thopters, sprite: Sprite) -> None:
     data = bytes(range(256)) * 5000
     assert thopters("cp", "-", "dev:piped", stdin=data).code == 0
-    assert (dev.home / "piped").read_bytes() == data
+    assert (sprite.home / "piped").read_bytes() == data
     done = thopters("cp", "dev:piped", "-")
     assert (done.code, done.err, done.out_bytes) == (0, "", data)
     assert thopters("cp", "-", "dev:empty", stdin=b"").code == 0
-    assert (dev.home / "empty").read_bytes() == b""
+    assert (sprite.home / "empty").read_bytes() == b""
     assert thopters("cp", "dev:nowhere", "-").code == 1
-    (dev.home / "-").write_bytes(b"a file of that name")
+    (sprite.home / "-").write_bytes(b"a file of that name")
     assert thopters("cp", "dev:-", "-").out == "a file of that name"
-    (dev.home / "folder").mkdir()
+    (sprite.home / "folder").mkdir()
     assert thopters("cp", "-", "dev:folder", stdin=data).code == 1
-    assert not leftovers(dev.home)
+    assert not leftovers(sprite.home)
 
 
-def test_a_link_to_a_folder_is_not_looked_into(thopters: Thopters, dev: Sprite) -> None:
+def test_a_link_to_a_folder_is_not_looked_into(thopters: Thopters, sprite: Sprite) -> None:
     """What is in /etc is neither to be replaced nor, all of it, ours to read."""
-    for home in (thopters.home, dev.home):
+    for home in (thopters.home, sprite.home):
         (home / "l").symlink_to("/etc")
-    dev.machine.own(dev.home)
+    sprite.machine.own(sprite.home)
     done = thopters("cp", "l", "dev:")
     assert (done.code, done.err) == (0, ""), done
-    assert os.readlink(dev.home / "l") == "/etc"
+    assert os.readlink(sprite.home / "l") == "/etc"
 
 
 @pytest.mark.parametrize("words", [["f", "dev:link"], ["-", "dev:link"], ["dev:f", "link"]])
 def test_a_link_at_the_destination_stays_one(
-    thopters: Thopters, dev: Sprite, words: list[str]
+    thopters: Thopters, sprite: Sprite, words: list[str]
 ) -> None:
-    for home in (thopters.home, dev.home):
+    for home in (thopters.home, sprite.home):
         (home / "f").write_text("new")
         (home / "dotfiles").mkdir()
         (home / "dotfiles" / "real").write_text("old")
         (home / "link").symlink_to("dotfiles/real")
-    dev.machine.own(dev.home)
-    target = dev.home if words[1].startswith("dev:") else thopters.home
+    sprite.machine.own(sprite.home)
+    target = sprite.home if words[1].startswith("dev:") else thopters.home
     done = thopters("cp", *words, stdin=b"new")
     assert (done.code, done.err) == (0, ""), done
     assert os.readlink(target / "link") == "dotfiles/real"
@@ -529,22 +531,22 @@ def test_a_link_at_the_destination_stays_one(
 
 @pytest.mark.parametrize("words", [["f", "dev:pipe"], ["-", "dev:pipe"], ["dev:f", "pipe"]])
 def test_no_file_takes_the_place_of_a_device_or_pipe(
-    thopters: Thopters, dev: Sprite, words: list[str]
+    thopters: Thopters, sprite: Sprite, words: list[str]
 ) -> None:
     """As root that could be /dev/null itself."""
-    for home in (thopters.home, dev.home):
+    for home in (thopters.home, sprite.home):
         (home / "f").write_text("new")
         os.mkfifo(home / "pipe")
-    dev.machine.own(dev.home)
+    sprite.machine.own(sprite.home)
     done = thopters("cp", *words, stdin=b"new")
     assert (done.code, done.out) == (1, ""), done
     assert re.search("cannot replace (./)?pipe by a file", done.err)
-    for home in (thopters.home, dev.home):
+    for home in (thopters.home, sprite.home):
         assert (home / "pipe").is_fifo()
         assert not leftovers(home)
 
 
-def test_over_post_too(thopters: Thopters, emulator: Emulator, dev: Sprite) -> None:
+def test_over_post_too(thopters: Thopters, emulator: Emulator, sprite: Sprite) -> None:
     emulator.fault(Fault("WS *", "status", status=403, body=b"<html>", times=None))
     furnish(thopters.home / "project")
     assert thopters("cp", "project", "dev:").code == 0
@@ -552,19 +554,19 @@ def test_over_post_too(thopters: Thopters, emulator: Emulator, dev: Sprite) -> N
     same(thopters.home / "project", thopters.home / "back")
 
 
-def test_special_files_are_left_out_and_said(thopters: Thopters, dev: Sprite) -> None:
-    for home in (thopters.home, dev.home):
+def test_special_files_are_left_out_and_said(thopters: Thopters, sprite: Sprite) -> None:
+    for home in (thopters.home, sprite.home):
         (home / "d").mkdir()
         (home / "d" / "file").write_text("x")
         os.mkfifo(home / "d" / "pipe")
         make_socket(home / "d" / "a socket")
-    (dev.home / "d" / "passwd").symlink_to("/etc/passwd")
+    (sprite.home / "d" / "passwd").symlink_to("/etc/passwd")
     (thopters.home / "d" / "version").symlink_to("/proc/version")  # a link is one, and no file
-    dev.machine.own(dev.home)
+    sprite.machine.own(sprite.home)
     done = thopters("cp", "d", "dev:e")
     assert done.code == 1
     assert sorted(re.findall("left out: (.*?):", done.err)) == ["d/a socket", "d/pipe"]
-    assert sorted(os.listdir(dev.home / "e")) == ["file", "version"]
+    assert sorted(os.listdir(sprite.home / "e")) == ["file", "version"]
     done = thopters("cp", "dev:d", "e")
     assert done.code == 1
     assert sorted(re.findall("left out: (.*?):", done.err)) == ["d/a socket", "d/passwd", "d/pipe"]
@@ -578,11 +580,11 @@ def make_socket(path: Path) -> None:
 
 @pytest.mark.skipif(not os.path.exists("/proc/version"), reason="there is no /proc here")
 def test_a_file_that_tells_no_size_is_not_copied_as_an_empty_one(
-    thopters: Thopters, dev: Sprite
+    thopters: Thopters, sprite: Sprite
 ) -> None:
     done = thopters("cp", "/proc/version", "dev:")
     assert (done.code, "left out: version" in done.err) == (1, True)
-    assert not (dev.home / "version").exists()
+    assert not (sprite.home / "version").exists()
     done = thopters("cp", "dev:/proc/version", ".")
     assert (done.code, done.out) == (1, "")
     assert "cannot copy: /proc/version tells no size; copy it to -" in done.err
@@ -693,29 +695,29 @@ def test_nothing_gets_out_of_the_destination(tmp_path: Path, case: str) -> None:
         assert not path.is_symlink()
 
 
-def put_tar(dev: Sprite, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    put_program(dev, monkeypatch, "tar", script)
+def put_tar(sprite: Sprite, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    put_program(sprite, monkeypatch, "tar", script)
 
 
-def put_program(dev: Sprite, monkeypatch: pytest.MonkeyPatch, name: str, script: str) -> None:
+def put_program(sprite: Sprite, monkeypatch: pytest.MonkeyPatch, name: str, script: str) -> None:
     """Put a program of our own into the sprite."""
-    (folder := dev.home / ".programs").mkdir(exist_ok=True)
+    (folder := sprite.home / ".programs").mkdir(exist_ok=True)
     (folder / name).write_text(f"#!/bin/sh\n{script}\n")
     (folder / name).chmod(0o755)
-    path = f"{dev.machine.home_inside}/.programs:/usr/bin:/bin"
+    path = f"{sprite.machine.home_inside}/.programs:/usr/bin:/bin"
     monkeypatch.setattr(exec, "DEFAULT_PATH", path)
-    dev.machine.own(dev.home)
+    sprite.machine.own(sprite.home)
 
 
-def evil(dev: Sprite, monkeypatch: pytest.MonkeyPatch, *members: tarfile.TarInfo) -> None:
+def evil(sprite: Sprite, monkeypatch: pytest.MonkeyPatch, *members: tarfile.TarInfo) -> None:
     """Have the sprite's tar send these instead of what was asked for."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for made in members:
             archive.addfile(made, io.BytesIO(b"evil") if made.isreg() else None)
-    (dev.home / "x").mkdir()
-    (dev.home / "stream").write_bytes(stream.getvalue())
-    put_tar(dev, monkeypatch, f"cat {dev.machine.home_inside}/stream")
+    (sprite.home / "x").mkdir()
+    (sprite.home / "stream").write_bytes(stream.getvalue())
+    put_tar(sprite, monkeypatch, f"cat {sprite.machine.home_inside}/stream")
 
 
 FOLDER = member("x", tarfile.DIRTYPE, mode=0o755)
@@ -798,11 +800,11 @@ EVIL["a link that is too long to be looked at"] = ("through a link: x/a/b/", too
 @pytest.mark.parametrize("case", EVIL)
 @pytest.mark.parametrize("filters", [True, False], ids=["this Python", "no filters"])
 def test_a_hostile_sprite_reaches_nothing_else(
-    thopters: Thopters, dev: Sprite, monkeypatch: pytest.MonkeyPatch, case: str, filters: bool
+    thopters: Thopters, sprite: Sprite, monkeypatch: pytest.MonkeyPatch, case: str, filters: bool
 ) -> None:
     if not filters:
         use_old_tarfile(thopters)
-    evil(dev, monkeypatch, *EVIL[case][1])
+    evil(sprite, monkeypatch, *EVIL[case][1])
     (thopters.home / "p" / "q").mkdir(parents=True)
     for folder in (thopters.home, thopters.home / "p", victim := thopters.home / "victim"):
         folder.mkdir(exist_ok=True)
@@ -846,7 +848,7 @@ def use_old_tarfile(thopters: Thopters) -> None:
     thopters.argv = [sys.executable, "-c", OLD_TARFILE, str(MODULE.parent)]
 
 
-def test_a_round_trip_where_tarfile_has_no_filter(thopters: Thopters, dev: Sprite) -> None:
+def test_a_round_trip_where_tarfile_has_no_filter(thopters: Thopters, sprite: Sprite) -> None:
     use_old_tarfile(thopters)
     furnish(source := thopters.home / "project")
     assert thopters("cp", "project", "dev:").code == 0
@@ -857,27 +859,27 @@ def test_a_round_trip_where_tarfile_has_no_filter(thopters: Thopters, dev: Sprit
 
 
 def test_links_arrive_where_the_way_to_the_destination_has_one(
-    thopters: Thopters, dev: Sprite
+    thopters: Thopters, sprite: Sprite
 ) -> None:
     (thopters.home / "real" / "sub").mkdir(parents=True)
     (thopters.home / "via").symlink_to("real")
-    (dev.home / "d").mkdir()
-    (dev.home / "d" / "f").write_text("f")
-    (dev.home / "d" / "l").symlink_to("f")
-    dev.machine.own(dev.home)
+    (sprite.home / "d").mkdir()
+    (sprite.home / "d" / "f").write_text("f")
+    (sprite.home / "d" / "l").symlink_to("f")
+    sprite.machine.own(sprite.home)
     done = thopters("cp", "dev:d", "via/sub/")
     assert (done.code, done.err) == (0, ""), done
     assert os.readlink(thopters.home / "real" / "sub" / "d" / "l") == "f"
 
 
-def test_no_folder_is_merged_through_a_link(thopters: Thopters, dev: Sprite) -> None:
+def test_no_folder_is_merged_through_a_link(thopters: Thopters, sprite: Sprite) -> None:
     (thopters.home / "elsewhere").mkdir()
     (thopters.home / "d").mkdir()
     (thopters.home / "d" / "l").symlink_to("../elsewhere")
-    (dev.home / "d" / "l").mkdir(parents=True)
-    (dev.home / "d" / "l" / "x").write_text("x")
-    (dev.home / "d" / "a").write_text("a")
-    dev.machine.own(dev.home)
+    (sprite.home / "d" / "l").mkdir(parents=True)
+    (sprite.home / "d" / "l" / "x").write_text("x")
+    (sprite.home / "d" / "a").write_text("a")
+    sprite.machine.own(sprite.home)
     done = thopters("cp", "dev:d", ".")
     assert (done.code, done.out) == (1, "")
     assert "cannot replace ./d/l by a folder\nhint: nothing was put in place" in done.err
@@ -911,24 +913,24 @@ def test_a_stream_that_is_cut_or_rubbish_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [0, 3000, 500_000])
 def test_an_upload_that_is_cut_leaves_the_old(
-    thopters: Thopters, emulator: Emulator, dev: Sprite, size: int
+    thopters: Thopters, emulator: Emulator, sprite: Sprite, size: int
 ) -> None:
     (thopters.home / "f").write_bytes(os.urandom(2_000_000))
-    (dev.home / "f").write_text("old")
-    dev.machine.own(dev.home)
+    (sprite.home / "f").write_text("old")
+    sprite.machine.own(sprite.home)
     emulator.fault(Fault("WS */exec", "cut_request", size=size))
     done = thopters("cp", "f", "dev:f")
     assert done.code == 1
-    assert (dev.home / "f").read_text() == "old"
+    assert (sprite.home / "f").read_text() == "old"
 
 
 @pytest.mark.parametrize("size", [200, 3000, 20_000])
 def test_a_download_that_is_cut_leaves_the_old(
-    thopters: Thopters, emulator: Emulator, dev: Sprite, size: int
+    thopters: Thopters, emulator: Emulator, sprite: Sprite, size: int
 ) -> None:
-    (dev.home / "f").write_bytes(os.urandom(2_000_000))
+    (sprite.home / "f").write_bytes(os.urandom(2_000_000))
     (thopters.home / "f").write_text("old")
-    dev.machine.own(dev.home)
+    sprite.machine.own(sprite.home)
     emulator.fault(Fault("WS */exec", "cut_response", size=size, times=None))
     done = thopters("cp", "dev:f", "f")
     assert done.code == 1
@@ -938,7 +940,7 @@ def test_a_download_that_is_cut_leaves_the_old(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_the_old(
-    thopters: Thopters, emulator: Emulator, dev: Sprite, number: signal.Signals
+    thopters: Thopters, emulator: Emulator, sprite: Sprite, number: signal.Signals
 ) -> None:
     (thopters.home / "f").write_text("old")
     emulator.fault(Fault("WS */exec", "hang"))
@@ -956,15 +958,15 @@ def test_a_signal_leaves_the_old(
 
 @pytest.mark.parametrize("words", [["many", "dev:"], ["-", "dev:f"], ["dev:many", "."]])
 def test_what_is_interrupted_in_its_middle_leaves_nothing(
-    thopters: Thopters, dev: Sprite, words: list[str]
+    thopters: Thopters, sprite: Sprite, words: list[str]
 ) -> None:
-    source, target = dev.home, thopters.home
+    source, target = sprite.home, thopters.home
     if words[1].startswith("dev:"):
         source, target = target, source
     (source / "many").mkdir()
     for number in range(400):
         (source / "many" / str(number)).write_bytes(os.urandom(200_000))
-    dev.machine.own(dev.home)
+    sprite.machine.own(sprite.home)
     process = thopters.start("cp", *words, stdin=subprocess.PIPE)
     if words[0] == "-":
         assert process.stdin
@@ -975,7 +977,7 @@ def test_what_is_interrupted_in_its_middle_leaves_nothing(
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == -signal.SIGINT
-    sessions = list(dev.sessions.values())
+    sessions = list(sprite.sessions.values())
     assert all(session.ended.wait(30) for session in sessions)
     assert not leftovers(target)
     assert not (target / "f").exists() and not (target / "many").exists()
@@ -983,38 +985,38 @@ def test_what_is_interrupted_in_its_middle_leaves_nothing(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_while_all_is_put_in_place_leaves_no_half(
-    thopters: Thopters, dev: Sprite, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+    thopters: Thopters, sprite: Sprite, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     """It comes to the whole group, as ours do, just before the programs that put something."""
     for name in ("mv", "cp"):
         real = shutil.which(name, path="/usr/bin:/bin")
         kill = f"kill -{number.name[3:]} -- -$(cut -d' ' -f5 /proc/$$/stat)"
-        put_program(dev, monkeypatch, name, f'{kill}; exec {real} "$@"')
-    for home, text in ((thopters.home, "new"), (dev.home, "old")):
+        put_program(sprite, monkeypatch, name, f'{kill}; exec {real} "$@"')
+    for home, text in ((thopters.home, "new"), (sprite.home, "old")):
         for folder in ("d", "d/sub"):
             (home / folder).mkdir()
             for file in "abc":
                 (home / folder / file).write_text(text)
     (thopters.home / "d" / "fresh" / "deep").mkdir(parents=True)
-    dev.machine.own(dev.home)
+    sprite.machine.own(sprite.home)
     done = thopters("cp", "d", "dev:")
     assert (done.code, done.err) == (0, ""), done
-    texts = [path.read_text() for path in sorted(dev.home.glob("d/**/*")) if path.is_file()]
-    assert texts == ["new"] * 6 and (dev.home / "d" / "fresh" / "deep").is_dir()
-    assert not leftovers(dev.home)
+    texts = [path.read_text() for path in sorted(sprite.home.glob("d/**/*")) if path.is_file()]
+    assert texts == ["new"] * 6 and (sprite.home / "d" / "fresh" / "deep").is_dir()
+    assert not leftovers(sprite.home)
 
 
 @needs_namespace
-def test_what_lies_on_another_disk_is_not_lost(thopters: Thopters, dev: Sprite) -> None:
+def test_what_lies_on_another_disk_is_not_lost(thopters: Thopters, sprite: Sprite) -> None:
     """Nothing gets there by a rename, and to take the old away first could be the end of both."""
-    for folder in (thopters.home / "d" / "m", dev.home / "d" / "m"):
+    for folder in (thopters.home / "d" / "m", sprite.home / "d" / "m"):
         folder.mkdir(parents=True)
     (thopters.home / "d" / "m" / "f").write_text("new")
     (thopters.home / "d" / "g").write_text("new")
-    dev.machine.own(dev.home)
+    sprite.machine.own(sprite.home)
     assert thopters("exec", "dev", "--", "true").code == 0
     options = ["--user", "--preserve-credentials"] if namespace_kind() == "user" else []
-    holder = str(dev.machine._start_holder())
+    holder = str(sprite.machine._start_holder())
     inside = ["nsenter", "--target", holder, "--mount", "--root", *options, "--"]
     mount = ["mount", "-t", "tmpfs", "-o", "mode=777", "tmpfs", "/home/sprite/d/m"]
     subprocess.run([*inside, *mount], check=True)
@@ -1023,36 +1025,36 @@ def test_what_lies_on_another_disk_is_not_lost(thopters: Thopters, dev: Sprite) 
     assert (done.code, done.out) == (1, "")
     assert "is on another disk; copy to that part by itself\nhint: nothing was put" in done.err
     assert thopters("exec", "dev", "--", "cat", "d/m/f").out == "precious\n"
-    assert not (dev.home / "d" / "g").exists() and not leftovers(dev.home)
+    assert not (sprite.home / "d" / "g").exists() and not leftovers(sprite.home)
     assert thopters("cp", "d/m/f", "dev:d/m").code == 0
     assert thopters("exec", "dev", "--", "cat", "d/m/f").out == "new"
 
 
-def test_a_deep_tree_goes_both_ways_and_is_cleared_away(thopters: Thopters, dev: Sprite) -> None:
+def test_a_deep_tree_goes_both_ways_and_is_cleared_away(thopters: Thopters, sprite: Sprite) -> None:
     """Deeper than Python calls functions within each other."""
     deep = "/".join(["d"] * 1020)
     subprocess.run(["mkdir", "-p", str(thopters.home / "top" / deep)], check=True)
     (thopters.home / "top" / deep / "f").write_text("x")
     assert thopters("cp", "top", "dev:").code == 0
-    assert (dev.home / "top" / deep / "f").read_text() == "x"
+    assert (sprite.home / "top" / deep / "f").read_text() == "x"
     (thopters.home / "clash").write_text("x")
     done = thopters("cp", "dev:top", "clash")
     assert (done.code, "cannot replace clash by a folder" in done.err) == (1, True), done
     assert not leftovers(thopters.home)
-    for place in (thopters.home, dev.home):  # pytest's own way can't
+    for place in (thopters.home, sprite.home):  # pytest's own way can't
         subprocess.run(["rm", "-rf", *map(str, place.glob("*"))], check=True)
 
 
 def test_a_link_out_of_a_folder_that_becomes_the_destination_is_left_out(
-    thopters: Thopters, dev: Sprite
+    thopters: Thopters, sprite: Sprite
 ) -> None:
     """What lies beside it there is something else here."""
-    (dev.home / "p" / "sub").mkdir(parents=True)
-    (dev.home / "p" / "f").write_text("x")
-    (dev.home / "p" / "keys").symlink_to("../.ssh/authorized_keys")
-    (dev.home / "p" / "up").symlink_to("..")
-    (dev.home / "p" / "sub" / "fine").symlink_to("../f")
-    dev.machine.own(dev.home)
+    (sprite.home / "p" / "sub").mkdir(parents=True)
+    (sprite.home / "p" / "f").write_text("x")
+    (sprite.home / "p" / "keys").symlink_to("../.ssh/authorized_keys")
+    (sprite.home / "p" / "up").symlink_to("..")
+    (sprite.home / "p" / "sub" / "fine").symlink_to("../f")
+    sprite.machine.own(sprite.home)
     done = thopters("cp", "dev:p", "./new")
     assert done.code == 1
     assert sorted(re.findall("left out: (.*?):", done.err)) == ["p/keys", "p/up"]
@@ -1061,28 +1063,28 @@ def test_a_link_out_of_a_folder_that_becomes_the_destination_is_left_out(
 
 
 @pytest.mark.parametrize("name", [r"a\nb", r"d\101", r"\\", "*", "[a]", "a b ", "-x", "\n"])
-def test_odd_names_are_taken_as_they_are(thopters: Thopters, dev: Sprite, name: str) -> None:
-    (dev.home / name).write_text("file")
-    (dev.home / (name + "d")).mkdir()
-    (dev.home / (name + "d") / name).write_text("inside")
-    dev.machine.own(dev.home)
+def test_odd_names_are_taken_as_they_are(thopters: Thopters, sprite: Sprite, name: str) -> None:
+    (sprite.home / name).write_text("file")
+    (sprite.home / (name + "d")).mkdir()
+    (sprite.home / (name + "d") / name).write_text("inside")
+    sprite.machine.own(sprite.home)
     assert thopters("cp", f"dev:./{name}", f"dev:{name}d", ".").code == 0
     assert (thopters.home / name).read_text() == "file"
     assert (thopters.home / (name + "d") / name).read_text() == "inside"
     assert thopters("cp", f"./{name}", f"./{name}d", "dev:.").code == 0
 
 
-def test_a_destination_that_looks_like_an_option(thopters: Thopters, dev: Sprite) -> None:
+def test_a_destination_that_looks_like_an_option(thopters: Thopters, sprite: Sprite) -> None:
     (thopters.home / "ro" / "sub").mkdir(parents=True)
     (thopters.home / "ro" / "sub" / "f").write_text("x")
     for path in (thopters.home / "ro" / "sub", thopters.home / "ro"):
         path.chmod(0o555)
-    (dev.home / "-foo").mkdir()
-    dev.machine.own(dev.home)
+    (sprite.home / "-foo").mkdir()
+    sprite.machine.own(sprite.home)
     assert thopters("cp", "ro", "dev:-foo").code == 0
-    assert (dev.home / "-foo" / "ro" / "sub" / "f").read_text() == "x"
-    assert (dev.home / "-foo" / "ro" / "sub" / "f").stat().st_nlink == 1
-    assert not leftovers(dev.home / "-foo")
+    assert (sprite.home / "-foo" / "ro" / "sub" / "f").read_text() == "x"
+    assert (sprite.home / "-foo" / "ro" / "sub" / "f").stat().st_nlink == 1
+    assert not leftovers(sprite.home / "-foo")
 
 
 def limit(size: int) -> Callable[[], None]:
@@ -1095,8 +1097,8 @@ def limit(size: int) -> Callable[[], None]:
     return limit
 
 
-def test_a_full_disk_here_leaves_the_old(thopters: Thopters, dev: Sprite) -> None:
-    (dev.home / "f").write_bytes(b"x" * 3_000_000)
+def test_a_full_disk_here_leaves_the_old(thopters: Thopters, sprite: Sprite) -> None:
+    (sprite.home / "f").write_bytes(b"x" * 3_000_000)
     (thopters.home / "f").write_text("old")
     done = thopters("cp", "dev:f", "f", preexec_fn=limit(1_000_000))
     assert (done.code, done.out) == (1, "")
@@ -1105,21 +1107,21 @@ def test_a_full_disk_here_leaves_the_old(thopters: Thopters, dev: Sprite) -> Non
     assert not leftovers(thopters.home)
 
 
-def test_a_file_that_can_not_be_read_ends_the_copy(thopters: Thopters, dev: Sprite) -> None:
+def test_a_file_that_can_not_be_read_ends_the_copy(thopters: Thopters, sprite: Sprite) -> None:
     (thopters.home / "d").mkdir()
     (thopters.home / "d" / "f").touch(mode=0)
     done = thopters("cp", "d", "dev:", **thopters.as_somebody())
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith("thopters: error: cannot copy d/f: Permission denied\n")
-    assert not (dev.home / "d").exists()
+    assert not (sprite.home / "d").exists()
 
 
 # what a killed copy leaves in a sprite
 
 
-def tidier_of(dev: Sprite) -> bool:
+def tidier_of(sprite: Sprite) -> bool:
     """Return whether what clears up is in its session, out of reach of a KILL to the group."""
-    for pid in dev.machine.processes():
+    for pid in sprite.machine.processes():
         with contextlib.suppress(OSError):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             if b"thopters-tidy" in words and b"setsid" not in words[0]:
@@ -1129,30 +1131,30 @@ def tidier_of(dev: Sprite) -> bool:
 
 @pytest.mark.parametrize("words", [["cp", "-", "dev:got"], ["cp", "big", "dev:new"]])
 def test_an_upload_whose_shell_is_killed_leaves_nothing(
-    thopters: Thopters, dev: Sprite, words: list[str]
+    thopters: Thopters, sprite: Sprite, words: list[str]
 ) -> None:
     """So the platform ends what has lost its client: no trap of its own runs."""
-    (dev.home / "got").write_bytes(b"old")
+    (sprite.home / "got").write_bytes(b"old")
     (thopters.home / "big").write_bytes(os.urandom(50_000_000))
 
     def left() -> list[Path]:
-        return list(dev.home.glob(".thopters-cp.*"))
+        return list(sprite.home.glob(".thopters-cp.*"))
 
     process = thopters.start(*words, stdin=subprocess.PIPE)
     assert process.stdin
     process.stdin.write(b"x" * 10_000)
     process.stdin.flush()
     until(left, "it is unpacked beside its place")
-    until(lambda: tidier_of(dev), "somebody waits for its end")
-    for session in list(dev.sessions.values()):
+    until(lambda: tidier_of(sprite), "somebody waits for its end")
+    for session in list(sprite.sessions.values()):
         os.killpg(session.process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
     until(lambda: not left(), "what was left is cleared away")
-    assert (dev.home / "got").read_bytes() == b"old"
+    assert (sprite.home / "got").read_bytes() == b"old"
 
 
 def test_an_upload_takes_its_time_whatever_a_shell_may_wait(
-    thopters: Thopters, dev: Sprite, monkeypatch: pytest.MonkeyPatch
+    thopters: Thopters, sprite: Sprite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An image may have TMOUT set, by which bash ends what it reads."""
     real = exec.environment
@@ -1165,8 +1167,8 @@ def test_an_upload_takes_its_time_whatever_a_shell_may_wait(
     assert process.stdin
     process.stdin.write(b"first ")
     process.stdin.flush()
-    until(lambda: tidier_of(dev), "somebody waits for its end")
+    until(lambda: tidier_of(sprite), "somebody waits for its end")
     threading.Event().wait(1.5)  # for longer than the shell would
     process.stdin.write(b"last")
     assert process.communicate(timeout=60) == (b"", b"")
-    assert (process.returncode, (dev.home / "got").read_bytes()) == (0, b"first last")
+    assert (process.returncode, (sprite.home / "got").read_bytes()) == (0, b"first last")

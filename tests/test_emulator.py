@@ -14,19 +14,17 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from conftest import ROOT
 from emulation import Emulator
 from emulation.machine import SPRITE_UID, namespace_kind
-
-needs_curl = pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
-needs_namespace = pytest.mark.skipif(not namespace_kind(), reason="no mount namespaces here")
+from support.program import ROOT
+from support.sessions import needs_curl, needs_namespace
+from support.waiting import until
 
 
 @pytest.fixture
@@ -74,13 +72,6 @@ def run(emulator: Emulator, name: str, *argv: str, **query: str) -> tuple[bytes,
     output, (stream, status) = answer.body[:-2], answer.body[-2:]
     assert stream == 3
     return output.replace(b"\1", b""), status  # a frame's number, before each piece of text
-
-
-def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.01)
 
 
 # requests

@@ -1,4 +1,4 @@
-"""Each command as a user runs it, on the module and on the built archive, to the byte sent."""
+"""Each command as a user runs it, to the byte sent."""
 
 from __future__ import annotations
 
@@ -13,16 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Thopters
 from emulation import Emulator, Fault
-
-pytestmark = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
-
-
-def asked(emulator: Emulator) -> list[str]:
-    """Return the requests that came, as "METHOD path"."""
-    return [f"{request.method} {request.path}" for request in emulator.journal]
-
+from support.program import Thopters, both
+from support.sessions import asked
 
 # create
 
@@ -972,6 +965,7 @@ def test_errors_in_json(thopters: Thopters, emulator: Emulator) -> None:
 # the program itself
 
 
+@both
 def test_version_and_help(thopters: Thopters) -> None:
     for words in (["--debug", "--version"], ["-v", "--debug", "--help"]):
         assert thopters(*words).out == thopters(words[-1]).out != ""
@@ -1034,6 +1028,7 @@ def test_any_locale(thopters: Thopters, emulator: Emulator, encoding: str) -> No
     assert done.out.split("\t")[2].endswith("\\x1b[2J\\u202e\n")
 
 
+@both
 def test_no_warnings_of_python(thopters: Thopters, emulator: Emulator) -> None:
     thopters.argv[1:1] = ["-X", "dev", "-W", "error"]
     emulator.personality.wake_503 = 0

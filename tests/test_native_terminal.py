@@ -27,124 +27,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MODULE, Thopters
 from emulation import SPRITE_PROGRAM, Emulator, Fault, write_launcher
 from emulation.exec import Session as RemoteSession
-from test_terminal import CTRL_C, CTRL_D, LIMIT_S, TAKE_TERMINAL, Session
+from support.program import MODULE, Thopters, both
+from support.sessions import remote_sessions, upgrades
+from support.terminals import (
+    ASLEEP,
+    BACK,
+    CTRL_C,
+    CTRL_D,
+    ENDED,
+    LEAVE,
+    LOST,
+    PROMPT,
+    TAKE_TERMINAL,
+    Tty,
+    open_shell,
+)
+from support.waiting import LIMIT_S, until
 
 import thopters as program
-
-both = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
-
-LEAVE = "\x1c"  # Ctrl-\
-PROMPT = "$ "
-ASLEEP = "dev has paused; the next key wakes it, Ctrl-\\ leaves]"
-ENDED = "the session has ended; a key starts a new shell, Ctrl-\\ leaves]"
-LOST = "attaching again]"
-BACK = re.compile(r"back to it: thopters attach dev (\w+)\]")
-
-
-def until(condition: Callable[[], object], what: str, limit_s: float = LIMIT_S) -> None:
-    """Wait until something is so."""
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end, f"not within {limit_s:.0f} s: {what}"
-        time.sleep(0.01)
-
-
-class Tty(Session):
-    """The program on a terminal whose window can be resized, and which can be taken away."""
-
-    def __init__(self, thopters: Thopters, *words: str, columns: int = 80, **streams: Any) -> None:
-        thopters.env["NO_COLOR"] = "1"
-        super().__init__(thopters, words, columns, **streams)
-
-    def __enter__(self) -> Tty:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def resize(self, columns: int, rows: int) -> None:
-        """Change the window; the system tells the program by SIGWINCH."""
-        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-    @property
-    def waiting(self) -> int:
-        """Return how many bytes of what was typed nobody has read yet."""
-        answer = fcntl.ioctl(self._slave, termios.FIONREAD, struct.pack("i", 0))
-        return int(struct.unpack("i", answer)[0])
-
-    def settings(self) -> list[Any]:
-        return termios.tcgetattr(self._slave)
-
-    def is_raw(self) -> bool:
-        return not self.settings()[3] & (termios.ECHO | termios.ICANON | termios.ISIG)
-
-    def is_quiet(self) -> bool:
-        """Tell whether keys are not shown and kept, while ^C and Ctrl-\\ are signals."""
-        shown = self.settings()[3] & (termios.ECHO | termios.ICANON | termios.ISIG)
-        return bool(shown == termios.ISIG)
-
-    def ask(self, command: str, answer: str) -> None:
-        """Type a command at the shell's prompt and see its answer and the next prompt."""
-        self.type(command + "\r")
-        self.expect(answer)
-        self.expect(PROMPT)
-
-    def end_restored(self) -> int:
-        status = self.end()
-        assert self.settings_after == self.settings_before, (status, self.output)
-        return status
-
-    @property
-    def shown(self) -> bytes:
-        """Return the output without the line that says what is waited for, on a slow machine."""
-        return re.sub(rb"\r(waiting for [^\r\n]* \(\d+ s\))?\x1b\[K", b"", self.output)
-
-    @property
-    def text(self) -> str:
-        return self.shown.decode(errors="replace")
-
-
-@pytest.fixture
-def dev(emulator: Emulator) -> Emulator:
-    """Return the platform with a sprite that is awake."""
-    emulator.add_sprite("dev", status="running")
-    return emulator
-
-
-class Deaf:
-    """A connection's end that takes everything and says nothing."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.sock, name)
-
-    def sendmsg(self, parts: list[memoryview]) -> int:
-        return sum(map(len, parts))
-
-
-def open_shell(thopters: Thopters, **options: Any) -> Tty:
-    shell = Tty(thopters, "shell", "dev", "--native", **options)
-    try:
-        shell.expect(PROMPT)
-    except BaseException:
-        shell.close()
-        raise
-    return shell
-
-
-def remote_sessions(dev: Emulator) -> list[RemoteSession]:
-    """Return the sessions on a terminal, ended ones too, oldest first."""
-    return [session for session in dev.sprite("dev").sessions.values() if session.tty]
-
-
-def upgrades(dev: Emulator) -> int:
-    return len(dev.journal.requests("WS"))
-
 
 # --- a shell ----------------------------------------------------------------------------
 

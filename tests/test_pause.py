@@ -16,27 +16,18 @@ from typing import Any
 
 import emulation.exec as exec_module
 import pytest
-import test_terminal
-from conftest import Result, Thopters
 from emulation import SPRITE_PROGRAM, Emulator, Fault
 from emulation.exec import Session as RemoteSession
 from emulation.state import Sprite
 from emulation.wire import Reply
-from test_emulator import needs_curl, needs_namespace, until
-from test_terminal import CTRL_C, CTRL_D, Start
-
-start = test_terminal.start  # the fixture
-
-both = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
+from support.program import Result, Thopters
+from support.sessions import asked, needs_curl, needs_namespace
+from support.terminals import CTRL_C, CTRL_D, Start
+from support.waiting import until
 
 STATUS = "GET /v1/sprites/dev"
 LOOK = ["GET /v1/sprites/dev/exec", "WS /v1/sprites/dev/exec"]  # at sessions, and at holds
 CHATTER = ["sh", "-c", "while :; do echo x; sleep 0.05; done"]
-
-
-def asked(emulator: Emulator) -> list[str]:
-    """Return the requests that came, as "METHOD path"."""
-    return [f"{request.method} {request.path}" for request in emulator.journal]
 
 
 def awake(emulator: Emulator, name: str = "dev") -> Sprite:
@@ -72,7 +63,8 @@ def until_watched(emulator: Emulator, process: subprocess.Popen[bytes], name: st
     """Wait until the program has looked inside and only asks for the status, or has ended."""
     path = f"/v1/sprites/{name}"
     until(
-        lambda: len(emulator.journal.requests("GET", path)) > 1 or process.poll() is not None, 30.0
+        lambda: len(emulator.journal.requests("GET", path)) > 1 or process.poll() is not None,
+        limit_s=30.0,
     )
 
 
@@ -125,7 +117,6 @@ def test_a_sleeping_sprite_is_told_and_not_touched(
     assert (sprite.status, list(sprite.tasks)) == (status, ["agent"])
 
 
-@both
 def test_a_sleeping_sprite_in_json(thopters: Thopters, emulator: Emulator) -> None:
     emulator.add_sprite("dev")
     done = thopters("pause", "dev", "--json")
@@ -150,7 +141,6 @@ def test_a_quiet_sprite_is_watched_until_it_sleeps(thopters: Thopters, emulator:
     assert sprite.status == "warm"  # the last look has not woken it
 
 
-@both
 @pytest.mark.parametrize("status", ["warm", "cold"])
 def test_a_quiet_sprite_in_json(thopters: Thopters, emulator: Emulator, status: str) -> None:
     sprite = awake(emulator)
@@ -174,7 +164,6 @@ def test_a_quiet_sprite_that_stays_awake_times_out(thopters: Thopters, emulator:
     assert sprite.status == "running"
 
 
-@both
 def test_no_wait_does_not_say_that_it_sleeps(thopters: Thopters, emulator: Emulator) -> None:
     awake(emulator)
     done = thopters("pause", "dev", "--no-wait")
@@ -636,7 +625,6 @@ def test_a_no_for_one_is_none_for_the_others(
 # what cannot be
 
 
-@both
 def test_pause_of_no_sprite(thopters: Thopters, emulator: Emulator) -> None:
     emulator.add_sprite("dev-main", status="running")
     done = thopters("pause", "dev-mian", "--force")

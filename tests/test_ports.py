@@ -26,26 +26,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_units
-from conftest import MODULE, Thopters, free_ports
 from emulation import SPRITE_PROGRAM, Emulator, Fault, write_launcher
-from test_native_terminal import Deaf
+from support.frames import Deaf
+from support.ports import free_ports
+from support.program import MODULE, Thopters, both
+from support.units import make_console
+from support.waiting import until
 
 import thopters as program
 
-both = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
 linux_only = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="counted in /proc")
 
 LIMIT_S = 30.0
 MB = 1 << 20
-
-
-def until(condition: Callable[[], object], what: str, limit_s: float = LIMIT_S) -> None:
-    """Wait until something is so."""
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end, f"not within {limit_s:.0f} s: {what}"
-        time.sleep(0.01)
 
 
 # --- servers and clients ----------------------------------------------------------------
@@ -188,13 +181,6 @@ class Forwarding:
         return self.process.returncode, said.decode()
 
 
-@pytest.fixture
-def dev(emulator: Emulator) -> Emulator:
-    """Return the platform with a sprite that is awake."""
-    emulator.add_sprite("dev", status="running")
-    return emulator
-
-
 def forward(thopters: Thopters, server: Server, **options: Any) -> tuple[Forwarding, int]:
     """Forward a free port to a server's; return that port."""
     [local] = free_ports(1)
@@ -243,7 +229,6 @@ def ask(host: str, port: int, method: str, path: str, body: bytes = b"") -> byte
         return connection.getresponse().read()
 
 
-@both
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_a_web_server_is_reached_on_both_addresses(
     thopters: Thopters, dev: Emulator, web: int, host: str
@@ -746,7 +731,7 @@ class Joined:
 
     def __init__(self, emulator: Emulator, port: int) -> None:
         environ = {"SPRITES_API_URL": emulator.url, "SPRITE_TOKEN": emulator.token}
-        app = program.App(test_units.make_console(), environ, program.Clock())
+        app = program.App(make_console(), environ, program.Clock())
         self.websocket = program.open_port(app.sprite("dev"), "localhost", port)
         ours, self.client = socket.socketpair()
         self.client.settimeout(LIMIT_S)
@@ -907,7 +892,6 @@ def test_an_answer_that_does_not_end_is_not_called_whole(
     assert said in done.err and "was lost" not in done.err
 
 
-@both
 def test_stdin_and_stdout_are_the_connection(thopters: Thopters, dev: Emulator, web: int) -> None:
     request = b"GET /page HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     done = thopters("proxy", "dev", "-W", f"localhost:{web}", stdin=request)

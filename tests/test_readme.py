@@ -19,13 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Result, Thopters
 from emulation import SPRITE_PROGRAM, Emulator, write_launcher
-
-both = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
-archive = pytest.mark.parametrize(
-    "thopters", [pytest.param("module", marks=pytest.mark.slow), "pyz"], indirect=True
-)
+from support.program import ROOT, Result, Thopters
 
 Shell = Callable[[str], Result]
 
@@ -138,7 +133,6 @@ WORKFLOWS = {
 }
 
 
-@both
 def test_the_workflows_are_true(thopters: Thopters, emulator: Emulator, shell: Shell) -> None:
     blocks = re.findall(r"^```sh\n(.*?)^```$", section(README, "Workflows"), re.M | re.S)
     assert blocks, "README.md shows no workflows"
@@ -246,7 +240,6 @@ def status_of(thopters: Thopters, shell: Shell, example: str) -> int:
         return done.code
 
 
-@archive
 def test_the_examples_of_the_help_are_true(thopters: Thopters, shell: Shell) -> None:
     shown = examples(thopters("--help").out)
     for command in commands(thopters):
@@ -261,7 +254,6 @@ def test_the_examples_of_the_help_are_true(thopters: Thopters, shell: Shell) -> 
     assert {example: status_of(thopters, shell, example) for example in shown} == expected
 
 
-@archive
 def test_the_table_of_commands_is_the_helps(thopters: Thopters) -> None:
     rows = re.findall(r"^\| (`.*?`) \| [^|]+ \|$", section(README, "Commands"), re.M)
     told = {}
@@ -305,7 +297,6 @@ def table(text: str) -> dict[str, str]:
     return dict(rows)
 
 
-@both
 def test_the_exit_codes_agree(thopters: Thopters) -> None:
     help_text = thopters("--help").out
     told = re.search(r"^exit status:\n(.*?);\n(.*?)\n\n", help_text, re.M | re.S)

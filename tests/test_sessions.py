@@ -11,58 +11,35 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from conftest import Thopters
 from emulation import Emulator, Fault
 from emulation.exec import Session
 from emulation.state import Sprite
-from test_emulator import needs_curl, needs_namespace
-from test_native_terminal import LEAVE, Tty, until
-from test_units import make_console
+from support.program import Thopters
+from support.sessions import IGNORING, detach, needs_curl, needs_namespace, session_of
+from support.terminals import LEAVE, Tty
+from support.units import make_console
+from support.waiting import until
 
 import thopters as program
-
-both = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
-
-
-@pytest.fixture
-def dev(emulator: Emulator) -> Sprite:
-    sprite = emulator.add_sprite("dev")
-    while not sprite.enter():
-        pass
-    return sprite
-
-
-def session_of(sprite: Sprite, identity: str) -> Session:
-    return sprite.sessions[identity]
-
-
-def detach(thopters: Thopters, *words: str, options: tuple[str, ...] = ()) -> str:
-    done = thopters("exec", "dev", "--detach", *options, "--", *words)
-    assert done.code == 0, done
-    identity = done.out.strip()
-    assert f"thopters attach dev {identity}" in done.err
-    return identity
-
 
 # sessions, attach
 
 
-@both
-def test_a_detached_command_outlives_us(thopters: Thopters, dev: Sprite) -> None:
+def test_a_detached_command_outlives_us(thopters: Thopters, sprite: Sprite) -> None:
     identity = detach(thopters, "sh", "-c", "read line; echo got-$line > told; exec sleep 600")
-    session = session_of(dev, identity)
+    session = session_of(sprite, identity)
     assert not session.ended.is_set()
     session.write(b"it\n")
-    told = dev.home / "told"  # is there before its content is
+    told = sprite.home / "told"  # is there before its content is
     until(lambda: told.exists() and told.read_text() == "got-it\n", "it goes on")
 
 
-def test_a_detached_command_that_is_over_at_once(thopters: Thopters, dev: Sprite) -> None:
+def test_a_detached_command_that_is_over_at_once(thopters: Thopters, sprite: Sprite) -> None:
     done = thopters("exec", "dev", "--detach", "--", "sh", "-c", "echo x > told")
     assert done.code == 0
     assert re.fullmatch(r"\d+\n", done.out)
     assert "it has ended already, with status 0" in done.err
-    until(lambda: (dev.home / "told").exists(), "it has run")
+    until(lambda: (sprite.home / "told").exists(), "it has run")
 
 
 @pytest.mark.parametrize(
@@ -75,7 +52,7 @@ def test_a_detached_command_that_is_over_at_once(thopters: Thopters, dev: Sprite
     ],
 )
 def test_a_detached_command_that_fails_at_once(
-    thopters: Thopters, dev: Sprite, words: list[str], code: int, says: str
+    thopters: Thopters, sprite: Sprite, words: list[str], code: int, says: str
 ) -> None:
     done = thopters("exec", "dev", "--detach", *words)
     assert (done.code, done.out) == (code, ""), done
@@ -85,29 +62,29 @@ def test_a_detached_command_that_fails_at_once(
 
 @pytest.mark.parametrize("info", ["late", "absent"])
 def test_a_detached_command_that_prints_without_end(
-    thopters: Thopters, emulator: Emulator, dev: Sprite, info: str
+    thopters: Thopters, emulator: Emulator, sprite: Sprite, info: str
 ) -> None:
     emulator.personality.session_info = info
     script = "while :; do echo more; sleep 0.05; done"
     done = thopters("exec", "dev", "--detach", "--", "sh", "-c", script, timeout=20)
     assert (done.code, bool(done.out)) == ((0, True) if info == "late" else (255, False)), done
     assert ("does not tell its session's id" in done.err) == (info == "absent")
-    assert not any(session.ended.is_set() for session in dev.sessions.values())
+    assert not any(session.ended.is_set() for session in sprite.sessions.values())
 
 
 @pytest.mark.parametrize("words", [["-i"], ["-T"]])
 def test_a_detached_command_has_a_terminal_and_no_input_of_ours(
-    thopters: Thopters, dev: Sprite, words: list[str]
+    thopters: Thopters, sprite: Sprite, words: list[str]
 ) -> None:
     done = thopters("exec", "dev", "--detach", *words, "--", "true")
     assert (done.code, done.out) == (2, "")
-    assert not dev.sessions
+    assert not sprite.sessions
 
 
 @pytest.mark.parametrize("shape", ["object", "array"])
 @pytest.mark.parametrize("kind", ["int", "str"])
 def test_sessions_are_listed(
-    thopters: Thopters, emulator: Emulator, dev: Sprite, shape: str, kind: str
+    thopters: Thopters, emulator: Emulator, sprite: Sprite, shape: str, kind: str
 ) -> None:
     emulator.personality.sessions_shape = shape
     emulator.personality.session_id_type = kind
@@ -124,10 +101,10 @@ def test_sessions_are_listed(
 
 
 def test_attach_comes_back_to_the_newest_with_what_was_shown(
-    thopters: Thopters, emulator: Emulator, dev: Sprite
+    thopters: Thopters, emulator: Emulator, sprite: Sprite
 ) -> None:
     detach(thopters, "sleep", "600")
-    dev.sessions[next(iter(dev.sessions))].created -= 100
+    sprite.sessions[next(iter(sprite.sessions))].created -= 100
     script = "echo shown-before; while read line; do echo got-$line; done"
     identity = detach(thopters, "sh", "-c", script)
     with Tty(thopters, "attach", "dev") as terminal:
@@ -143,11 +120,11 @@ def test_attach_comes_back_to_the_newest_with_what_was_shown(
         assert terminal.end_restored() == 0
 
 
-def test_two_are_attached_and_one_leaves(thopters: Thopters, dev: Sprite) -> None:
+def test_two_are_attached_and_one_leaves(thopters: Thopters, sprite: Sprite) -> None:
     identity = detach(thopters, "sh", "-c", "while read line; do echo got-$line; done")
     words = (thopters, "attach", "dev", identity)
     with Tty(*words) as first, Tty(*words) as second:
-        until(lambda: len(session_of(dev, identity).clients) == 2, "both are attached")
+        until(lambda: len(session_of(sprite, identity).clients) == 2, "both are attached")
         first.type("one\n")
         first.expect("got-one")
         second.expect("got-one")
@@ -159,14 +136,14 @@ def test_two_are_attached_and_one_leaves(thopters: Thopters, dev: Sprite) -> Non
         assert second.end_restored() == 0
 
 
-def test_what_has_no_terminal_can_not_be_attached_to(thopters: Thopters, dev: Sprite) -> None:
+def test_what_has_no_terminal_can_not_be_attached_to(thopters: Thopters, sprite: Sprite) -> None:
     """Its frames would be shown with their numbers, and a Ctrl-D would be the input's end."""
     process = thopters.start("exec", "dev", "-i", "--", "cat", stdin=subprocess.PIPE)
     assert process.stdin and process.stdout
     process.stdin.write(b"begun\n")
     process.stdin.flush()
     assert process.stdout.readline() == b"begun\n"
-    [session] = dev.sessions.values()
+    [session] = sprite.sessions.values()
     done = thopters("attach", "dev", str(session.id))
     assert (done.code, done.out) == (255, ""), done
     assert f"session {session.id} of dev has no terminal" in done.err
@@ -177,7 +154,7 @@ def test_what_has_no_terminal_can_not_be_attached_to(thopters: Thopters, dev: Sp
 
 @pytest.mark.parametrize("given", [b"", b"touch typed\n"])
 def test_attach_does_not_type_the_end_of_its_input(
-    thopters: Thopters, dev: Sprite, given: bytes
+    thopters: Thopters, sprite: Sprite, given: bytes
 ) -> None:
     identity = detach(thopters, "bash", "-i")
     process = thopters.start("attach", "dev", identity, stdin=subprocess.PIPE)
@@ -185,8 +162,8 @@ def test_attach_does_not_type_the_end_of_its_input(
     process.stdin.write(given)
     process.stdin.close()
     if given:
-        until(lambda: (dev.home / "typed").exists(), "what was given is typed")
-    session = session_of(dev, identity)
+        until(lambda: (sprite.home / "typed").exists(), "what was given is typed")
+    session = session_of(sprite, identity)
     until(lambda: bool(session.clients), "it is attached")
     session.write(b"sleep 2.5; echo still-$((6 * 7))-there\n")  # time for two of them
     shown = b""
@@ -200,7 +177,7 @@ def test_attach_does_not_type_the_end_of_its_input(
 
 
 def test_who_only_watches_does_not_wake_the_sprite_without_end(
-    thopters: Thopters, emulator: Emulator, dev: Sprite
+    thopters: Thopters, emulator: Emulator, sprite: Sprite
 ) -> None:
     identity = detach(thopters, "bash", "-i")
     emulator.personality.status_lag_s = 1.5
@@ -234,7 +211,7 @@ def test_who_only_watches_does_not_wake_the_sprite_without_end(
     ],
 )
 def test_what_can_not_be_done_is_said(
-    thopters: Thopters, dev: Sprite, words: list[str], code: int, says: str
+    thopters: Thopters, sprite: Sprite, words: list[str], code: int, says: str
 ) -> None:
     done = thopters(*words)
     assert (done.code, done.out) == (code, ""), done
@@ -244,59 +221,56 @@ def test_what_can_not_be_done_is_said(
 # kill
 
 
-IGNORING = "trap '' TERM HUP; echo up; while :; do sleep 0.05; done"
-
-
 @pytest.mark.parametrize("scope", ["group", "leader"])
 @pytest.mark.parametrize("words", [["sleep", "600"], ["sh", "-c", IGNORING], ["bash", "-l"]])
 def test_kill_ends_a_session_and_all_of_it(
-    thopters: Thopters, emulator: Emulator, dev: Sprite, scope: str, words: list[str]
+    thopters: Thopters, emulator: Emulator, sprite: Sprite, scope: str, words: list[str]
 ) -> None:
     emulator.personality.kill_scope = scope
     identity = detach(thopters, *words)
     done = thopters("kill", "dev", identity)
     assert (done.code, done.out) == (0, f"{identity} has ended\n"), done
-    assert session_of(dev, identity).ended.is_set()
+    assert session_of(sprite, identity).ended.is_set()
     again = thopters("kill", "dev", identity)
     assert (again.code, again.out) == (0, f"no session {identity} runs in dev\n")
 
 
 def test_kill_ends_what_is_left_of_a_session_whose_leader_has_gone(
-    thopters: Thopters, emulator: Emulator, dev: Sprite
+    thopters: Thopters, emulator: Emulator, sprite: Sprite
 ) -> None:
     emulator.personality.kill_scope = "leader"
     script = "(trap '' HUP TERM; touch up; exec sleep 600) & wait"
     identity = detach(thopters, "bash", "-c", script)
-    until(lambda: (dev.home / "up").exists(), "it ignores what comes")
+    until(lambda: (sprite.home / "up").exists(), "it ignores what comes")
     done = thopters("kill", "dev", identity)
     assert (done.code, done.out) == (0, f"{identity} has ended\n"), done
-    until(lambda: not dev.machine.processes(), "all of it is gone")
+    until(lambda: not sprite.machine.processes(), "all of it is gone")
 
 
 @pytest.mark.parametrize("way", ["lost", "elsewhere"])
 def test_kill_sends_nothing_else_where_the_signal_is_not_known_to_arrive(
-    thopters: Thopters, emulator: Emulator, dev: Sprite, way: str
+    thopters: Thopters, emulator: Emulator, sprite: Sprite, way: str
 ) -> None:
     """The platform's own call ends the session by KILL when it takes its time."""
     script = "trap 'echo usr1 > told' USR1; touch up; while :; do sleep 0.05; done"
     identity = detach(thopters, "sh", "-c", script)
-    until(lambda: (dev.home / "up").exists(), "it waits")
+    until(lambda: (sprite.home / "up").exists(), "it waits")
     if way == "lost":
         emulator.fault(Fault("WS */exec", "no_exit"))
     else:  # a session whose id is no process's
-        session = dev.sessions.pop(identity)
+        session = sprite.sessions.pop(identity)
         session.id, identity = "sess-1", "sess-1"  # type: ignore[assignment]
-        dev.sessions[identity] = session
+        sprite.sessions[identity] = session
     done = thopters("kill", "dev", identity, "--signal", "USR1")
     assert (done.code, done.out) == (1, "")
     says = "cannot tell whether session" if way == "lost" else "can't be sent USR1 alone"
     assert says in done.err
     assert not emulator.journal.requests("POST")
-    assert not next(iter(dev.sessions.values())).ended.is_set()
+    assert not next(iter(sprite.sessions.values())).ended.is_set()
 
 
 def test_kill_waits_for_a_list_that_lags_behind(
-    thopters: Thopters, emulator: Emulator, dev: Sprite
+    thopters: Thopters, emulator: Emulator, sprite: Sprite
 ) -> None:
     identity = detach(thopters, "sleep", "600")
     listed = json.loads(thopters("sessions", "dev", "--json").out)["sessions"]
@@ -305,17 +279,17 @@ def test_kill_waits_for_a_list_that_lags_behind(
     emulator.fault(Fault("GET */exec", "status", status=200, body=body, times=3))
     done = thopters("kill", "dev", identity)
     assert (done.code, done.out, done.err) == (0, f"{identity} has ended\n", "")
-    assert session_of(dev, identity).ended.is_set()
+    assert session_of(sprite, identity).ended.is_set()
 
 
-def test_kill_sends_what_is_asked_for_and_no_more(thopters: Thopters, dev: Sprite) -> None:
+def test_kill_sends_what_is_asked_for_and_no_more(thopters: Thopters, sprite: Sprite) -> None:
     script = "trap 'echo usr1 > told' USR1; touch up; while :; do sleep 0.05; done"
     identity = detach(thopters, "bash", "-c", script)
-    session = session_of(dev, identity)
-    until(lambda: (dev.home / "up").exists(), "its trap is set")
+    session = session_of(sprite, identity)
+    until(lambda: (sprite.home / "up").exists(), "its trap is set")
     done = thopters("kill", "dev", identity, "--signal", "SIGUSR1")
     assert (done.code, done.out) == (0, f"{identity} got USR1 and runs on\n"), done
-    until(lambda: (dev.home / "told").exists(), "it came")
+    until(lambda: (sprite.home / "told").exists(), "it came")
     assert not session.ended.is_set()
 
 
@@ -351,31 +325,31 @@ def run_held(emulator: Emulator, script: str, *, hold_max_s: int = 100) -> int:
 @needs_curl
 @needs_namespace
 def test_a_quiet_command_that_is_held_outlives_many_idle_windows(
-    emulator: Emulator, dev: Sprite, quick: None
+    emulator: Emulator, sprite: Sprite, quick: None
 ) -> None:
     emulator.idle_s = 0.7
     assert run_held(emulator, "sleep 4; exit 42") == 42
-    assert dev.inner
-    assert dev.inner.requests.count(dev.inner.requests[0]) >= 3  # refreshed
-    until(lambda: not dev.tasks, "the hold is released")
+    assert sprite.inner
+    assert sprite.inner.requests.count(sprite.inner.requests[0]) >= 3  # refreshed
+    until(lambda: not sprite.tasks, "the hold is released")
 
 
 @needs_curl
 @needs_namespace
 @pytest.mark.parametrize("end", ["exit 0", "exit 7", "kill -TERM $$", "kill -KILL $$"])
 def test_a_hold_ends_with_its_command_however_it_ends(
-    emulator: Emulator, dev: Sprite, quick: None, end: str
+    emulator: Emulator, sprite: Sprite, quick: None, end: str
 ) -> None:
     run_held(emulator, f"until grep -q . held 2> /dev/null; do sleep 0.1; ls > /dev/null; "
                        f"[ $SECONDS -lt 1 ] || break; done; sleep 0.6; {end}")  # fmt: skip
-    assert dev.inner
-    assert any(request.startswith("PUT ") for request in dev.inner.requests)
-    until(lambda: not dev.live_tasks(), "the hold is released")
+    assert sprite.inner
+    assert any(request.startswith("PUT ") for request in sprite.inner.requests)
+    until(lambda: not sprite.live_tasks(), "the hold is released")
 
 
 @needs_curl
 @needs_namespace
-def test_a_hold_has_an_end(emulator: Emulator, dev: Sprite, quick: None) -> None:
+def test_a_hold_has_an_end(emulator: Emulator, sprite: Sprite, quick: None) -> None:
     began = time.monotonic()
     statuses: list[int] = []
     script = "until [ -e released ]; do sleep 0.1; done"
@@ -383,63 +357,65 @@ def test_a_hold_has_an_end(emulator: Emulator, dev: Sprite, quick: None) -> None
         target=lambda: statuses.append(run_held(emulator, script, hold_max_s=3))
     )
     command.start()
-    asked = dev.inner.requests if dev.inner else []
+    asked = sprite.inner.requests if sprite.inner else []
     until(lambda: asked and asked[-1].startswith("DELETE "), "it is released")
     assert time.monotonic() - began > 2
     count = len(asked)
     assert [request[:4] for request in asked[:-1]] == ["PUT "] * (count - 1) and count > 1
-    (dev.home / "released").touch()
+    (sprite.home / "released").touch()
     command.join(60)
     assert (statuses, len(asked)) == ([0], count)
 
 
 def test_a_quiet_command_without_a_hold_is_paused_and_said(
-    thopters: Thopters, emulator: Emulator, dev: Sprite
+    thopters: Thopters, emulator: Emulator, sprite: Sprite
 ) -> None:
     emulator.idle_s = 1.0
     done = thopters("exec", "dev", "--no-hold", "--", "sleep", "600")
     assert done.code == 255
     assert "the sprite has paused" in done.err
-    assert not dev.tasks
+    assert not sprite.tasks
 
 
 @needs_curl
 @needs_namespace
 def test_a_detached_command_is_held_until_it_ends(
-    thopters: Thopters, emulator: Emulator, dev: Sprite
+    thopters: Thopters, emulator: Emulator, sprite: Sprite
 ) -> None:
     identity = detach(thopters, "sh", "-c", "read line; exit 0", options=("--hold",))
-    until(lambda: f"thopters-{identity}" in dev.tasks, "it is held")
+    until(lambda: f"thopters-{identity}" in sprite.tasks, "it is held")
     emulator.idle_s = 0.5
-    until(lambda: dev.clock.now() - session_of(dev, identity).last_output > 2, "long enough")
-    assert dev.status == "running"
-    session_of(dev, identity).write(b"\n")
-    until(lambda: not dev.tasks, "the hold is released")
-    until(lambda: dev.status == "warm", "it sleeps")
+    until(lambda: sprite.clock.now() - session_of(sprite, identity).last_output > 2, "long enough")
+    assert sprite.status == "running"
+    session_of(sprite, identity).write(b"\n")
+    until(lambda: not sprite.tasks, "the hold is released")
+    until(lambda: sprite.status == "warm", "it sleeps")
 
 
 @needs_curl
 @needs_namespace
-def test_hold_and_release_by_hand(thopters: Thopters, emulator: Emulator, dev: Sprite) -> None:
+def test_hold_and_release_by_hand(thopters: Thopters, emulator: Emulator, sprite: Sprite) -> None:
     done = thopters("hold", "dev", "--for", "1h30m")
     assert (done.code, done.out) == (0, "dev stays awake for 5400 s\n"), done
-    [first] = dev.tasks
+    [first] = sprite.tasks
     assert thopters("hold", "dev", "--for", "2h").code == 0
-    until(lambda: first not in dev.tasks, "the first one is replaced")
-    [second] = dev.tasks
+    until(lambda: first not in sprite.tasks, "the first one is replaced")
+    [second] = sprite.tasks
     paused = thopters("pause", "dev", "--timeout", "0")
     assert paused.code == 7
     assert f"hold {second} (until " in paused.err
     done = thopters("hold", "dev", "--release")
     assert (done.code, done.out) == (0, "dev may sleep again\n")
-    assert not dev.tasks
+    assert not sprite.tasks
     assert thopters("hold", "dev", "--release").out == "dev was not held by hand\n"
 
 
 @needs_curl
 @needs_namespace
-def test_attach_never_meets_what_holds(thopters: Thopters, emulator: Emulator, dev: Sprite) -> None:
-    keeper = hold(thopters, dev)
+def test_attach_never_meets_what_holds(
+    thopters: Thopters, emulator: Emulator, sprite: Sprite
+) -> None:
+    keeper = hold(thopters, sprite)
     assert "no command runs on a terminal" in thopters("attach", "dev").err
     [asked] = [r for r in emulator.journal if r.values("max_run_after_disconnect")]
     assert asked.values("max_run_after_disconnect") == ["0"]
@@ -451,20 +427,20 @@ def test_attach_never_meets_what_holds(thopters: Thopters, emulator: Emulator, d
 @needs_namespace
 @pytest.mark.slow
 def test_what_holds_outlives_the_time_that_a_lost_client_gives(
-    thopters: Thopters, dev: Sprite
+    thopters: Thopters, sprite: Sprite
 ) -> None:
-    keeper = hold(thopters, dev)
-    [task] = dev.tasks
+    keeper = hold(thopters, sprite)
+    [task] = sprite.tasks
     left = time.monotonic()
     until(lambda: time.monotonic() - left > 12, "ten seconds and more pass")
-    assert task in dev.live_tasks() and not keeper.ended.is_set()
+    assert task in sprite.live_tasks() and not keeper.ended.is_set()
 
 
-def hold(thopters: Thopters, dev: Sprite) -> Session:
+def hold(thopters: Thopters, sprite: Sprite) -> Session:
     """Hold a sprite by hand, and return the session that does it, as it is listed."""
     assert thopters("hold", "dev", "--for", "1h").code == 0
     identity = thopters("sessions", "dev").out.split("\t")[0]
-    keeper = session_of(dev, identity)
+    keeper = session_of(sprite, identity)
     until(lambda: not keeper.clients, "nobody is attached")
     return keeper
 
@@ -472,17 +448,17 @@ def hold(thopters: Thopters, dev: Sprite) -> Session:
 @needs_curl
 @needs_namespace
 def test_the_shortest_hold_is_seen_and_has_ended_when_it_is_released(
-    thopters: Thopters, dev: Sprite
+    thopters: Thopters, sprite: Sprite
 ) -> None:
     assert thopters("hold", "dev", "--for", "10").code == 0
-    assert dev.tasks
-    until(lambda: not dev.tasks, "it has ended")
+    assert sprite.tasks
+    until(lambda: not sprite.tasks, "it has ended")
     done = thopters("hold", "dev", "--release")
     assert (done.code, done.out) == (0, "dev was not held by hand\n"), done
 
 
-def test_an_image_without_the_task_api(thopters: Thopters, dev: Sprite) -> None:
-    (dev.machine.run / "api.sock").unlink()
+def test_an_image_without_the_task_api(thopters: Thopters, sprite: Sprite) -> None:
+    (sprite.machine.run / "api.sock").unlink()
     done = thopters("exec", "dev", "--", "sh", "-c", "sleep 1.5; echo done")
     assert (done.code, done.out, done.err) == (0, "done\n", "")
     for words in (["exec", "dev", "--hold", "--", "true"], ["hold", "dev", "--for", "1h"]):

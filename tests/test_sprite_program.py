@@ -22,14 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_terminal
-from conftest import Thopters, free_ports
 from emulation import SPRITE_PROGRAM, Emulator, write_launcher
-from test_terminal import CTRL_C, Start
+from support.ports import free_ports
+from support.program import Thopters, both
+from support.terminals import CTRL_C, Start
 
-start = test_terminal.start  # the fixture
-
-both = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
 each_command = pytest.mark.parametrize("command", ["shell", "proxy"])
 SHELL = ["shell", "dev"]
 
@@ -118,7 +115,6 @@ def ours(thopters: Thopters, command: str, *more: str) -> str:
     return err.decode()
 
 
-@both
 @each_command
 def test_without_the_program_ours_does_it(
     thopters: Thopters, emulator: Emulator, command: str
@@ -184,7 +180,6 @@ def test_a_program_that_cannot_start_is_a_failure_of_ours(
 # we become it
 
 
-@both
 @pytest.mark.parametrize("command", ["shell", "console"])
 def test_shell_calls_it_with_the_sprites_name(
     thopters: Thopters, emulator: Emulator, ran: Path, command: str
@@ -195,7 +190,6 @@ def test_shell_calls_it_with_the_sprites_name(
     assert ran.read_text().splitlines() == ["-s", "dev", "console"]
 
 
-@both
 def test_proxy_passes_the_ports_on(thopters: Thopters, emulator: Emulator, ran: Path) -> None:
     emulator.add_sprite("dev", status="running")
     a, b, c = free_ports(3)
@@ -323,7 +317,6 @@ def test_with_nothing_stored_it_uses_our_token(
     assert call["env"] == {"SHELL": "/bin/bash", "SPRITE_TOKEN": emulator.token}
 
 
-@both
 @pytest.mark.parametrize("source", ["store", "environment"])
 def test_the_selected_org_is_named(
     thopters: Thopters, emulator: Emulator, stand_in: Path, source: str
@@ -488,7 +481,6 @@ def test_a_refused_token_starts_nothing(
 # a shell, from end to end
 
 
-@both
 def test_a_shell_takes_a_script_on_its_input(
     thopters: Thopters, emulator: Emulator, stand_in: Path
 ) -> None:
@@ -555,7 +547,6 @@ def get(port: int) -> bytes:
         return body
 
 
-@both
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ports_are_forwarded_until_a_signal(
     thopters: Thopters, emulator: Emulator, stand_in: Path, number: signal.Signals
@@ -637,12 +628,10 @@ def told_by_setup(thopters: Thopters) -> str:
     return str(line)
 
 
-@both
 def test_setup_says_that_there_is_none(thopters: Thopters, emulator: Emulator) -> None:
     assert told_by_setup(thopters) == "not found; see https://sprites.dev"
 
 
-@both
 def test_setup_says_its_version_and_its_login(
     thopters: Thopters, emulator: Emulator, stand_in: Path
 ) -> None:

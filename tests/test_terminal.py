@@ -7,188 +7,23 @@ program may use; any other is an error, wherever it comes from.
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import re
 import signal
-import struct
 import subprocess
 import sys
-import threading
 import time
-import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import MODULE, Thopters
 from emulation import Emulator, Fault
+from support.program import MODULE, Thopters
+from support.sessions import writes
+from support.terminals import CTRL_C, CTRL_D, Screen, Start
 
 if sys.platform == "win32":
     pytest.skip("there are no pseudo-terminals here", allow_module_level=True)
-
-import fcntl
-import pty
-import termios
-
-LIMIT_S = 60.0
-
-# The child makes the terminal its controlling one, and becomes the program
-TAKE_TERMINAL = """\
-import fcntl, os, sys, termios
-fd = os.open(sys.argv[1], os.O_RDWR)
-fcntl.ioctl(fd, termios.TIOCSCTTY, 0)
-os.close(fd)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-
-
-class Screen:
-    """What a terminal shows of the bytes it is sent, and which colours it was asked for."""
-
-    def __init__(self, data: bytes, columns: int) -> None:
-        self.rows: list[list[str]] = [[]]
-        self.colours: list[str] = []
-        self._columns = columns
-        self._row = self._column = 0
-        for token in re.findall(r"\x1b\[[0-9;]*[A-Za-z]|.", data.decode(), re.S):
-            self._take(token)
-
-    def _take(self, token: str) -> None:
-        if token == "\r":
-            self._column = 0
-        elif token == "\n":
-            self._row += 1
-            if self._row == len(self.rows):
-                self.rows.append([])
-        elif token == "\x1b[K":
-            del self.rows[self._row][self._column :]
-        elif token.startswith("\x1b[") and token.endswith("m"):
-            self.colours.append(token[2:-1])
-        else:
-            assert unicodedata.category(token)[0] != "C", f"{token!r} reached the terminal"
-            self._put(token)
-
-    def _put(self, char: str) -> None:
-        if self._column == self._columns:
-            self._take("\r")
-            self._take("\n")
-        row = self.rows[self._row]
-        row.extend(" " * (self._column + 1 - len(row)))
-        row[self._column] = char
-        self._column += 1
-
-    @property
-    def lines(self) -> list[str]:
-        return ["".join(row).rstrip() for row in self.rows]
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.lines)
-
-
-class Session:
-    """The program on a pseudo-terminal; a thread keeps all that it writes there."""
-
-    def __init__(
-        self,
-        thopters: Thopters,
-        words: tuple[str, ...],
-        columns: int,
-        *,
-        blocking: bool = True,
-        **streams: Any,
-    ) -> None:
-        self.columns = columns
-        self.output = b""
-        self._seen = 0
-        self._read_until: int | None = None
-        self._changed = threading.Condition()
-        self._master, self._slave = pty.openpty()
-        os.set_blocking(self._slave, blocking)
-        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        self.settings_before = termios.tcgetattr(self._slave)
-        trampoline = [sys.executable, "-I", "-S", "-c", TAKE_TERMINAL, os.ttyname(self._slave)]
-        terminal = {"stdin": self._slave, "stdout": self._slave, "stderr": self._slave}
-        places: dict[str, Any] = terminal | streams
-        self.process: subprocess.Popen[bytes] = subprocess.Popen(
-            [*trampoline, *thopters.argv, *words],
-            **places,
-            env={name: value for name, value in thopters.env.items() if name != "COLUMNS"},
-            cwd=thopters.home,
-            start_new_session=True,
-        )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        try:
-            while data := os.read(self._master, 65536):
-                with self._changed:
-                    self.output += data
-                    self._changed.notify_all()
-        except OSError as error:
-            self._read_until = error.errno
-
-    def expect(self, text: str) -> None:
-        """Wait until `text` has been written, behind what was waited for before."""
-        wanted = text.encode()
-        with self._changed:
-            come = self._changed.wait_for(lambda: wanted in self.output[self._seen :], LIMIT_S)
-            assert come, f"{text!r} has not come: {self.output[self._seen :]!r}"
-            self._seen = self.output.index(wanted, self._seen) + len(wanted)
-
-    def type(self, keys: str) -> None:
-        os.write(self._master, keys.encode("utf-8", "surrogateescape"))
-
-    def end(self) -> int:
-        """Wait for the program's end, and for all that it wrote; return its exit status."""
-        status = self.process.wait(LIMIT_S)
-        self.settings_after = termios.tcgetattr(self._slave)
-        assert self._reader.is_alive(), f"reading ended early: {self._read_until}"
-        self._close_slave()
-        self._reader.join(LIMIT_S)
-        assert not self._reader.is_alive()
-        # how systems say that nobody has the other end any more: Linux by an error
-        assert self._read_until in (None, errno.EIO)
-        return status
-
-    def _close_slave(self) -> None:
-        if self._slave >= 0:
-            os.close(self._slave)
-            self._slave = -1
-
-    @property
-    def screen(self) -> Screen:
-        return Screen(self.output, self.columns)
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
-            if stream:
-                stream.close()
-        self._close_slave()
-        self._reader.join(LIMIT_S)
-        os.close(self._master)
-
-
-Start = Callable[..., Session]
-
-
-@pytest.fixture
-def start(thopters: Thopters) -> Iterator[Start]:
-    """Return a function that starts the program on a terminal."""
-    sessions = []
-
-    def start(*words: str, columns: int = 80, **streams: Any) -> Session:
-        sessions.append(Session(thopters, words, columns, **streams))
-        return sessions[-1]
-
-    yield start
-    for session in sessions:
-        session.close()
 
 
 def run(start: Start, *words: str, columns: int = 80, **streams: Any) -> Screen:
@@ -198,15 +33,7 @@ def run(start: Start, *words: str, columns: int = 80, **streams: Any) -> Screen:
     return session.screen
 
 
-def writes(emulator: Emulator) -> list[str]:
-    """Return the requests that change something."""
-    return [f"{r.method} {r.path}" for r in emulator.journal if r.method not in ("GET", "WS")]
-
-
 # destroy
-
-
-CTRL_C, CTRL_D = "\x03", "\x04"
 
 
 def test_destroy_asks_for_the_name(emulator: Emulator, start: Start) -> None:

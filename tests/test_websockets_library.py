@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from conftest import Thopters
+from support.program import Thopters
 
 pytest.importorskip("websockets")
 from websockets.sync.server import Server, ServerConnection, serve

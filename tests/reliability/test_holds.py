@@ -16,43 +16,45 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Thopters
 from emulation import Emulator
 from emulation.state import Sprite
 from emulation.wire import Reply
-from runs import shorten
-from test_emulator import needs_curl, needs_namespace
-from test_native_terminal import LEAVE, Tty, until
-from test_sessions import IGNORING, detach
-from test_sessions import dev as dev  # a fixture
+from support.program import Thopters
+from support.runs import shorten
+from support.sessions import IGNORING, detach, needs_curl, needs_namespace
+from support.terminals import LEAVE, Tty
+from support.waiting import until
 
 pytestmark = [needs_curl, needs_namespace]
 
 
 def started(
-    thopters: Thopters, dev: Sprite, *words: str, **options: Any
+    thopters: Thopters, sprite: Sprite, *words: str, **options: Any
 ) -> subprocess.Popen[bytes]:
     """Start an attached command, and return its client once the sprite is held."""
     shorten(thopters, HOLD_FIRST_S=0.1)
     client = thopters.start("exec", "dev", *words, **options)
-    until(lambda: dev.tasks, "it is held")
+    until(lambda: sprite.tasks, "it is held")
     return client
 
 
-def until_held_on(emulator: Emulator, dev: Sprite) -> None:
+def until_held_on(emulator: Emulator, sprite: Sprite) -> None:
     """Wait until a hold has lasted twice, in a sprite that sleeps as soon as none does."""
-    until(lambda: dev.tasks, "it is held")
-    [(name, task)] = dev.tasks.items()
+    until(lambda: sprite.tasks, "it is held")
+    [(name, task)] = sprite.tasks.items()
     end, emulator.idle_s = 2 * task["expires_at"] - task["started_at"], 0.5
-    until(lambda: dev.status != "running" or dev.tasks[name]["expires_at"] > end, "it is held on")
-    assert dev.status == "running"
+    until(
+        lambda: sprite.status != "running" or sprite.tasks[name]["expires_at"] > end,
+        "it is held on",
+    )
+    assert sprite.status == "running"
 
 
-def until_released(dev: Sprite) -> None:
+def until_released(sprite: Sprite) -> None:
     """Wait until the hold is deleted, long before it would expire, and nothing is left running."""
-    until(lambda: not dev.live_tasks(), "the hold is released")
-    until(lambda: not dev.machine.processes(), "all has ended")
-    assert dev.inner and dev.inner.requests[-1].startswith("DELETE /v1/tasks/thopters-")
+    until(lambda: not sprite.live_tasks(), "the hold is released")
+    until(lambda: not sprite.machine.processes(), "all has ended")
+    assert sprite.inner and sprite.inner.requests[-1].startswith("DELETE /v1/tasks/thopters-")
 
 
 @pytest.mark.parametrize(
@@ -65,45 +67,45 @@ def until_released(dev: Sprite) -> None:
     ids=["HUP", "HUP, then KILL", "KILL"],
 )
 def test_kill_releases_the_hold(
-    thopters: Thopters, dev: Sprite, words: list[str], options: list[str]
+    thopters: Thopters, sprite: Sprite, words: list[str], options: list[str]
 ) -> None:
     identity = detach(thopters, *words, options=("--hold",))
-    until(lambda: dev.tasks, "it is held")
+    until(lambda: sprite.tasks, "it is held")
     done = thopters("kill", "dev", identity, *options)
     assert (done.code, done.out) == (0, f"{identity} has ended\n"), done
-    until_released(dev)
+    until_released(sprite)
 
 
-def test_a_second_interrupt_releases_the_hold(thopters: Thopters, dev: Sprite) -> None:
+def test_a_second_interrupt_releases_the_hold(thopters: Thopters, sprite: Sprite) -> None:
     script = "trap 'touch got' INT; while :; do sleep 0.05; done"
-    client = started(thopters, dev, "--", "sh", "-c", script)
+    client = started(thopters, sprite, "--", "sh", "-c", script)
     client.send_signal(signal.SIGINT)
     soon = time.monotonic() + 0.1  # one that comes at once is taken for the same
-    until(lambda: (dev.home / "got").exists() and time.monotonic() > soon, "the first one came")
+    until(lambda: (sprite.home / "got").exists() and time.monotonic() > soon, "the first one came")
     client.send_signal(signal.SIGINT)
     assert client.wait(30) == -signal.SIGINT
-    until_released(dev)
+    until_released(sprite)
 
 
-def test_a_client_that_is_killed_releases_the_hold(thopters: Thopters, dev: Sprite) -> None:
+def test_a_client_that_is_killed_releases_the_hold(thopters: Thopters, sprite: Sprite) -> None:
     """The platform ends an attached command that has lost its client, by KILL."""
-    started(thopters, dev, "--", "sleep", "600").kill()
-    [session] = dev.sessions.values()
+    started(thopters, sprite, "--", "sleep", "600").kill()
+    [session] = sprite.sessions.values()
     until(session.ended.is_set, "it is ended", 40)
-    until_released(dev)
+    until_released(sprite)
 
 
-def test_what_a_shell_has_left_running_does_not_hold(thopters: Thopters, dev: Sprite) -> None:
+def test_what_a_shell_has_left_running_does_not_hold(thopters: Thopters, sprite: Sprite) -> None:
     shorten(thopters, HOLD_FIRST_S=0.1, HOLD_EVERY_S=0.3)
     with Tty(thopters, "shell", "dev", "--native", "--hold") as shell:
         shell.expect("$ ")
-        until(lambda: dev.tasks, "it is held")
+        until(lambda: sprite.tasks, "it is held")
         shell.type("setsid sh -c 'touch up; exec sleep 600' < /dev/null > /dev/null 2>&1 &\n")
-        until(lambda: (dev.home / "up").exists(), "it runs in the background")
+        until(lambda: (sprite.home / "up").exists(), "it runs in the background")
         shell.type("exit\n")
         assert shell.end_restored() == 0
-    until(lambda: not dev.live_tasks(), "the hold is released")
-    assert b"sleep\x00600\x00" in command_lines(dev)
+    until(lambda: not sprite.live_tasks(), "the hold is released")
+    assert b"sleep\x00600\x00" in command_lines(sprite)
 
 
 @pytest.mark.parametrize(
@@ -112,35 +114,35 @@ def test_what_a_shell_has_left_running_does_not_hold(thopters: Thopters, dev: Sp
     ids=json.dumps,
 )
 def test_a_list_that_is_not_understood_is_not_taken_for_no_holds(
-    thopters: Thopters, dev: Sprite, monkeypatch: pytest.MonkeyPatch, document: object, code: int
+    thopters: Thopters, sprite: Sprite, monkeypatch: pytest.MonkeyPatch, document: object, code: int
 ) -> None:
-    assert dev.inner
-    monkeypatch.setattr(dev.inner, "_answer", lambda *request: Reply.json(document))
+    assert sprite.inner
+    monkeypatch.setattr(sprite.inner, "_answer", lambda *request: Reply.json(document))
     done = thopters("hold", "dev", "--release")
     assert done.code == code, done
     assert ("the API's list of holds in dev h" in done.err) == (code == 1)
 
 
-def command_lines(dev: Sprite) -> list[bytes]:
+def command_lines(sprite: Sprite) -> list[bytes]:
     """Return what runs in a sprite, the words of each with NULs behind them."""
     lines = []
-    for pid in dev.machine.processes():
+    for pid in sprite.machine.processes():
         with contextlib.suppress(OSError):  # it has ended meanwhile
             lines.append(Path(f"/proc/{pid}/cmdline").read_bytes())
     return lines
 
 
-def fail_refreshes(dev: Sprite, monkeypatch: pytest.MonkeyPatch, numbers: set[int]) -> None:
+def fail_refreshes(sprite: Sprite, monkeypatch: pytest.MonkeyPatch, numbers: set[int]) -> None:
     """Have the task API fail when it is asked for the so manieth time to set a task."""
-    assert dev.inner
-    set_task, count = dev.inner._set, itertools.count(1)
+    assert sprite.inner
+    set_task, count = sprite.inner._set, itertools.count(1)
 
     def fail_some(method: str, name: str | None, body: bytes) -> Reply:
         if next(count) in numbers:
             return Reply.error(500, "internal", "try again")
         return set_task(method, name, body)
 
-    monkeypatch.setattr(dev.inner, "_set", fail_some)
+    monkeypatch.setattr(sprite.inner, "_set", fail_some)
 
 
 QUIET = "until [ -e go ]; do sleep 0.1; done; exit 42"
@@ -152,49 +154,50 @@ QUIET = "until [ -e go ]; do sleep 0.1; done; exit 42"
 def test_a_quiet_command_outlives_many_idle_windows(
     thopters: Thopters,
     emulator: Emulator,
-    dev: Sprite,
+    sprite: Sprite,
     monkeypatch: pytest.MonkeyPatch,
     tty: str,
     failing: set[int],
 ) -> None:
-    fail_refreshes(dev, monkeypatch, failing)
+    fail_refreshes(sprite, monkeypatch, failing)
     shorten(thopters, HOLD_FIRST_S=0.1, HOLD_EVERY_S=0.7, HOLD_AGAIN_S=0.1, HOLD_EXPIRY_S=4)
     client = thopters.start("exec", "dev", tty, "--", "sh", "-c", QUIET)
-    until_held_on(emulator, dev)
+    until_held_on(emulator, sprite)
     emulator.idle_s = 30.0
-    (dev.home / "go").touch()
+    (sprite.home / "go").touch()
     assert client.wait(30) == 42
-    until_released(dev)
+    until_released(sprite)
 
 
 def test_without_the_task_api_nothing_keeps_asking(
-    thopters: Thopters, dev: Sprite, monkeypatch: pytest.MonkeyPatch
+    thopters: Thopters, sprite: Sprite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fail_refreshes(dev, monkeypatch, set(range(1000)))
+    fail_refreshes(sprite, monkeypatch, set(range(1000)))
     shorten(thopters, HOLD_FIRST_S=0.1, HOLD_EVERY_S=0.1, HOLD_AGAIN_S=0.1)
     client = thopters.start("exec", "dev", "--", "sh", "-c", QUIET)
 
-    until(lambda: dev.inner and dev.inner.requests, "it has asked")
+    until(lambda: sprite.inner and sprite.inner.requests, "it has asked")
     until(
-        lambda: not any(b"thopters-hold" in line for line in command_lines(dev)), "it has given up"
+        lambda: not any(b"thopters-hold" in line for line in command_lines(sprite)),
+        "it has given up",
     )
-    assert dev.inner and dev.inner.requests == dev.inner.requests[:1] * 3
-    (dev.home / "go").touch()
+    assert sprite.inner and sprite.inner.requests == sprite.inner.requests[:1] * 3
+    (sprite.home / "go").touch()
     assert client.wait(30) == 42
 
 
 def test_a_detached_command_needs_its_client_no_more(
-    thopters: Thopters, emulator: Emulator, dev: Sprite
+    thopters: Thopters, emulator: Emulator, sprite: Sprite
 ) -> None:
     script = "until [ -e go ]; do sleep 0.1; done; echo done > told"
     shorten(thopters, HOLD_FIRST_S=0.1, HOLD_EVERY_S=0.5, HOLD_EXPIRY_S=4)
     client = thopters.start("exec", "dev", "--detach", "--hold", "--", "sh", "-c", script)
     assert client.stdout and client.stdout.readline()
     client.kill()
-    until_held_on(emulator, dev)
-    (dev.home / "go").touch()
-    until(lambda: dev.status == "warm", "it sleeps")
-    assert ((dev.home / "told").read_text(), dev.live_tasks()) == ("done\n", {})
+    until_held_on(emulator, sprite)
+    (sprite.home / "go").touch()
+    until(lambda: sprite.status == "warm", "it sleeps")
+    assert ((sprite.home / "told").read_text(), sprite.live_tasks()) == ("done\n", {})
 
 
 # a terminal, which lives on without its client
@@ -208,41 +211,41 @@ def at_prompt(thopters: Thopters, *words: str) -> Tty:
 
 @pytest.mark.parametrize("leaves", ["by Ctrl-\\", "by a kill"])
 def test_a_terminal_is_held_while_somebody_is_there(
-    thopters: Thopters, emulator: Emulator, dev: Sprite, leaves: str
+    thopters: Thopters, emulator: Emulator, sprite: Sprite, leaves: str
 ) -> None:
     with at_prompt(thopters, "exec", "dev", "--", "sh", "-c", "read line; exit 3") as terminal:
-        until_held_on(emulator, dev)
+        until_held_on(emulator, sprite)
         if leaves == "by a kill":
             terminal.process.kill()
         else:
             terminal.type(LEAVE)
             terminal.expect("the session goes on, and dev may sleep when all is quiet; back to it")
-        until(lambda: dev.status == "warm", "it sleeps")
-    [session] = [session for session in dev.sessions.values() if session.tty]
+        until(lambda: sprite.status == "warm", "it sleeps")
+    [session] = [session for session in sprite.sessions.values() if session.tty]
     assert not session.ended.is_set()
     emulator.idle_s = 30.0
     with at_prompt(thopters, "attach", "dev", str(session.id)) as terminal:
-        until_held_on(emulator, dev)
+        until_held_on(emulator, sprite)
         terminal.type("\n")
         assert terminal.end_restored() == 3
-    until_released(dev)
+    until_released(sprite)
 
 
 def test_a_terminal_that_is_to_be_held_needs_nobody(
-    thopters: Thopters, emulator: Emulator, dev: Sprite
+    thopters: Thopters, emulator: Emulator, sprite: Sprite
 ) -> None:
     with at_prompt(thopters, "exec", "dev", "--hold", "--", "sh", "-c", "read line") as terminal:
-        until(lambda: dev.tasks, "it is held")
+        until(lambda: sprite.tasks, "it is held")
         terminal.process.kill()
-        until_held_on(emulator, dev)
-    [session] = [session for session in dev.sessions.values() if session.tty]
+        until_held_on(emulator, sprite)
+    [session] = [session for session in sprite.sessions.values() if session.tty]
     session.write(b"\n")
-    until_released(dev)
+    until_released(sprite)
 
 
 @pytest.mark.parametrize("words", [["exec", "dev", "--no-hold", "--", "bash"], ["attach", "dev"]])
 def test_nobody_keeps_an_idle_prompt_awake(
-    thopters: Thopters, emulator: Emulator, dev: Sprite, words: list[str]
+    thopters: Thopters, emulator: Emulator, sprite: Sprite, words: list[str]
 ) -> None:
     """What looks for a hold to refresh looks once, and does not wake what sleeps."""
     if words[0] == "attach":
@@ -257,4 +260,4 @@ def test_nobody_keeps_an_idle_prompt_awake(
         assert opened[1:] in ([], ["/v1/sprites/dev/exec"])
         terminal.type(LEAVE)
         assert terminal.end_restored() == 0
-    assert (dev.status, dev.tasks) == ("warm", {})
+    assert (sprite.status, sprite.tasks) == ("warm", {})

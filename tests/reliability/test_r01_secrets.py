@@ -26,9 +26,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Result, Thopters, free_ports
 from emulation import Emulator, Fault, write_launcher
-from test_config import GitHub, write
+from support.configs import GitHub, write
+from support.ports import free_ports
+from support.program import Result, Thopters
+from support.runs import COMMAND_LINES
 
 
 def canary(rng: random.Random) -> str:
@@ -146,24 +148,6 @@ def watch(thopters: Thopters, emulator: Emulator) -> Iterator[Watch]:
     github.close()
 
 
-COMMANDS = {
-    "setup": ["setup", "--from-env"],
-    "config": ["config"],
-    "create": ["create", "new"],
-    "init": ["init", "dev"],
-    "list": ["list"],
-    "pause": ["pause", "dev", "--force", "--timeout", "3"],
-    "resume": ["resume", "dev"],
-    "exec": ["exec", "dev", "--env", "MINE", "--", "true"],
-    "shell": ["shell", "dev"],
-    "proxy": ["proxy", "dev", "{port}"],
-    "checkpoint": ["checkpoint", "dev"],
-    "checkpoints": ["checkpoints", "dev"],
-    "restore": ["restore", "dev", "v1", "--yes"],
-    "url": ["url", "dev"],
-    "rename": ["rename", "dev", "dev2"],
-    "destroy": ["destroy", "dev", "--yes"],
-}
 MORE = {  # in the default run with --debug alone, which says the most
     "exec --detach": ["exec", "dev", "--detach", "--", "sh", "-c", "read line; exit 9"],
     "sessions": ["sessions", "dev"],
@@ -177,7 +161,7 @@ MORE = {  # in the default run with --debug alone, which says the most
     "proxy --native": ["proxy", "dev", "{port}:{web}", "--native"],
     "proxy -W": ["proxy", "dev", "-W", "localhost:{web}"],
 }
-ALL = COMMANDS | MORE
+ALL = COMMAND_LINES | MORE
 PAGE = b"GET /page HTTP/1.0\r\n\r\n"
 INPUTS = {"attach": b"a line\n", "shell --native": b"exit\n", "proxy -W": PAGE}
 STATUSES = {
@@ -197,7 +181,7 @@ def see_no_secret_in(watch: Watch, command: str, *options: str) -> None:
 
 
 @pytest.mark.parametrize("debug", [[], ["--debug"]], ids=["plain", "debug"])
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", COMMAND_LINES)
 def test_r01_no_secret_is_seen_in_any_command(watch: Watch, command: str, debug: list[str]) -> None:
     see_no_secret_in(watch, command, *debug)
 
@@ -375,7 +359,7 @@ def see_an_echo_struck_out(watch: Watch, command: str) -> None:
         assert "****" in done.err
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", COMMAND_LINES)
 def test_r01_what_the_server_says_back_is_struck_out(watch: Watch, command: str) -> None:
     see_an_echo_struck_out(watch, command)
 
@@ -467,7 +451,7 @@ def test_r02_every_5_ms_no_process_of_ours_has_a_secret_to_show(watch: Watch, co
     wait = f"until [ -e {shlex.quote(str(looked_at))} ]; do sleep 0.01; done; exit 1"
     for program in ("sprite", "git"):
         write_launcher(looked_at.with_name("programs"), program, ["sh", "-c", wait, program])
-    running = watch.thopters.start(*COMMANDS[command])
+    running = watch.thopters.start(*COMMAND_LINES[command])
     seen, samples = set(), 0
     while running.poll() is None:
         for pid in descendants(running.pid):

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import threading
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
-from conftest import Thopters
-from runs import run_here
-from servers import Canned, response
-from test_credentials import EMPTY_LIST, Api, Login
-from test_r01_secrets import COMMANDS
+from support.logins import EMPTY_LIST, Login
+from support.program import Thopters
+from support.runs import COMMAND_LINES, run_here
+from support.servers import Canned, response
 
 START, END = "acme/17/zebra-quartz", "vortex-jumble"  # no piece of these is in what we say
 MALFORMED = {
@@ -35,7 +30,7 @@ POSITIONS |= {"1 character": "it is 1 characters", "7 characters": "it is 7 char
 POSITIONS |= {"10 kB": f"it is {len(MALFORMED['10 kB'])} characters"}
 
 # those that need a token first of all; shell and proxy look for the sprite program before
-NEEDY = [words for name, words in COMMANDS.items()
+NEEDY = [words for name, words in COMMAND_LINES.items()
          if name not in ("setup", "config", "shell", "proxy", "rename")]  # fmt: skip
 
 
@@ -50,19 +45,6 @@ def check(kind: str, err: str, source: str) -> None:
             assert text[place : place + 5] not in err, "a piece of the token was printed"
 
 
-@pytest.fixture
-def login(thopters: Thopters, tmp_path: Path) -> Iterator[Login]:
-    path = tmp_path / "path"
-    path.mkdir()
-    with Api() as api:
-        thread = threading.Thread(target=api.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        yield Login(thopters, api, path)
-        api.shutdown()
-        thread.join()
-
-
-@pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
 def test_r04_malformed_tokens_of_the_environment(login: Login) -> None:
     for kind, token in MALFORMED.items():
         if "\0" not in token:  # which no variable can hold

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from certificates import OPENSSL, Authority
-from conftest import Thopters
 from emulation.journal import Request
 from emulation.wire import Wire
-from runs import run_here
-from servers import Canned, TlsRelay, response
+from support.certificates import OPENSSL, Authority
+from support.program import Thopters
+from support.runs import run_here
+from support.servers import Canned, TlsRelay, response
 
 TOKEN = "acme/1/tok/ottoman-sapphire"
 STATUSES = (301, 302, 303, 307, 308)
@@ -126,7 +126,6 @@ def test_r05_no_redirect_is_followed(trap: Trap, tmp_path: Path, kind: str) -> N
         trap.check(run_here((COMMANDS | MORE)[kind], environ), kind, target)
 
 
-@pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
 def test_r05_as_a_child(thopters: Thopters, trap: Trap) -> None:
     kinds = [*COMMANDS, *MORE]
     for number, kind in enumerate(kinds):
@@ -136,7 +135,6 @@ def test_r05_as_a_child(thopters: Thopters, trap: Trap) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
 @pytest.mark.parametrize("kind", [*COMMANDS, *MORE])
 def test_r05_every_redirect_as_a_child(thopters: Thopters, trap: Trap, kind: str) -> None:
     for status, target in itertools.product(STATUSES, TARGETS):

@@ -20,14 +20,14 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from certificates import OPENSSL, Authority, describe
-from conftest import MODULE, Result, Thopters
 from emulation import Emulator
-from pythons import find_python
-from runs import run_here
-from servers import ConnectProxy, Server, TlsRelay, allow_old_tls
-from test_config import write
-from test_units import FakeClock, make_console
+from support.certificates import OPENSSL, Authority, describe
+from support.configs import write
+from support.program import MODULE, Result, Thopters
+from support.pythons import find_python
+from support.runs import run_here
+from support.servers import ConnectProxy, Server, TlsRelay, allow_old_tls
+from support.units import FakeClock, make_console
 
 import thopters as program
 

@@ -1,6 +1,6 @@
 """R08-R11: the keys arrive in a sprite as they are, for every way in, and damage nothing.
 
-The work is done by the helpers of test_init.py; here are the figures of the scorecard.
+The work is done by the helpers of support/keys.py; here are the figures of the scorecard.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-import test_init
-from conftest import Thopters
 from emulation import Emulator
-from test_config import write
-from test_init import (
+from support.configs import write
+from support.keys import (
     BLOCK,
     SEEN,
     SHOW,
@@ -32,12 +30,8 @@ from test_init import (
     tree,
     values_of,
 )
-from test_units import nasty_words
-
-# fixtures
-home = test_init.home
-config = test_init.config
-console = test_init.console
+from support.program import Thopters
+from support.words import nasty_words
 
 
 def test_r08_random_values_arrive_and_none_is_run(home: Path) -> None:

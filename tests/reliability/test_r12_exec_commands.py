@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Thopters
-from emulation import Emulator, Fault
-from relay import Cut, Relay
-from runs import environ_for
-from test_units import nasty_words, run_script
+from emulation import Emulator
+from support.program import Thopters
+from support.relay import Cut, Relay
+from support.runs import environ_for
+from support.scripts import run_script
+from support.sessions import refuse_websockets
+from support.words import nasty_words
 
 import thopters as program
-
-both = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
 
 SHOW = [b"printf", b"%s\\0"]
 
@@ -56,7 +56,6 @@ def run(home: Path, argv: list[bytes], *, runner: bytes) -> list[bytes]:
     return out.split(b"\0")[:-1]
 
 
-@both
 def test_r12_words_arrive_exactly_through_the_whole_program(
     thopters: Thopters, emulator: Emulator
 ) -> None:
@@ -69,12 +68,6 @@ def test_r12_words_arrive_exactly_through_the_whole_program(
 
 
 SIGNALS = ("INT", "TERM", "HUP", "KILL", "SEGV")
-
-
-def refuse_websockets(emulator: Emulator) -> None:
-    """Put something before the emulator that passes requests on, but no upgrade."""
-    page = {"body": b"<html>no upgrades here", "content_type": "text/html"}
-    emulator.fault(Fault("WS */exec", "status", times=None, after=0, status=403, **page))
 
 
 @pytest.fixture
@@ -170,7 +163,6 @@ def test_r13_every_status_through_the_whole_program(
     assert ran == ["post" if by_post else "ws"] * 256
 
 
-@both
 @pytest.mark.parametrize("by_post", [False, True], ids=["websocket", "post"])
 def test_r13_255_of_ours_comes_with_a_message(
     thopters: Thopters, emulator: Emulator, by_post: bool
@@ -208,6 +200,5 @@ def test_r20_a_loop_over_lines_runs_every_one(thopters: Thopters, emulator: Emul
 
 
 @pytest.mark.slow
-@both
 def test_r20_a_loop_over_a_hundred_lines(thopters: Thopters, emulator: Emulator) -> None:
     loop(thopters, emulator, 100)

@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from conftest import Thopters
 from emulation import Emulator
 from emulation.journal import Request
 from emulation.wire import ServerSocket, Wire, accept_key
-from relay import Cut, Relay
-from runs import environ_for, shorten
-from servers import Canned
-from test_native_terminal import Deaf, Tty
-from test_r12_exec_commands import refuse_websockets
-from test_r17_exec_streams import EXITS, GREETING, OUT, PREAMBLE, REST, Peer
-from test_units import FakeClock, server_frame
+from support.frames import EXITS, GREETING, OUT, PREAMBLE, REST, Deaf, Peer, server_frame
+from support.program import Thopters, both
+from support.relay import Cut, Relay
+from support.runs import environ_for, shorten
+from support.servers import Canned
+from support.sessions import refuse_websockets
+from support.terminals import Tty
+from support.units import FakeClock
 
 import thopters as program
 
@@ -91,9 +91,6 @@ def check_output(thopters: Thopters, emulator: Emulator, out: int, err: int) -> 
         assert 0 < max(reader.peak for reader in readers) <= MOST_MEMORY
 
 
-both = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
-
-
 @both
 def test_r14_both_streams_at_once_arrive_exactly(thopters: Thopters, emulator: Emulator) -> None:
     check_output(thopters, emulator, 32, 32)
@@ -106,7 +103,6 @@ def test_r14_both_streams_arrive_exactly_by_post(thopters: Thopters, emulator: E
 
 
 @pytest.mark.slow
-@both
 def test_r14_a_gigabyte_on_each_stream(thopters: Thopters, emulator: Emulator) -> None:
     check_output(thopters, emulator, 1024, 1024)
 
@@ -285,7 +281,6 @@ def test_r19_the_end_is_taken_at_once(
     assert time.monotonic() - started < 0.2
 
 
-@both
 def test_r19_the_program_leaves_while_the_server_holds_on(
     thopters: Thopters, emulator: Emulator
 ) -> None:

@@ -17,23 +17,28 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import Thopters
 from emulation import Emulator, Fault
 from emulation.routes import rechunk
-from runs import environ_for, run_here
-from test_r12_exec_commands import refuse_websockets
-from test_units import (
+from support.frames import (
     BROKEN_FRAMES,
-    FakeClock,
+    ERR,
+    EXITS,
+    GOODBYE,
+    GREETING,
+    OUT,
+    PREAMBLE,
+    REST,
+    Peer,
     cut,
-    make_transport,
-    run_script,
     server_frame,
 )
+from support.program import Thopters
+from support.runs import environ_for, run_here
+from support.scripts import run_script
+from support.sessions import refuse_websockets
+from support.units import FakeClock, make_transport
 
 import thopters as program
-
-both = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
 
 
 class Outcome:
@@ -56,16 +61,6 @@ class Outcome:
 
     def output(self) -> program.ExecOutput:
         return program.ExecOutput(self._out.extend, self._err.extend)
-
-
-class Peer:
-    """The connection that a WebSocket is given: one end of a socket pair."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-
-    def close(self) -> None:
-        self.sock.close()
 
 
 def run_session(stream: bytes, *, reset: bool = False) -> Outcome:
@@ -108,26 +103,6 @@ def wait_for(sock: socket.socket, size: int) -> None:
 
 
 # what a server sends for a command that writes "out 1\n", "err\n" and "out 2\n", in pieces
-
-OUT, ERR = b"out 1\nout 2\n", b"err\n"
-EXITS = {
-    "byte": server_frame(2, b"\x03\x00"),
-    "be32": server_frame(2, b"\x03\x00\x00\x00\x00"),
-    "json": server_frame(1, b'{"type": "exit", "exit_code": 0}'),
-    "fragments": server_frame(2, b"\x03", final=False) + server_frame(0, b"\x00"),
-}
-GREETING = server_frame(1, b'{"type": "session_info", "session_id": 7, "tty": false}')
-PREAMBLE = server_frame(2, b"\x01thopters-") + server_frame(2, b"\x01exec 4321\n")
-REST = (
-    server_frame(2, b"\x01out 1\n")
-    + server_frame(9, b"ping")
-    + server_frame(2, b"\x02err\n")
-    + server_frame(2, b"\x01out", final=False)
-    + server_frame(10, b"")
-    + server_frame(0, b" 2\n")
-    + server_frame(2, b"")
-)
-GOODBYE = server_frame(8, struct.pack("!H", 1000))
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["end", "reset"])
@@ -251,7 +226,6 @@ def test_r17_a_group_of_thousands_of_digits_is_none(
 HEAD = 170  # of what the server sends, the answer to the upgrade
 
 
-@both
 @pytest.mark.parametrize("size", [15, HEAD, 250, 330])
 def test_r17_the_program_itself_on_a_connection_that_is_cut(
     thopters: Thopters, emulator: Emulator, size: int
@@ -440,7 +414,6 @@ done 2>&-
     assert "a part of the command's output is missing" in done.err
 
 
-@both
 @pytest.mark.parametrize("chunks", ["exact", "split", "merged"])
 def test_r18_the_program_itself_over_post(
     thopters: Thopters, emulator: Emulator, chunks: str
@@ -485,7 +458,6 @@ def test_r18_a_body_cut_and_joined_at_random_is_exact(
 
 
 @pytest.mark.slow
-@both
 def test_r18_four_hundred_bodies_cut_and_joined_at_random_are_exact(
     thopters: Thopters, emulator: Emulator
 ) -> None:

@@ -15,19 +15,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-import test_sessions
-from conftest import Thopters
 from emulation import Emulator, Fault
 from emulation.exec import Session
 from emulation.state import Sprite
-from runs import shorten
-from test_emulator import needs_curl, needs_namespace
-from test_native_terminal import ASLEEP, BACK, LOST, Tty, open_shell, until, upgrades
-from test_units import CANARY, FakeClock, make_console
+from support.program import Thopters
+from support.runs import shorten
+from support.sessions import needs_curl, needs_namespace, upgrades
+from support.terminals import ASLEEP, BACK, LOST, Tty, open_shell
+from support.units import CANARY, FakeClock, make_console
+from support.waiting import until
 
 import thopters as program
-
-dev = test_sessions.dev  # the fixture
 
 STATUSES = [127, 137, 255]
 statuses = pytest.mark.parametrize("status", STATUSES)
@@ -39,21 +37,21 @@ def end_by(emulator: Emulator, status: int, *, after: int = 0, times: int | None
     emulator.fault(Fault("WS */exec", "ws", actions=actions, after=after, times=times))
 
 
-def a_session(thopters: Thopters, dev: Sprite) -> tuple[str, Session]:
+def a_session(thopters: Thopters, sprite: Sprite) -> tuple[str, Session]:
     script = "trap : USR1; while :; do sleep 0.05; done"
     done = thopters("exec", "dev", "--detach", "--", "sh", "-c", script)
     assert done.code == 0, done
     identity = done.out.strip()
-    session = dev.sessions[identity]
+    session = sprite.sessions[identity]
     until(lambda: not session.clients, "the emulator has seen that who began it left")
     return identity, session
 
 
 @statuses
 def test_r17_a_signal_that_was_not_sent_is_not_called_sent(
-    thopters: Thopters, emulator: Emulator, dev: Sprite, status: int
+    thopters: Thopters, emulator: Emulator, sprite: Sprite, status: int
 ) -> None:
-    identity, session = a_session(thopters, dev)
+    identity, session = a_session(thopters, sprite)
     end_by(emulator, status)
     done = thopters("kill", "dev", identity, "--signal", "USR1")
     assert (done.code, done.out) == (1, ""), done
@@ -67,16 +65,16 @@ def test_r17_a_signal_that_was_not_sent_is_not_called_sent(
 
 @pytest.mark.parametrize("status", [127])
 def test_r17_a_disk_that_nobody_has_looked_at_is_not_called_the_old_one(
-    thopters: Thopters, emulator: Emulator, dev: Sprite, status: int
+    thopters: Thopters, emulator: Emulator, sprite: Sprite, status: int
 ) -> None:
     shorten(thopters, WAKE_LIMIT_S=5)
-    (dev.home / "work").write_text("before")
-    dev.add_checkpoint("first")
-    (dev.home / "work").write_text("after")
+    (sprite.home / "work").write_text("before")
+    sprite.add_checkpoint("first")
+    (sprite.home / "work").write_text("after")
     end_by(emulator, status, after=1, times=None)  # the first leaves the marker
     done = thopters("restore", "dev", "v1", "--yes")
     assert done.code == 7, done
-    assert (dev.home / "work").read_text() == "before"
+    assert (sprite.home / "work").read_text() == "before"
     assert "dev may or may not be at v1 now; the state before is checkpoint v2" in done.err
     assert "still shows" not in done.err
 
@@ -84,7 +82,7 @@ def test_r17_a_disk_that_nobody_has_looked_at_is_not_called_the_old_one(
 @statuses
 @pytest.mark.parametrize("words", [["hold", "dev", "--for", "1h"], ["hold", "dev", "--release"]])
 def test_r17_the_image_is_not_blamed(
-    thopters: Thopters, emulator: Emulator, dev: Sprite, words: list[str], status: int
+    thopters: Thopters, emulator: Emulator, sprite: Sprite, words: list[str], status: int
 ) -> None:
     end_by(emulator, status)
     done = thopters(*words)
@@ -94,7 +92,7 @@ def test_r17_the_image_is_not_blamed(
 
 @statuses
 def test_r17_what_may_have_been_put_is_not_called_absent(
-    thopters: Thopters, emulator: Emulator, dev: Sprite, status: int
+    thopters: Thopters, emulator: Emulator, sprite: Sprite, status: int
 ) -> None:
     (thopters.home / "file").write_text("x")
     end_by(emulator, status)
@@ -107,7 +105,7 @@ def test_r17_what_may_have_been_put_is_not_called_absent(
 @needs_curl
 @needs_namespace
 def test_r17_one_lost_helper_does_not_end_the_hold_of_who_is_attached(
-    thopters: Thopters, emulator: Emulator, dev: Sprite
+    thopters: Thopters, emulator: Emulator, sprite: Sprite
 ) -> None:
     shorten(thopters, HOLD_EVERY_S=0.2, HOLD_AGAIN_S=0.1)
 
@@ -139,13 +137,13 @@ def test_r17_only_a_loop_that_reads_is_told(reader: str, status: int) -> None:
 
 
 def test_r40_what_was_typed_for_the_sprite_is_not_left_to_the_local_shell(
-    thopters: Thopters, emulator: Emulator, dev: Sprite
+    thopters: Thopters, emulator: Emulator, sprite: Sprite
 ) -> None:
     shorten(thopters, AWAY_LIMIT_S=0)
     with open_shell(thopters, columns=400) as shell:
         emulator.fault(Fault("GET *", "reset", times=None))
         emulator.fault(Fault("WS */exec/*", "reset", times=None))
-        dev.drop_connections()
+        sprite.drop_connections()
         shell.expect(LOST)
         shell.type("rm -rf build\r")
         shell.process.wait(60)
@@ -155,7 +153,7 @@ def test_r40_what_was_typed_for_the_sprite_is_not_left_to_the_local_shell(
 
 
 def test_r40_what_was_typed_before_a_session_was_there_is_dropped_too(
-    thopters: Thopters, emulator: Emulator, dev: Sprite
+    thopters: Thopters, emulator: Emulator, sprite: Sprite
 ) -> None:
     shorten(thopters, WAKE_LIMIT_S=2)
     emulator.fault(Fault("WS */exec", "starting", times=None))
@@ -168,16 +166,16 @@ def test_r40_what_was_typed_before_a_session_was_there_is_dropped_too(
 
 
 def test_r40_a_report_wakes_no_sprite_whose_status_lags(
-    thopters: Thopters, emulator: Emulator, dev: Sprite
+    thopters: Thopters, emulator: Emulator, sprite: Sprite
 ) -> None:
     shorten(thopters, QUIET_S=0)
     emulator.personality.status_lag_s = 2.0
     with open_shell(thopters) as shell:
         asked = upgrades(emulator)
-        dev.pause()
+        sprite.pause()
         shell.type("\x1b[I\x1b[<35;1")  # of the focus, and half of one of the mouse
         shell.expect(ASLEEP)
-        assert (dev.status, upgrades(emulator)) == ("warm", asked)
+        assert (sprite.status, upgrades(emulator)) == ("warm", asked)
 
 
 # what the API denies once
@@ -211,24 +209,24 @@ def test_r17_an_attach_stays_below_the_apis_address_and_waits_for_the_list(
 
 
 def test_r17_a_session_that_a_404_denies_once_is_attached_to_again(
-    thopters: Thopters, emulator: Emulator, dev: Sprite
+    thopters: Thopters, emulator: Emulator, sprite: Sprite
 ) -> None:
     with Tty(thopters, "shell", "dev", "--native") as shell:
         shell.expect("$ ")
         shell.ask("here=same; echo now-$here", "now-same")
         body = json.dumps({"error": "not_found", "message": "sprite not found"}).encode()
         emulator.fault(Fault("WS */exec/*", "status", status=404, body=body))
-        dev.drop_connections()
+        sprite.drop_connections()
         shell.expect("attaching again]")
         shell.type("echo it-is-$here\r")
         shell.expect("it-is-same")
-        assert len(dev.sessions) == 1
+        assert len(sprite.sessions) == 1
 
 
 def test_r17_sprites_of_before_rc30_know_a_session_by_the_query(
-    thopters: Thopters, emulator: Emulator, dev: Sprite
+    thopters: Thopters, emulator: Emulator, sprite: Sprite
 ) -> None:
-    identity, session = a_session(thopters, dev)
+    identity, session = a_session(thopters, sprite)
     words = "404 page not found"
     page: dict[str, Any] = {"status": 404, "body": words.encode(), "content_type": "text/plain"}
     emulator.fault(Fault("WS */exec/*", "status", times=None, **page))
@@ -240,9 +238,9 @@ def test_r17_sprites_of_before_rc30_know_a_session_by_the_query(
 
 
 def test_r17_a_session_that_is_listed_and_never_found_is_an_error(
-    thopters: Thopters, emulator: Emulator, dev: Sprite
+    thopters: Thopters, emulator: Emulator, sprite: Sprite
 ) -> None:
-    identity, session = a_session(thopters, dev)
+    identity, session = a_session(thopters, sprite)
     emulator.fault(Fault("WS *", "status", status=404, body=b"no", times=None))
     done = thopters("attach", "dev", identity)
     assert done.code == 255
@@ -269,31 +267,31 @@ def test_r26_a_sprite_that_a_get_has_missed_is_not_called_ours(
 
 
 @pytest.fixture
-def held(thopters: Thopters, dev: Sprite) -> Iterator[str]:
+def held(thopters: Thopters, sprite: Sprite) -> Iterator[str]:
     assert thopters("hold", "dev", "--for", "1h").code == 0
-    yield next(iter(dev.live_tasks()))
+    yield next(iter(sprite.live_tasks()))
 
 
 @needs_curl
 @needs_namespace
-def test_a_hold_that_died_is_not_taken_for_anothers(thopters: Thopters, dev: Sprite) -> None:
+def test_a_hold_that_died_is_not_taken_for_anothers(thopters: Thopters, sprite: Sprite) -> None:
     """Its file may name a process that is another's by now."""
     started = thopters.start("exec", "dev", "--hold", "--", "sleep", "60")
-    until(dev.live_tasks, "the other hold is there")
-    task = next(iter(dev.live_tasks()))
-    (dev.home / ".thopters").mkdir(exist_ok=True)
-    (dev.home / ".thopters" / "hold").write_text(f"0123456789abcdef {task}\n")
-    dev.machine.own(dev.home / ".thopters")
+    until(sprite.live_tasks, "the other hold is there")
+    task = next(iter(sprite.live_tasks()))
+    (sprite.home / ".thopters").mkdir(exist_ok=True)
+    (sprite.home / ".thopters" / "hold").write_text(f"0123456789abcdef {task}\n")
+    sprite.machine.own(sprite.home / ".thopters")
     done = thopters("hold", "dev", "--release")
     assert (done.code, done.out) == (0, "dev was not held by hand\n"), done
-    assert task in dev.live_tasks() and started.poll() is None
-    assert not (dev.home / ".thopters" / "hold").exists()
+    assert task in sprite.live_tasks() and started.poll() is None
+    assert not (sprite.home / ".thopters" / "hold").exists()
 
 
 @needs_curl
 @needs_namespace
-def test_a_hold_that_can_not_be_noted_says_so_at_once(thopters: Thopters, dev: Sprite) -> None:
-    (dev.home / ".thopters").write_text("")
+def test_a_hold_that_can_not_be_noted_says_so_at_once(thopters: Thopters, sprite: Sprite) -> None:
+    (sprite.home / ".thopters").write_text("")
     done = thopters("hold", "dev", "--for", "1h")
     assert (done.code, done.out) == (1, ""), done
     assert "cannot hold dev: the command for it has ended" in done.err
@@ -302,9 +300,9 @@ def test_a_hold_that_can_not_be_noted_says_so_at_once(thopters: Thopters, dev: S
 @needs_curl
 @needs_namespace
 @pytest.mark.usefixtures("held")
-def test_a_hold_by_hand_is_released(thopters: Thopters, dev: Sprite) -> None:
+def test_a_hold_by_hand_is_released(thopters: Thopters, sprite: Sprite) -> None:
     assert thopters("hold", "dev", "--release").out == "dev may sleep again\n"
-    assert not dev.live_tasks()
+    assert not sprite.live_tasks()
 
 
 # signals

@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from conftest import Thopters
 from emulation import Emulator
-from relay import Cut, Relay
-from runs import COMMANDS, Done, environ_for, run_here
-from servers import Server
-from test_config import KEYS, ME, GitHub, write
-from test_r12_exec_commands import refuse_websockets
+from support.configs import KEYS, ME, GitHub, write
+from support.program import Thopters
+from support.relay import Cut, Relay
+from support.runs import COMMANDS, Done, environ_for, run_here
+from support.servers import Server
+from support.sessions import refuse_websockets
 
 import thopters as program
 

@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Thopters
 from emulation import Emulator, Fault
 from emulation.journal import Request
 from emulation.state import Sprite
 from emulation.wire import Wire
-from runs import Done, environ_for, run_here, shorten
-from servers import Canned, response
+from support.program import Thopters
+from support.runs import Done, environ_for, run_here, shorten
+from support.servers import Canned, response
 
 import thopters as program
 
@@ -274,7 +274,6 @@ def test_r22_words_of_ours_in_the_prose_are_no_id(place: Place, comment: str) ->
 # the same through a process of its own
 
 
-@pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
 @pytest.mark.parametrize(
     "name",
     [

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MODULE, Result, Thopters
 from emulation import Emulator, Fault
 from emulation.journal import Request
 from emulation.wire import Wire
-from runs import environ_for, run_here
-from servers import Canned, Server, pump, response
-from test_ports import until
-from test_units import CANARY, FakeClock, make_console
+from support.program import MODULE, Result, Thopters
+from support.runs import environ_for, run_here
+from support.servers import Canned, Server, pump, response
+from support.units import CANARY, FakeClock, make_console
+from support.waiting import until
 
 import thopters as program
 

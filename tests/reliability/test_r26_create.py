@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Thopters
 from emulation import Emulator, Fault
-from runs import shorten
-from test_config import write
-from test_emulator import until
+from support.configs import write
+from support.program import Thopters
+from support.runs import shorten
+from support.waiting import until
 
 CREATE = "POST /v1/sprites"
 
@@ -177,7 +177,7 @@ def test_r27_a_command_that_starts_and_is_not_attached_is_no_orphan(
     emulator.personality.attach_delay_s = 6.0
 
     def attach_from_the_second_on() -> None:
-        until(lambda: len(emulator.journal.requests("WS")) > 1, 60)
+        until(lambda: len(emulator.journal.requests("WS")) > 1, limit_s=60)
         emulator.personality.attach_delay_s = 0.0
 
     waker = threading.Thread(target=attach_from_the_second_on)
@@ -189,4 +189,4 @@ def test_r27_a_command_that_starts_and_is_not_attached_is_no_orphan(
     assert environment_file(emulator).exists()
     sessions = emulator.sprite("dev").sessions
     assert len(sessions) > 2
-    until(lambda: all(session.ended.is_set() for session in sessions.values()), 45)
+    until(lambda: all(session.ended.is_set() for session in sessions.values()), limit_s=45)

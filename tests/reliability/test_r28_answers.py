@@ -17,14 +17,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import Thopters
 from emulation import Emulator, Fault
 from emulation.journal import Request
 from emulation.wire import Wire
-from runs import run_here, shorten
-from servers import Canned, response
-from test_emulator import until
-from test_units import FakeClock
+from support.program import Thopters
+from support.runs import run_here, shorten
+from support.servers import Canned, response
+from support.units import FakeClock
+from support.waiting import until
 
 import thopters as program
 
@@ -292,7 +292,6 @@ def check_one_line(name: str, err: str) -> None:
     assert "internal error" not in err and "Traceback" not in err, (name, err)
 
 
-@pytest.mark.parametrize("thopters", ["pyz"], indirect=True)
 @pytest.mark.parametrize("again", [True, False], ids=["tried four times", "tried once"])
 def test_r29_no_body_takes_long_or_much_or_more_than_a_line(
     thopters: Thopters, again: bool
@@ -435,7 +434,7 @@ def test_r28_a_change_before_the_network_went_away_is_told(
     emulator.fault(Fault("POST /v1/sprites", "done_but", status=None))
     emulator.fault(Fault("GET *", "hang", after=answered))
     process = thopters.start(*words, "--json")
-    until(lambda: len(emulator.journal) > answered + 1, 60)
+    until(lambda: len(emulator.journal) > answered + 1, limit_s=60)
     emulator.stop()
     out, _ = process.communicate(timeout=60)
     error = error_of(out)
@@ -449,7 +448,7 @@ def test_r28_what_a_pause_has_ended_is_told(thopters: Thopters, emulator: Emulat
     emulator.journal.clear()
     emulator.fault(Fault("GET /v1/sprites/dev", "hang", after=2))
     process = thopters.start("pause", "dev", "--force", "--json")
-    until(lambda: len(emulator.journal.requests("GET", "/v1/sprites/dev")) > 2, 60)
+    until(lambda: len(emulator.journal.requests("GET", "/v1/sprites/dev")) > 2, limit_s=60)
     emulator.stop()
     out, _ = process.communicate(timeout=60)
     error = error_of(out)
@@ -571,7 +570,9 @@ def test_r28_a_request_that_was_lost_is_not_called_unsent(
     for method in ("PUT", "DELETE"):
         emulator.fault(Fault(f"{method} *", "hang"))
     process = thopters.start(*words, "--json")
-    until(lambda: emulator.journal.requests("PUT") or emulator.journal.requests("DELETE"), 60)
+    until(
+        lambda: emulator.journal.requests("PUT") or emulator.journal.requests("DELETE"), limit_s=60
+    )
     emulator.stop()
     out, _ = process.communicate(timeout=60)
     error = error_of(out)

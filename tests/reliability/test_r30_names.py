@@ -14,11 +14,11 @@ from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote
 
 import pytest
-from conftest import Thopters
 from emulation import Emulator, Fault, write_launcher
 from emulation.journal import Request
-from runs import environ_for, run_here
-from test_units import TWISTED
+from support.program import Thopters
+from support.runs import environ_for, run_here
+from support.words import TWISTED
 
 # NAME is where the hostile name goes
 COMMANDS = {
@@ -179,15 +179,13 @@ def test_r30_every_hostile_name_is_refused_or_is_one_segment(
         assert not set(REFUSED) & set(sent)
 
 
-@pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
 def test_r30_a_process_does_the_same_with_bytes(
     thopters: Thopters, strict: Emulator, programs: Path
 ) -> None:
-    """Each command with one name, by the module or by the archive; NUL can't be typed."""
+    """Each command with one name; NUL can't be typed."""
     thopters.env["PATH"] = f"{programs}{os.pathsep}{thopters.env['PATH']}"
     names = [name for name in NAMES if "\0" not in name]
-    turn = int(thopters.argv[1].endswith("pyz"))
-    for number, (command, words) in list(enumerate(COMMANDS.items()))[turn::2]:
+    for number, (command, words) in enumerate(COMMANDS.items()):
         name = names[(number * 13 + 1) % len(names)]
         strict.journal.clear()
         done = thopters(*(os.fsencode(word.replace("NAME", name)) for word in words))

@@ -17,19 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_terminal
-from conftest import Thopters
 from emulation import Emulator, Fault, write_launcher
 from emulation.journal import Request
 from emulation.wire import ServerSocket, Wire, accept_key
-from runs import environ_for, run_here
-from servers import Canned
-from test_config import KEYS, GitHub, write
-from test_terminal import Session, Start
+from support.configs import KEYS, GitHub, write
+from support.program import Thopters
+from support.runs import environ_for, run_here
+from support.servers import Canned
+from support.terminals import Session, Start
 
 import thopters as program
-
-start = test_terminal.start  # the fixture
 
 PAYLOADS = (
     "\x1b[2J", "\x1b[31m", "\x1b]0;owned\x07", "\x1b]8;;http://evil/\x1b\\", "\x1b[6n", "\x1bc",

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MODULE, Thopters
 from emulation import Emulator
-from test_config import KEYS, ME, SECRETS, mode, path, updater, write  # noqa: F401 (a fixture)
+from support.configs import KEYS, ME, SECRETS, mode, updater, write
+from support.program import MODULE, Thopters
 
 import thopters as program
 
@@ -114,7 +114,7 @@ def mode_if_any(place: Path) -> int:
 
 def test_r32_killed_writers_leave_a_whole_file(
     thopters: Thopters,
-    path: Path,  # noqa: F811
+    path: Path,
 ) -> None:
     kill_writers(thopters, path, 30)
 
@@ -122,7 +122,7 @@ def test_r32_killed_writers_leave_a_whole_file(
 @pytest.mark.slow
 def test_r32_a_thousand_killed_writers_leave_a_whole_file(
     thopters: Thopters,
-    path: Path,  # noqa: F811
+    path: Path,
 ) -> None:
     kill_writers(thopters, path, 1000)
 
@@ -139,7 +139,7 @@ def crowd(thopters: Thopters, config: Path, processes: int, updates: int) -> Non
 
 def test_r33_a_crowd_of_writers_loses_nothing(
     thopters: Thopters,
-    path: Path,  # noqa: F811
+    path: Path,
 ) -> None:
     crowd(thopters, path, 8, 10)
 
@@ -147,7 +147,7 @@ def test_r33_a_crowd_of_writers_loses_nothing(
 @pytest.mark.slow
 def test_r33_fifty_writers_lose_nothing(
     thopters: Thopters,
-    path: Path,  # noqa: F811
+    path: Path,
 ) -> None:
     began = time.monotonic()
     crowd(thopters, path, 50, 20)
@@ -373,7 +373,7 @@ os._exit(0)
 @pytest.mark.parametrize("code", ["ENOSPC", "EACCES", "EIO", "EINTR"])
 def test_r34_the_same_with_failures_of_the_system(
     thopters: Thopters,
-    path: Path,  # noqa: F811
+    path: Path,
     tmp_path: Path,
     code: str,
 ) -> None:
@@ -429,7 +429,7 @@ def test_r34_the_same_with_failures_of_the_system(
 def test_r35_a_file_that_is_not_understood_stays_as_it_is(
     thopters: Thopters,
     emulator: Emulator,
-    path: Path,  # noqa: F811
+    path: Path,
     content: bytes,
     says: str,
 ) -> None:
@@ -451,7 +451,7 @@ def test_r35_a_file_that_is_not_understood_stays_as_it_is(
 def test_r35_lax_modes_are_taken_back_and_said(
     thopters: Thopters,
     emulator: Emulator,
-    path: Path,  # noqa: F811
+    path: Path,
     file_mode: int,
     folder_mode: int,
 ) -> None:
@@ -476,7 +476,7 @@ LINKS = {
 def test_r35_a_link_stays_and_its_target_is_replaced(
     thopters: Thopters,
     emulator: Emulator,
-    path: Path,  # noqa: F811
+    path: Path,
     kind: str,
 ) -> None:
     leads_to, there = LINKS[kind]
@@ -500,7 +500,7 @@ def test_r35_a_link_stays_and_its_target_is_replaced(
 def test_r35_a_link_that_leads_in_a_circle_is_one_error(
     thopters: Thopters,
     emulator: Emulator,
-    path: Path,  # noqa: F811
+    path: Path,
 ) -> None:
     path.parent.mkdir(mode=0o700)
     path.symlink_to("config.json")
@@ -515,7 +515,7 @@ def test_r35_a_link_that_leads_in_a_circle_is_one_error(
 def test_r35_another_users_file_is_neither_used_nor_changed(
     thopters: Thopters,
     emulator: Emulator,
-    path: Path,  # noqa: F811
+    path: Path,
     through_a_link: bool,
 ) -> None:
     real = thopters.home / "elsewhere.json" if through_a_link else path
@@ -560,7 +560,7 @@ def test_r35_a_home_that_is_missing_is_made_for_the_user_alone(
 def test_r35_what_is_read_only_is_said_and_left(
     thopters: Thopters,
     emulator: Emulator,
-    path: Path,  # noqa: F811
+    path: Path,
     what: str,
 ) -> None:
     content = None if what == "home" else write(path, {"secrets": {"MINE": "old"}})
@@ -616,7 +616,7 @@ sys.exit(status)
 def test_r36_secrets_are_never_open_to_others(
     thopters: Thopters,
     emulator: Emulator,
-    path: Path,  # noqa: F811
+    path: Path,
     umask: int,
     before: str,
 ) -> None:
@@ -641,7 +641,7 @@ def test_r36_secrets_are_never_open_to_others(
 def test_r36_the_watcher_sees_what_is_too_wide(
     thopters: Thopters,
     emulator: Emulator,
-    path: Path,  # noqa: F811
+    path: Path,
 ) -> None:
     """So that the test above can fail: a file that is open for one moment."""
     write(path, {"secrets": {"MINE": "old"}})
@@ -698,7 +698,7 @@ def test_r36_a_folder_that_many_share_keeps_its_mode(thopters: Thopters, tmp_pat
 def test_r36_a_link_in_the_place_of_the_lock_is_not_followed(
     thopters: Thopters,
     emulator: Emulator,
-    path: Path,  # noqa: F811
+    path: Path,
     tmp_path: Path,
 ) -> None:
     before = write(path, {"secrets": {"MINE": "old"}})

@@ -11,13 +11,11 @@ import subprocess
 from typing import Any
 
 import pytest
-import test_terminal
-from conftest import Thopters
 from emulation import Emulator, Fault
-from test_native_terminal import until
-from test_terminal import CTRL_C, CTRL_D, Start, writes
-
-start = test_terminal.start  # the fixture
+from support.program import Thopters
+from support.sessions import writes
+from support.terminals import CTRL_C, CTRL_D, Start
+from support.waiting import until
 
 # R37
 
@@ -47,7 +45,6 @@ def test_r37_destroy_takes_the_very_name_alone(emulator: Emulator, start: Start,
     assert list(emulator.sprites) == ["dev"]
 
 
-@pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
 def test_r37_destroy_without_a_terminal_sends_nothing(
     thopters: Thopters, emulator: Emulator
 ) -> None:
@@ -111,7 +108,7 @@ def test_r37_destroyed_is_what_is_seen_gone(
 
 
 @pytest.fixture
-def sprite(emulator: Emulator) -> Any:
+def checkpointed(emulator: Emulator) -> Any:
     """Return a sprite with a checkpoint v1, and a file that came since."""
     sprite = emulator.add_sprite("dev", status="running")
     sprite.add_checkpoint("first")
@@ -140,14 +137,14 @@ def restores(emulator: Emulator) -> int:
     ids=["error", "no complete", "reset", "500", "429", "portal", "cut"],
 )
 def test_r38_without_a_backup_nothing_is_restored(
-    thopters: Thopters, emulator: Emulator, sprite: Any, kind: str, params: dict[str, Any]
+    thopters: Thopters, emulator: Emulator, checkpointed: Any, kind: str, params: dict[str, Any]
 ) -> None:
     emulator.fault(Fault("POST */checkpoint", kind, **params))
     done = thopters("restore", "dev", "v1", "--yes")
     assert done.code in (1, 6) and done.out == "", done
     assert "restored" not in done.err
     assert restores(emulator) == 0
-    assert (sprite.home / "since").exists()
+    assert (checkpointed.home / "since").exists()
 
 
 @pytest.mark.parametrize(
@@ -166,7 +163,7 @@ def test_r38_without_a_backup_nothing_is_restored(
     ],
 )
 def test_r38_a_restore_that_is_not_complete_is_not_claimed(
-    thopters: Thopters, emulator: Emulator, sprite: Any, kind: str, params: dict[str, Any]
+    thopters: Thopters, emulator: Emulator, checkpointed: Any, kind: str, params: dict[str, Any]
 ) -> None:
     emulator.fault(Fault(RESTORE, kind, **params))
     done = thopters("restore", "dev", "v1", "--yes")
@@ -175,14 +172,14 @@ def test_r38_a_restore_that_is_not_complete_is_not_claimed(
     assert "restored" not in done.err
     assert restores(emulator) == 1
     # where its removal was cut off by the restore, the restore takes it away
-    until(lambda: not list(sprite.home.glob(".thopters-restore-*")), "the marker is gone")
+    until(lambda: not list(checkpointed.home.glob(".thopters-restore-*")), "the marker is gone")
 
 
 @pytest.mark.parametrize(
     ("old_s", "refusals"), [(1.0, 6), pytest.param(2.5, 50, marks=pytest.mark.slow)]
 )
 def test_r38_a_sprite_that_is_not_ready_is_waited_for(
-    thopters: Thopters, emulator: Emulator, sprite: Any, old_s: float, refusals: int
+    thopters: Thopters, emulator: Emulator, checkpointed: Any, old_s: float, refusals: int
 ) -> None:
     """The old environment answers for a while, then nothing does, then the new one."""
     emulator.personality.restore_delay_s = old_s
@@ -194,7 +191,7 @@ def test_r38_a_sprite_that_is_not_ready_is_waited_for(
     # a look that took too long on a busy machine has not seen its refusal
     assert refusals * 0.9 <= done.err.count("503 sprite_starting") <= refusals
     assert "dev is not ready" in done.err
-    assert not (sprite.home / "since").exists()
+    assert not (checkpointed.home / "since").exists()
     assert restores(emulator) == 1
 
 
@@ -204,7 +201,7 @@ def test_r38_a_sprite_that_is_not_ready_is_waited_for(
     ids=["enter", "no", "end of input", "end of input after y", "^C"],
 )
 def test_r38_no_answer_but_yes_restores(
-    emulator: Emulator, sprite: Any, start: Start, keys: str, status: int
+    emulator: Emulator, checkpointed: Any, start: Start, keys: str, status: int
 ) -> None:
     session = start("restore", "dev", "v1", columns=200, stdout=subprocess.PIPE)
     session.expect("[y/N] ")
@@ -212,4 +209,4 @@ def test_r38_no_answer_but_yes_restores(
     assert session.end() == status, session.output
     assert session.process.stdout and session.process.stdout.read() == b""
     assert not writes(emulator)
-    assert (sprite.home / "since").exists()
+    assert (checkpointed.home / "since").exists()

@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MODULE, Thopters, free_ports
 from emulation import Emulator, Fault, write_launcher
 from emulation.exec import Session as RemoteSession
-from runs import shorten
-from test_config import write
-from test_emulator import until
+from support.configs import write
+from support.ports import free_ports
+from support.program import MODULE, Thopters
+from support.runs import shorten
+from support.waiting import until
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POINTS = 20
@@ -96,7 +97,7 @@ class Scene:
     def executed(self, out: str, err: str, interrupted: bool) -> None:
         if "up" in out:  # else the platform ends it, ten seconds after its client has left
             sessions = self.emulator.sprite("dev").sessions.values()
-            until(lambda: all(session.ended.is_set() for session in sessions), 15)
+            until(lambda: all(session.ended.is_set() for session in sessions), limit_s=15)
 
     def checkpointed(self, out: str, err: str, interrupted: bool) -> None:
         ids = [made.id for made in self.emulator.sprite("dev").checkpoints]
@@ -180,7 +181,7 @@ def interrupt(scene: Scene, command: str, number: signal.Signals, point: int) ->
     )
     after = 1 + point * requests // POINTS
     moment = point - -(-(after - 1) * POINTS // requests)
-    until(lambda: len(scene.emulator.journal) >= after or process.poll() is not None, 60)
+    until(lambda: len(scene.emulator.journal) >= after or process.poll() is not None, limit_s=60)
     before = None
     try:
         process.wait(moment * STEP_S)
@@ -202,7 +203,7 @@ def interrupt(scene: Scene, command: str, number: signal.Signals, point: int) ->
     except AssertionError as failure:
         raise AssertionError(told) from failure
     if os.path.isdir("/proc"):
-        until(lambda: not processes_of(process.pid), 15)
+        until(lambda: not processes_of(process.pid), limit_s=15)
     return interrupted
 
 
@@ -210,7 +211,7 @@ def interrupt(scene: Scene, command: str, number: signal.Signals, point: int) ->
 def scene(thopters: Thopters, emulator: Emulator, tmp_path: Path) -> Iterator[Scene]:
     yield Scene(thopters, emulator, tmp_path)
     # what a client has left may just be starting: an emulator that is stopped then would lose it
-    until(lambda: not emulator._wires, 45)
+    until(lambda: not emulator._wires, limit_s=45)
 
 
 BAND = [
@@ -246,7 +247,7 @@ def test_r39_a_second_signal_ends_it_though_the_server_answers_no_more(
     emulator.fault(Fault("WS */exec", "hang", times=None))
     process.send_signal(signal.SIGINT)
     soon = time.monotonic() + 0.1  # one that comes at once is taken for the same
-    until(lambda: len(emulator.journal.requests(path="/v1/sprites/dev/exec")) > 1, 60)
+    until(lambda: len(emulator.journal.requests(path="/v1/sprites/dev/exec")) > 1, limit_s=60)
     until(lambda: time.monotonic() > soon)
     started = time.monotonic()
     process.send_signal(signal.SIGINT)
@@ -263,7 +264,7 @@ def test_r39_a_window_that_closes_sends_two_and_means_one(
     process = thopters.start("exec", "dev", "--", "bash", "-c", script)
     assert process.stdout and process.stdout.readline() == b"up\n"
     process.send_signal(signal.SIGHUP)
-    until(lambda: len(emulator.journal.requests(path="/v1/sprites/dev/exec")) > 1, 60)
+    until(lambda: len(emulator.journal.requests(path="/v1/sprites/dev/exec")) > 1, limit_s=60)
     process.send_signal(signal.SIGHUP)
     assert process.wait(60) == 3
     assert (sprite.home / "cleaned").exists()
@@ -287,7 +288,7 @@ def test_r39_what_goes_on_is_said(
     sprite = emulator.add_sprite("dev", status="running")
     process = thopters.start(*words)
     begun = {"exec": "ran", "hold": ".thopters/hold"}[words[0]]
-    until(lambda: (sprite.home / begun).exists(), 60)
+    until(lambda: (sprite.home / begun).exists(), limit_s=60)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (-signal.SIGINT, b"")
@@ -298,7 +299,7 @@ def test_r39_what_goes_on_is_said(
     else:
         assert b"thopters hold dev --release" in err
         assert thopters("hold", "dev", "--release").code == 0
-        until(lambda: not sprite.machine.processes(), 60)
+        until(lambda: not sprite.machine.processes(), limit_s=60)
 
 
 @pytest.mark.parametrize(

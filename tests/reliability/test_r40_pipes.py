@@ -15,12 +15,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import Result, Thopters, free_ports
 from emulation import Emulator, Fault, write_launcher
-from test_emulator import until
-from test_r12_exec_commands import refuse_websockets
-
-both = pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
+from support.ports import free_ports
+from support.program import Result, Thopters, both
+from support.sessions import refuse_websockets
+from support.waiting import until
 
 # R40
 
@@ -56,7 +55,6 @@ def many(emulator: Emulator) -> Emulator:
     return emulator
 
 
-@both
 @pytest.mark.parametrize("words", [OUTPUTS["ls"][0], OUTPUTS["list --json"][0], LONG],
                          ids=["ls", "--json", "exec"])  # fmt: skip
 def test_r40_into_head(thopters: Thopters, many: Emulator, words: list[str]) -> None:
@@ -67,7 +65,7 @@ def test_r40_into_head(thopters: Thopters, many: Emulator, words: list[str]) -> 
     assert status == "141"
     assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
     sessions = many.sprite("s-00000").sessions.values()
-    until(lambda: all(session.ended.is_set() for session in sessions), 45)
+    until(lambda: all(session.ended.is_set() for session in sessions), limit_s=45)
 
 
 @each_output
@@ -283,7 +281,7 @@ def test_r40_what_was_told_before_a_signal_is_told(thopters: Thopters, emulator:
     emulator.add_sprite("a", status="cold")
     emulator.add_sprite("b", status="running")
     process = thopters.start("pause", "a", "b")
-    until(lambda: len(emulator.journal.requests("GET", "/v1/sprites/b")) > 2, 60)
+    until(lambda: len(emulator.journal.requests("GET", "/v1/sprites/b")) > 2, limit_s=60)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGTERM

@@ -1,6 +1,6 @@
 """R42: of all places that may hold a token, the right one is used, and only for its own API.
 
-The stores, the keyring and the server that notes what arrives are those of test_credentials.py.
+The stores, the keyring and the server that notes what arrives are those of support/logins.py.
 """
 
 from __future__ import annotations
@@ -9,10 +9,7 @@ import itertools
 import os
 
 import pytest
-import test_credentials
-from test_credentials import OTHER_URL, Login, secret_service
-
-login = test_credentials.login  # the fixture
+from support.logins import OTHER_URL, Login, secret_service
 
 SOURCES = ("env", "inline", "keyring", "file")
 COMBINATIONS = list(itertools.product([False, True], repeat=len(SOURCES)))

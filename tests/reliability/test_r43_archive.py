@@ -1,6 +1,6 @@
 """R43: the archive is the same everywhere, is not to be led astray, and never runs in part.
 
-The builds and the interpreters are those of test_build_pyz.py.
+The builds and the interpreters are those of support/archives.py.
 """
 
 from __future__ import annotations
@@ -10,13 +10,18 @@ import sys
 from pathlib import Path
 
 import pytest
-import test_build_pyz
-from pythons import find_python
-from test_build_pyz import SUPPORTED, TOO_OLD, assert_greeting, clean_env, copy_sources, plant, run
-
-# fixtures
-built = test_build_pyz.built
-pyz = test_build_pyz.pyz
+from support.archives import (
+    SHEBANG,
+    SUPPORTED,
+    TOO_OLD,
+    assert_greeting,
+    clean_env,
+    copy_sources,
+    plant,
+    python,
+    run,
+)
+from support.pythons import find_python
 
 
 def test_r43_two_builds_by_every_python_are_one_file(tmp_path: Path, pyz: Path) -> None:
@@ -49,12 +54,12 @@ def test_r43_modules_that_lie_about_are_not_imported(tmp_path: Path, pyz: Path) 
 
 @pytest.mark.parametrize("version", TOO_OLD)
 def test_r43_an_old_python_greets(pyz: Path, version: str) -> None:
-    assert_greeting(run(test_build_pyz.python(version), pyz, "list"), version)
+    assert_greeting(run(python(version), pyz, "list"), version)
 
 
 def test_r43_a_truncated_archive_never_runs(tmp_path: Path, pyz: Path) -> None:
     data, cut = pyz.read_bytes(), tmp_path / "cut.pyz"
-    first_line = len(test_build_pyz.SHEBANG)
+    first_line = len(SHEBANG)
     for tenth in range(10):
         cut.write_bytes(data[: max(first_line + 1, len(data) * tenth // 10)])
         done = run(sys.executable, "-S", cut, "--version")

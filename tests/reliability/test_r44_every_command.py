@@ -16,18 +16,16 @@ import unicodedata
 from typing import Any
 
 import pytest
-import test_terminal
-from conftest import Result, Thopters
 from emulation import Emulator, Fault
 from emulation.routes import ROUTES
-from runs import COMMANDS, play
-from test_config import write
-from test_r48_transcripts import MADE, PAGE, SEEN, differences, fetch, shape
-from test_terminal import Start
+from support.configs import write
+from support.program import Result, Thopters
+from support.runs import COMMANDS, play
+from support.shapes import MADE, PAGE, SEEN, differences, fetch, shape
+from support.terminals import Start
 
 import thopters as program
 
-start = test_terminal.start  # the fixture
 LIVE_TOKEN = os.environ.get("THOPTERS_LIVE_TOKEN")  # before a fixture seals the environment
 
 PLAIN = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -102,7 +100,6 @@ def test_r44_r48_every_command_in_one_of_nine_locales_asks_what_the_contract_has
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("thopters", ["module", "pyz"], indirect=True)
 @pytest.mark.parametrize("development", [False, True], ids=["plain", "development"])
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_r44_every_command_in_every_locale(

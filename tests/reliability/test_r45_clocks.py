@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from emulation import Emulator, Fault
-from runs import environ_for, run_here
+from support.runs import environ_for, run_here
 
 import thopters as program
 

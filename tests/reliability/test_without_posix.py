@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import MODULE, Result, Thopters
 from emulation import Emulator
+from support.program import MODULE, Result, Thopters
 
 PRELUDE = """\
 import os, sys, types

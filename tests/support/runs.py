@@ -12,11 +12,11 @@ import itertools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
-from conftest import MODULE, Result, Thopters
 from emulation import Emulator
-from test_units import Terminal
 
 import thopters as program
+from support.program import MODULE, Result, Thopters
+from support.units import Terminal
 
 
 class Done:
@@ -123,3 +123,23 @@ def play(
         if "--detach" in words:
             session = done.out.strip()
         yield argv, done
+
+
+COMMAND_LINES = {
+    "setup": ["setup", "--from-env"],
+    "config": ["config"],
+    "create": ["create", "new"],
+    "init": ["init", "dev"],
+    "list": ["list"],
+    "pause": ["pause", "dev", "--force", "--timeout", "3"],
+    "resume": ["resume", "dev"],
+    "exec": ["exec", "dev", "--env", "MINE", "--", "true"],
+    "shell": ["shell", "dev"],
+    "proxy": ["proxy", "dev", "{port}"],
+    "checkpoint": ["checkpoint", "dev"],
+    "checkpoints": ["checkpoints", "dev"],
+    "restore": ["restore", "dev", "v1", "--yes"],
+    "url": ["url", "dev"],
+    "rename": ["rename", "dev", "dev2"],
+    "destroy": ["destroy", "dev", "--yes"],
+}

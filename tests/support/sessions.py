@@ -1,0 +1,56 @@
+"""What the emulated platform has seen, and the sessions that run in its sprites."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from emulation import Emulator, Fault
+from emulation.exec import Session as RemoteSession
+from emulation.machine import namespace_kind
+from emulation.state import Sprite
+
+from support.program import Thopters
+
+needs_curl = pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+needs_namespace = pytest.mark.skipif(not namespace_kind(), reason="no mount namespaces here")
+
+# A command that only a kill ends
+IGNORING = "trap '' TERM HUP; echo up; while :; do sleep 0.05; done"
+
+
+def remote_sessions(dev: Emulator) -> list[RemoteSession]:
+    """Return the sessions on a terminal, ended ones too, oldest first."""
+    return [session for session in dev.sprite("dev").sessions.values() if session.tty]
+
+
+def upgrades(dev: Emulator) -> int:
+    return len(dev.journal.requests("WS"))
+
+
+def asked(emulator: Emulator) -> list[str]:
+    """Return the requests that came, as "METHOD path"."""
+    return [f"{request.method} {request.path}" for request in emulator.journal]
+
+
+def writes(emulator: Emulator) -> list[str]:
+    """Return the requests that change something."""
+    return [f"{r.method} {r.path}" for r in emulator.journal if r.method not in ("GET", "WS")]
+
+
+def session_of(sprite: Sprite, identity: str) -> RemoteSession:
+    return sprite.sessions[identity]
+
+
+def detach(thopters: Thopters, *words: str, options: tuple[str, ...] = ()) -> str:
+    done = thopters("exec", "dev", "--detach", *options, "--", *words)
+    assert done.code == 0, done
+    identity = done.out.strip()
+    assert f"thopters attach dev {identity}" in done.err
+    return identity
+
+
+def refuse_websockets(emulator: Emulator) -> None:
+    """Put something before the emulator that passes requests on, but no upgrade."""
+    page = {"body": b"<html>no upgrades here", "content_type": "text/html"}
+    emulator.fault(Fault("WS */exec", "status", times=None, after=0, status=403, **page))

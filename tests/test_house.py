@@ -1,0 +1,51 @@
+"""The rules of this house, for the program and for its tests."""
+
+from __future__ import annotations
+
+import ast
+import re
+import symtable
+from pathlib import Path
+
+from support.program import ROOT
+
+import thopters
+
+
+def test_a_room_of_the_module_uses_only_rooms_above_it() -> None:
+    source = (ROOT / "thopters.py").read_text()
+    banners = [n for n, line in enumerate(source.splitlines(), 1) if line.startswith("# --- ")]
+    assert len(banners) > 15
+
+    def room(line: int) -> int:
+        return sum(banner <= line for banner in banners)
+
+    homes: dict[str, int] = {}
+    for node in ast.parse(source).body:
+        stored = [n.id for n in ast.walk(node) if isinstance(n, ast.Name) and is_stored(n)]
+        named = [node.name] if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else stored
+        for name in named:
+            homes.setdefault(name, room(node.lineno))
+    tables = [symtable.symtable(source, "thopters.py", "exec")]
+    for table in tables:
+        tables += table.get_children()
+        if table.get_type() == "function":
+            for symbol in table.get_symbols():
+                if symbol.is_global() and symbol.is_referenced():
+                    home = homes.get(symbol.get_name(), 0)
+                    assert home <= room(table.get_lineno()), (table.get_name(), symbol.get_name())
+
+
+def is_stored(name: ast.Name) -> bool:
+    return isinstance(name.ctx, ast.Store)
+
+
+def test_the_value_of_a_secret_is_asked_for_in_four_places() -> None:
+    """To make the header and init's input, to strike it out, to check a PAT before it is sent."""
+    source = Path(thopters.__file__).read_text(encoding="utf-8")
+    assert sorted(re.findall(r"(\S+)\.reveal\b", source)) == [
+        "Credential(check_token(secret",
+        "secret",
+        "secret_forms(secret",
+        "self.credential.token",
+    ]
