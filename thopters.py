@@ -61,8 +61,8 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any, BinaryIO, NoReturn, TextIO, TypeGuard, TypeVar
 
-    S = TypeVar("S")
     T = TypeVar("T")
+    N = TypeVar("N", "Sprite", "Pause")
     Sink = Callable[[bytes | memoryview], None]
 
 
@@ -97,12 +97,25 @@ class ThoptersError(Exception):
 
     exit_code = EXIT_FAILED
     code = "failed"  # the stable name in --json
+    names_sprite = True  # whether the text says which sprite it is about, if it is about one
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
-        self.message = message
         self.hint = hint
-        self.name: str | None = None  # of several sprites the one that it is about
+        self.is_refusal = False  # whether the API said no, so that nothing was done
+
+    @property
+    def message(self) -> str:
+        """Return the one text that an error has, which is str(error) too."""
+        return str(self)
+
+    def put_before(self, words: str) -> None:
+        """Begin the text with other words, which name the sprite."""
+        self.args = (words + str(self),)
+        self.names_sprite = True
+
+    def to_json(self) -> dict[str, Any]:
+        return {"code": self.code, "message": self.message, "hint": self.hint}
 
 
 class UsageError(ThoptersError):
@@ -166,6 +179,7 @@ class NotSentError(ThoptersError):
     """The request never reached the API; `final` where trying again can't help."""
 
     code = "unreachable"
+    names_sprite = False
 
     def __init__(self, message: str, *, hint: str | None = None, final: bool = False) -> None:
         super().__init__(message, hint=hint)
@@ -176,6 +190,12 @@ class NoAnswerError(ThoptersError):
     """The request was sent and may have been carried out; no whole answer came back."""
 
     code = "no_answer"
+
+
+class BrokenAnswerError(NoAnswerError):
+    """The same, as it is seen below the API's endpoints, where nothing is known of sprites."""
+
+    names_sprite = False
 
 
 class StatusUnknownError(ThoptersError):
@@ -201,7 +221,7 @@ class After:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if not self.done or not isinstance(error, ThoptersError):
             return
-        error.message = f"{self.done}, but {error.message}"
+        error.put_before(f"{self.done}, but ")
         error.hint = self.hint or error.hint
         if isinstance(error, NotSentError):
             raise NoAnswerError(error.message, hint=error.hint) from None
@@ -411,6 +431,16 @@ def valid_ports(text: str) -> tuple[int, int]:
     )
 
 
+SIGNALS = ("TERM", "INT", "HUP", "KILL", "QUIT", "USR1", "USR2")  # that kill can send
+
+
+def valid_signal(text: str) -> str:
+    name = text.upper().removeprefix("SIG")
+    if name not in SIGNALS:
+        raise UsageError(f"{text[:64]!r} is no signal", hint=f"use one of {', '.join(SIGNALS)}")
+    return name
+
+
 # --- system -----------------------------------------------------------------------------
 
 
@@ -422,6 +452,24 @@ class Clock:
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
+
+    def polling(
+        self, limit_s: float | None, every_s: float = 0.0, *, longest_s: float | None = None
+    ) -> Iterator[float]:
+        """Yield the seconds that are left, for a look at each; after the limit once more, with 0.
+
+        Between two looks `every_s` seconds pass, twice as many each time up to `longest_s` if that
+        is given; with 0 the one who looks does the waiting. None is no limit.
+        """
+        end = float("inf") if limit_s is None else self.monotonic() + limit_s
+        while True:
+            left_s = max(0.0, end - self.monotonic())
+            yield left_s
+            if not left_s:
+                return
+            if every_s:
+                self.sleep(min(every_s, left_s))
+            every_s = min(2 * every_s, longest_s) if longest_s else every_s
 
     def utc(self) -> datetime.datetime:
         import datetime
@@ -613,6 +661,68 @@ def write_stdout(data: bytes | memoryview) -> None:
     write_all(1, data)
 
 
+def write_stderr(data: bytes | memoryview) -> None:
+    write_all(2, data)
+
+
+class SocketInput:
+    """Input that comes over a local socket, as something that select can wait for.
+
+    `is_always_read` if it is for a program of ours, which never leaves it unread for long.
+    """
+
+    is_always_read = False
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def read(self) -> bytes:
+        """Return what there is, b"" at the end; OSError if the other side is gone."""
+        return self._sock.recv(1 << 16)
+
+    def stop(self) -> None:
+        """End a read that waits in another thread: to close the socket would not."""
+        import socket
+
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RD)
+
+
+class LocalInput(SocketInput):
+    """Our own stdin, likewise."""
+
+    def __init__(self) -> None:
+        if os.name == "nt":  # select takes only sockets there, so a thread feeds one
+            import socket
+
+            ours, feed = socket.socketpair()
+            super().__init__(ours)
+            in_background(self._pump, feed)
+
+    def _pump(self, feed: socket.socket) -> None:
+        with feed:
+            while data := os.read(0, 1 << 16):
+                feed.sendall(data)
+
+    def fileno(self) -> int:
+        return super().fileno() if os.name == "nt" else 0
+
+    def read(self) -> bytes:
+        try:
+            return super().read() if os.name == "nt" else os.read(0, 1 << 16)
+        except BlockingIOError:  # whoever shares it with us wants it so
+            wait_for([self], [], None)
+            return self.read()
+        except OSError as error:
+            raise InputError(f"cannot read stdin: {error.strerror}") from None
+
+    def stop(self) -> None:
+        """Leave it to the end of the program."""
+
+
 def binary_streams() -> None:
     """Keep Windows from translating line ends."""
     if os.name == "nt":
@@ -639,7 +749,7 @@ def replace_closed_streams() -> None:
             setattr(sys, name, stream)
 
 
-def patient(stream: TextIO) -> TextIO:
+def waiting_stream(stream: TextIO) -> TextIO:
     """Return a stream to the same place that waits where it would block.
 
     Whoever shares the place with us may want it so, as Node does. It is not for every stream: in
@@ -685,7 +795,7 @@ def patient(stream: TextIO) -> TextIO:
 # --- signals ----------------------------------------------------------------------------
 
 
-def tick(every_s: float) -> None:
+def interrupt_waits(every_s: float) -> None:
     """Interrupt what waits every so many seconds, 0 for no more."""
     if hasattr(signal, "setitimer"):
         signal.signal(signal.SIGALRM, lambda signum, frame: None)
@@ -696,6 +806,37 @@ def stop_signals() -> list[int]:
     """Return the signals that ask a program to stop, where the system has them."""
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
     return [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+
+def heeded_stop_signals() -> list[int]:
+    """Return those that are not ignored: under nohup, say, one is, and stays so."""
+    return [number for number in stop_signals() if signal.getsignal(number) != signal.SIG_IGN]
+
+
+class BlockedSignals:
+    """While it is entered, what asks us to stop waits in the system."""
+
+    def __enter__(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
+
+    def __exit__(self, *exc: object) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals())
+
+
+class Handlers:
+    """While it is entered, signals have other handlers; those of before come back behind it."""
+
+    def __init__(self, handlers: Mapping[int, Callable[[int, FrameType | None], object]]) -> None:
+        self._handlers = handlers
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        for number, handler in self._handlers.items():
+            self._before[number] = signal.signal(number, handler)
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
 
 SAME_SIGNAL_S = 0.02  # nobody presses ^C as fast
@@ -712,12 +853,11 @@ class SignalRelay:
         self.send = send
         self.received: int | None = None
         self._came_at = 0.0  # in seconds of the monotonic clock
+        self._raised: Interrupted | None = None
+        self._handlers = Handlers(dict.fromkeys(heeded_stop_signals(), self._receive))
 
     def __enter__(self) -> SignalRelay:
-        self._before = []
-        for number in stop_signals():
-            if signal.getsignal(number) != signal.SIG_IGN:
-                self._before.append((number, signal.signal(number, self._receive)))
+        self._handlers.__enter__()
         return self
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
@@ -726,31 +866,42 @@ class SignalRelay:
             return  # a window that closes sends two, and so does `timeout`
         group = self.target()
         if self.received is not None or group is None:
-            raise Interrupted(signum)
-        self.received, self._came_at = signum, time.monotonic()
-        try:
-            in_background(self.send, group, signum)
-        except ThoptersError:
-            raise Interrupted(signum) from None
+            self._interrupt(signum)
+        else:
+            self.received, self._came_at = signum, time.monotonic()
+            try:
+                in_background(self.send, group, signum)
+            except ThoptersError:
+                self._interrupt(signum)
 
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._before:
-            signal.signal(number, handler)
+    def _interrupt(self, signum: int) -> NoReturn:
+        self._raised = Interrupted(signum)
+        raise self._raised from None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._handlers.__exit__()
+        raise_hidden(self._raised, error)
+
+
+def raise_hidden(raised: Interrupted | None, error: BaseException | None) -> None:
+    """Raise the Interrupted that an error hides: one in the release of a lock is a RuntimeError."""
+    if raised and isinstance(error, Exception) and not isinstance(error, ThoptersError):
+        raise raised from None
 
 
 class SignalsWait:
     """Has a signal that asks us to stop wait until what is done here is done whole."""
 
-    def __enter__(self) -> None:
+    def __init__(self) -> None:
         self._came: list[int] = []
-        self._before = {}
-        for number in stop_signals():
-            if signal.getsignal(number) != signal.SIG_IGN:
-                self._before[number] = signal.signal(number, lambda n, _: self._came.append(n))
+        handlers = dict.fromkeys(heeded_stop_signals(), lambda n, _: self._came.append(n))
+        self._handlers = Handlers(handlers)
+
+    def __enter__(self) -> None:
+        self._handlers.__enter__()
 
     def __exit__(self, *exc: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._handlers.__exit__()
         for number in self._came[:1]:
             signal.raise_signal(number)
 
@@ -768,19 +919,20 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.dropped: int | None = None
+        self.raised: Interrupted | None = None  # the newest
         self._came_at: float | None = None  # in seconds of the monotonic clock
 
     def catch(self) -> None:
         sys.unraisablehook = self._send_again
-        for number in stop_signals():
-            if signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, self._interrupt)
-        tick(self.TICK_S)
+        for number in heeded_stop_signals():
+            signal.signal(number, self._interrupt)
+        interrupt_waits(self.TICK_S)
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         if self._came_at is None or time.monotonic() - self._came_at >= 1.0:
             self._came_at, self.dropped = time.monotonic(), None
-            raise Interrupted(signum)
+            self.raised = Interrupted(signum)
+            raise self.raised
 
     def _send_again(self, dropped: sys.UnraisableHookArgs) -> None:
         if not isinstance(dropped.exc_value, Interrupted):
@@ -794,17 +946,9 @@ class StopSignals:
 
     def let_go(self) -> None:
         """Let them end us again: all is done, and nothing is left to be said."""
-        tick(0)
-        for number in stop_signals():
-            if signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, signal.SIG_DFL)
-
-
-def find_interrupted(error: BaseException | None) -> Interrupted | None:
-    """Return what an error hides: a signal in the release of a lock makes it a RuntimeError."""
-    while error is not None and not isinstance(error, Interrupted):
-        error = error.__context__
-    return error
+        interrupt_waits(0)
+        for number in heeded_stop_signals():
+            signal.signal(number, signal.SIG_DFL)
 
 
 def die_of(signum: int) -> int:
@@ -909,9 +1053,11 @@ class EchoStaysOff:
         self._console = console
         self._question = question
 
+        continued = getattr(signal, "SIGCONT", None)
+        self._handlers = Handlers({continued: self._hide} if continued else {})
+
     def __enter__(self) -> None:
-        if hasattr(signal, "SIGCONT"):
-            self._before = signal.signal(signal.SIGCONT, self._hide)
+        self._handlers.__enter__()
 
     def _hide(self, signum: int, frame: FrameType | None) -> None:
         import termios
@@ -924,8 +1070,7 @@ class EchoStaysOff:
             os.write(2, to_bytes(self._console.safe(self._question) + " "))
 
     def __exit__(self, *exc: object) -> None:
-        if hasattr(signal, "SIGCONT"):
-            signal.signal(signal.SIGCONT, self._before)
+        self._handlers.__exit__()
 
 
 class Console:
@@ -954,6 +1099,21 @@ class Console:
         import json
 
         self.answer(json.dumps(self._redact_all(data), indent=2))
+
+    def result(self, data: object, text: str = "", *, hint: str = "") -> None:
+        """Answer with the data of a result if --json wants that, else with its text and a hint."""
+        if self.json:
+            self.answer_json(data)
+            return
+        if text:
+            self.answer(text)
+        if hint:
+            self.hint(hint)
+
+    def say_done(self, line: str) -> None:
+        """Answer with one of several results as it comes; with --json they come in the end."""
+        if not self.json:
+            self.answer(line)
 
     def _redact_all(self, data: object) -> object:
         """Redact each text of a document: one that is JSON itself is escaped twice in the whole."""
@@ -1012,8 +1172,7 @@ class Console:
 
     def error(self, error: ThoptersError) -> None:
         if self.json and not isinstance(error, OutputError):
-            body = {"code": error.code, "message": error.message, "hint": error.hint}
-            self.answer_json({"error": body})
+            self.answer_json({"error": error.to_json()})
             return
         self.label("thopters: error", "31", self.safe(error.message))
         if error.hint:
@@ -1098,7 +1257,7 @@ class Console:
         return Activity(self, text)
 
 
-def fitting(line: str) -> str:
+def cut_to_window(line: str) -> str:
     """Return as much of a line as a terminal shows on one of its own, for it to be wiped again."""
     try:
         columns = os.get_terminal_size(2).columns
@@ -1139,7 +1298,7 @@ class Activity:
                 if self._stop.is_set():
                     return
                 seconds = time.monotonic() - self._started
-                line = fitting(self.console.safe(f"{self.text} ({seconds:.0f} s)"))
+                line = cut_to_window(self.console.safe(f"{self.text} ({seconds:.0f} s)"))
                 self.console.tell(f"\r{line}\x1b[K")
                 self._shown = True
             wait = self.EVERY_S
@@ -1168,7 +1327,7 @@ class DuplicateError(Exception):
     """A JSON object has a name twice; one of the values would be lost."""
 
 
-def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise DuplicateError
@@ -1189,7 +1348,7 @@ def read_json_file(path: str, check: Callable[[os.stat_result], None]) -> dict[s
             data = file.read(MAX_JSON_BYTES + 1)
         if len(data) > MAX_JSON_BYTES:
             raise ThoptersError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB")
-        document = json.loads(data, object_pairs_hook=distinct)
+        document = json.loads(data, object_pairs_hook=refuse_duplicates)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -1395,20 +1554,17 @@ class Config:
     def _lock(self) -> BinaryIO:
         """Return a file that holds the lock; should we die, the system lets go of it."""
         lock = open(self.real_path + ".lock", "ab", opener=open_private)  # noqa: SIM115 (returned)
-        end = time.monotonic() + self.LOCK_LIMIT_S
         try:
-            while not try_lock(lock.fileno()):
-                if time.monotonic() > end:
-                    raise ThoptersError(
-                        f"another thopters has been changing {self.path} for "
-                        f"{self.LOCK_LIMIT_S:.0f} s",
-                        hint="try again when it is done",
-                    )
-                time.sleep(0.05)
+            for _ in Clock().polling(self.LOCK_LIMIT_S, 0.05):
+                if try_lock(lock.fileno()):
+                    return lock
+            raise ThoptersError(
+                f"another thopters has been changing {self.path} for {self.LOCK_LIMIT_S:.0f} s",
+                hint="try again when it is done",
+            )
         except BaseException:
             lock.close()
             raise
-        return lock
 
     def _encode(self) -> bytes:
         """Return the text of the file; ThoptersError for one that could not be read again."""
@@ -1650,6 +1806,34 @@ class SpriteStore:
         known = {name for _, document in self._files() for name in self._orgs(document)}
         return org if isinstance(org, str) and org in known else None
 
+    def options_for(self, name: str, owner: str, token: Credential) -> list[str]:
+        """Return the options that have the `sprite` program act on just this sprite of `owner`.
+
+        It goes by a login and a selection of its own, so it might reach a sprite of the same name
+        in another org: then ThoptersError. `-o` is left out where it would change that selection.
+        """
+        if self.is_empty() and self.environ.get("SPRITE_TOKEN"):
+            return ["-s", name]  # the same token leads to the same org
+        selected = self.program_org()
+        if selected is None:
+            raise ThoptersError(
+                f"the sprite program is not logged in to {self.base}, so it does not reach {name}",
+                hint="run: sprite login; or set SPRITE_TOKEN and nothing else",
+            )
+        if not owner and token.org != selected:
+            raise ThoptersError(
+                "cannot tell whether the org that the sprite program has selected "
+                f"({selected}) is the one of {name}",
+                hint="log in with that program, and unset SPRITE_TOKEN and SPRITES_TOKEN",
+            )
+        if owner and owner != selected:
+            raise ThoptersError(
+                f"{name} belongs to the org {owner}, but the sprite program has {selected} "
+                "selected",
+                hint=f"select the other one in it: sprite -o {owner} list",
+            )
+        return ["-s", name] if self.environ.get("SPRITE_ORG") else ["-s", name, "-o", selected]
+
     def is_empty(self) -> bool:
         """Return whether no login is stored, an old one neither: then it takes SPRITE_TOKEN."""
         old = os.path.exists(os.path.join(self.folder, "config.json"))
@@ -1705,13 +1889,14 @@ class SpriteStore:
             program = find_program("secret-tool", self.environ) if os.name == "posix" else None
         if not program:
             return
-        end = time.monotonic() + KEYRING_LIMIT_S
-        for service, account in entries:
+        for left_s, (service, account) in zip(
+            Clock().polling(KEYRING_LIMIT_S), entries, strict=False
+        ):
             if sys.platform == "darwin":
                 words = ["find-generic-password", "-w", "-s", service, "-a", account]
             else:
                 words = ["lookup", "service", service, "username", account]
-            value = run_for_output([program, *words], end - time.monotonic())
+            value = run_for_output([program, *words], left_s)
             if value is None:
                 self.console.warn(f"the keyring did not answer within {KEYRING_LIMIT_S:.0f} s")
                 return
@@ -1773,6 +1958,30 @@ def find_credential(environ: Mapping[str, str], base: str, console: Console) -> 
         f"no token for {base}: looked at {tried}",
         hint="set SPRITE_TOKEN, or log in with the sprite program: sprite login",
     )
+
+
+def find_sprite_program(environ: Mapping[str, str]) -> str | None:
+    return find_program("sprite.exe" if os.name == "nt" else "sprite", environ)
+
+
+def become_program(argv: list[str], environ: Mapping[str, str]) -> int:
+    """Run the `sprite` program in our place, so that its signals and its exit status are ours."""
+    # it starts the kind of shell that is the local one, and SPRITE_URL leads past -s and -o
+    dropped = ("SPRITE_URL", "BASH_VERSION", "FISH_VERSION", "ZSH_NAME", "ZSH_VERSION")
+    env = {key: value for key, value in environ.items() if key not in dropped}
+    env["SHELL"] = "/bin/bash"
+    sys.stdout.flush()
+    try:
+        if os.name == "posix":
+            interrupt_waits(0)  # it would go on, and end that program
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec keeps that
+            os.execve(argv[0], argv, env)  # noqa: S606 (an absolute path, and words of our own)
+        import subprocess
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return subprocess.call(argv, env=env)  # noqa: S603 (the same)
+    except OSError as error:
+        raise ThoptersError(f"cannot run {argv[0]}: {error.strerror}") from None
 
 
 # --- connections ------------------------------------------------------------------------
@@ -2009,6 +2218,104 @@ def connect_tcp(host: str, port: int, deadline: Deadline) -> socket.socket:
     raise failure
 
 
+class ProxyRefused(OSError):
+    """The proxy's answer to CONNECT is no success: to try again would change nothing."""
+
+
+def response_classes() -> tuple[type[http.client.HTTPResponse], type[http.client.HTTPResponse]]:
+    """Return what reads a proxy's answer to CONNECT, and what reads an answer of the API.
+
+    http.client's own goes on behind 100 alone; of the API every 1xx is read past but 101, which
+    ends an upgrade. A deadline ends a run of them that has no end.
+    """
+    import http.client
+
+    class TunnelResponse(http.client.HTTPResponse):
+        def _read_status(self) -> tuple[str, int, str]:
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if status != 200:
+                raise ProxyRefused(f"Tunnel connection failed: {status} {reason.strip()}")
+            return version, status, reason
+
+    class Response(http.client.HTTPResponse):
+        def _read_status(self) -> tuple[str, int, str]:
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            return version, 100 if 102 <= status <= 199 else status, reason
+
+    return TunnelResponse, Response
+
+
+class Connector:
+    """The one way out to a server: TCP, the proxy if there is one, TLS."""
+
+    def __init__(
+        self, base: urllib.parse.SplitResult, console: Console, environ: Mapping[str, str]
+    ) -> None:
+        self.base = base
+        self.console = console
+        self.environ = environ
+        self._context: ssl.SSLContext | None = None
+
+    def open(self, deadline: Deadline) -> http.client.HTTPConnection:
+        """Return a connection that `deadline` watches; NotSentError if that fails."""
+        import http.client
+        import ssl
+
+        host, secure = self.base.hostname or "", self.base.scheme == "https"
+        port = self.base.port or (443 if secure else 80)
+        proxy = find_proxy(host, port) if secure else None
+        to = (proxy.host, proxy.port) if proxy else (host, port)
+        for secret in proxy.secrets if proxy else ():
+            self.console.redact.add(secret)
+        if secure:
+            self._context = self._context or tls_context(self.environ)
+            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                *to, context=self._context
+            )
+        else:
+            connection = http.client.HTTPConnection(*to)
+        if proxy:
+            connection.set_tunnel(host, port, headers=proxy.headers)
+        # http.client's own hook; its default has a timeout per read and none in all
+        connection._create_connection = (  # type: ignore[attr-defined]
+            lambda address, *_: connect_tcp(address[0], address[1], deadline)
+        )
+        connection.response_class, response_class = response_classes()
+        try:
+            connection.connect()
+            # what is closed already is wrapped without a handshake, and sends as it is
+            if isinstance(connection.sock, ssl.SSLSocket) and not connection.sock.version():
+                raise ConnectionAbortedError(0, "the connection was closed")
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise self._not_sent(error, host, proxy, deadline) from None
+        connection.response_class = response_class
+        return connection
+
+    def _not_sent(
+        self, error: Exception, host: str, proxy: Proxy | None, deadline: Deadline
+    ) -> NotSentError:
+        import socket
+        import ssl
+
+        via = f" through the proxy {proxy.host}:{proxy.port}" if proxy else ""
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return NotSentError(
+                f"the certificate of {host} is not trusted: {error.verify_message}",
+                hint="if your network inspects TLS, name its certificate with THOPTERS_CA_BUNDLE",
+                final=True,
+            )
+        hint = "check the network, and HTTPS_PROXY if you need one"
+        if isinstance(error, socket.gaierror):
+            name = proxy.host if proxy else host
+            return NotSentError(f"cannot find the host {name}", hint=hint)
+        timed_out = deadline.passed or isinstance(error, TimeoutError)
+        words = getattr(error, "strerror", None) or str(error)  # a proxy's own, perhaps
+        why = "it timed out" if timed_out else self.console.redact(words)[:300]
+        is_final = isinstance(error, ProxyRefused)
+        return NotSentError(f"cannot reach {host}{via}: {why}", hint=hint, final=is_final)
+
+
 # --- http -------------------------------------------------------------------------------
 
 REQUEST_LIMIT_S = 60.0
@@ -2211,7 +2518,7 @@ class Transport:
         self.console = console
         self.clock = clock
         self.environ = environ
-        self._context: ssl.SSLContext | None = None
+        self.connector = Connector(self.base, console, environ)
         self._opener: urllib.request.OpenerDirector | None = None
         self.server_date: datetime.datetime | None = None  # of the newest answer
 
@@ -2226,78 +2533,6 @@ class Transport:
         """Return the headers of every request; they go to the API's own origin alone."""
         token = self.credential.token.reveal()
         return {"Authorization": "Bearer " + token, "User-Agent": USER_AGENT}
-
-    def open_connection(self, deadline: Deadline) -> http.client.HTTPConnection:
-        """Connect to the API: TCP, the proxy if there is one, TLS; NotSentError if that fails."""
-        import http.client
-        import ssl
-
-        host, secure = self.base.hostname or "", self.base.scheme == "https"
-        port = self.base.port or (443 if secure else 80)
-        proxy = find_proxy(host, port) if secure else None
-        to = (proxy.host, proxy.port) if proxy else (host, port)
-        for secret in proxy.secrets if proxy else ():
-            self.console.redact.add(secret)
-        if secure:
-            self._context = self._context or tls_context(self.environ)
-            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                *to, context=self._context
-            )
-        else:
-            connection = http.client.HTTPConnection(*to)
-        if proxy:
-            connection.set_tunnel(host, port, headers=proxy.headers)
-        # http.client's own hook; its default has a timeout per read and none in all
-        connection._create_connection = (  # type: ignore[attr-defined]
-            lambda address, *_: connect_tcp(address[0], address[1], deadline)
-        )
-        try:
-            connection.connect()
-            # what is closed already is wrapped without a handshake, and sends as it is
-            if isinstance(connection.sock, ssl.SSLSocket) and not connection.sock.version():
-                raise ConnectionAbortedError(0, "the connection was closed")
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
-            raise self._not_sent(error, host, proxy, deadline) from None
-        connection.response_class = self._response_class()
-        return connection
-
-    def _response_class(self) -> type[http.client.HTTPResponse]:
-        """Return http.client's answer that reads on past every 1xx: its own does past 100 alone.
-
-        But for 101, which ends an upgrade. A deadline ends a run of them that has no end.
-        """
-        import http.client
-
-        class Response(http.client.HTTPResponse):
-            def _read_status(self) -> tuple[str, int, str]:
-                version, status, reason = super()._read_status()  # type: ignore[misc]
-                return version, 100 if 102 <= status <= 199 else status, reason
-
-        return Response
-
-    def _not_sent(
-        self, error: Exception, host: str, proxy: Proxy | None, deadline: Deadline
-    ) -> NotSentError:
-        import socket
-        import ssl
-
-        via = f" through the proxy {proxy.host}:{proxy.port}" if proxy else ""
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return NotSentError(
-                f"the certificate of {host} is not trusted: {error.verify_message}",
-                hint="if your network inspects TLS, name its certificate with THOPTERS_CA_BUNDLE",
-                final=True,
-            )
-        hint = "check the network, and HTTPS_PROXY if you need one"
-        if isinstance(error, socket.gaierror):
-            name = proxy.host if proxy else host
-            return NotSentError(f"cannot find the host {name}", hint=hint)
-        timed_out = deadline.passed or isinstance(error, TimeoutError)
-        words = getattr(error, "strerror", None) or str(error)  # a proxy's own, perhaps
-        why = "it timed out" if timed_out else self.console.redact(words)[:300]
-        refused = proxy and "Tunnel connection failed" in str(error)
-        return NotSentError(f"cannot reach {host}{via}: {why}", hint=hint, final=bool(refused))
 
     def _build_opener(self) -> urllib.request.OpenerDirector:
         """Return urllib's machinery with our connections and without redirects or proxies."""
@@ -2336,22 +2571,26 @@ class Transport:
         if body is not None:
             request.add_unredirected_header("Content-Type", content_type)
         self._opener = self._opener or self._build_opener()
-        request.connection = self.open_connection(deadline)  # type: ignore[attr-defined]
+        request.connection = self.connector.open(deadline)  # type: ignore[attr-defined]
         try:
             response: http.client.HTTPResponse = self._opener.open(request)
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise self.no_answer(error, deadline) from None
         return response
 
-    def no_answer(self, error: BaseException | None, deadline: Deadline) -> NoAnswerError:
+    def no_answer(self, error: BaseException | None, deadline: Deadline) -> BrokenAnswerError:
         host = self.base.hostname
         if deadline.passed:
-            return NoAnswerError(f"{host} did not answer in full within {deadline.limit_s:.0f} s")
+            return BrokenAnswerError(
+                f"{host} did not answer in full within {deadline.limit_s:.0f} s"
+            )
         error = getattr(error, "reason", error)  # urllib wraps what it meets
         self.console.detail(f"{type(error).__name__}: {error}" if error else "the body is short")
         if isinstance(error, TimeoutError):
-            return NoAnswerError(f"{host} stopped answering")
-        return NoAnswerError(f"the connection to {host} broke off before the answer was complete")
+            return BrokenAnswerError(f"{host} stopped answering")
+        return BrokenAnswerError(
+            f"the connection to {host} broke off before the answer was complete"
+        )
 
     def pieces(
         self, response: http.client.HTTPResponse, deadline: Deadline, cap: int
@@ -2367,7 +2606,7 @@ class Transport:
             while piece := response.read1(65536):
                 total += len(piece)
                 if total > cap:
-                    raise NoAnswerError(f"the answer is longer than {cap >> 20} MiB")
+                    raise BrokenAnswerError(f"the answer is longer than {cap >> 20} MiB")
                 yield piece
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise self.no_answer(error, deadline) from None
@@ -2378,7 +2617,7 @@ class Transport:
         cap = MAX_JSON_BYTES if response.status < 300 else MAX_ERROR_BYTES
         with response:
             if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-                raise NoAnswerError("the answer is compressed, which was not asked for")
+                raise BrokenAnswerError("the answer is compressed, which was not asked for")
             body = b"".join(self.pieces(response, deadline, cap))
         return Answer(response.status, response.headers, body, self.console.redact)
 
@@ -2427,7 +2666,7 @@ class Transport:
         except NotSentError as error:
             if method == "GET" or not policy.uncertain:
                 raise
-            raise NoAnswerError(
+            raise BrokenAnswerError(
                 f"{error.message}; an earlier try may have been carried out", hint=error.hint
             ) from None
 
@@ -2525,11 +2764,22 @@ def encode_json(document: object) -> bytes:
     return json.dumps(document).encode()
 
 
+def json_object(data: bytes) -> dict[str, Any]:
+    """Return the JSON object that a text is, {} for everything else."""
+    import json
+
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        document = None
+    return document if isinstance(document, dict) else {}
+
+
 def check_json(headers: Message) -> None:
     """Raise NoAnswerError for what is not JSON: a login page, or a filter's words."""
     kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind not in ("application/json", "application/x-ndjson", ""):
-        raise NoAnswerError(
+        raise BrokenAnswerError(
             f"expected JSON from the API, got {kind}",
             hint="a login page or a filter of the network may have answered in its place",
         )
@@ -2546,7 +2796,7 @@ def decode_json(answer: Answer) -> object:
     try:
         return json.loads(answer.body, parse_constant=refuse)
     except (ValueError, RecursionError):
-        raise NoAnswerError(f"the API's answer is not JSON: {answer.reason()}") from None
+        raise BrokenAnswerError(f"the API's answer is not JSON: {answer.reason()}") from None
 
 
 def split_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -2561,7 +2811,9 @@ def split_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
             rest.clear()
         rest += begun
         if len(rest) > MAX_LINE_BYTES:
-            raise NoAnswerError(f"a line of the answer is longer than {MAX_LINE_BYTES >> 20} MiB")
+            raise BrokenAnswerError(
+                f"a line of the answer is longer than {MAX_LINE_BYTES >> 20} MiB"
+            )
     if line := bytes(rest).strip():
         yield line
 
@@ -2574,7 +2826,7 @@ def parse_event(line: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         event = None
     if not isinstance(event, dict):
-        raise NoAnswerError("the API sent a line of progress that can't be understood")
+        raise BrokenAnswerError("the API sent a line of progress that can't be understood")
     return event
 
 
@@ -2896,7 +3148,7 @@ def end_of(payload: bytes) -> WebSocketLost:
     return lost
 
 
-class UpgradeBrokenError(NoAnswerError):
+class UpgradeBrokenError(BrokenAnswerError):
     """What answers a WebSocket upgrade is no WebSocket server, whatever it says."""
 
     final = True  # asking again would change nothing
@@ -2930,7 +3182,7 @@ def open_websocket(transport: Transport, target: str, limit_s: float) -> WebSock
     }
     started = transport.clock.monotonic()
     with Deadline(limit_s, transport.clock) as deadline:
-        connection = transport.open_connection(deadline)
+        connection = transport.connector.open(deadline)
         try:
             connection.request("GET", target, headers=transport.headers() | upgrade)
             response = connection.getresponse()
@@ -2961,7 +3213,7 @@ def open_websocket(transport: Transport, target: str, limit_s: float) -> WebSock
 # --- api --------------------------------------------------------------------------------
 
 CREATE_LIMIT_S = 180.0
-MISSED_S = 0.3  # until a sprite that was not found is looked for once more
+RECHECK_AFTER_S = 0.3  # until a sprite that was not found is looked for once more
 MAX_PAGES = 1000
 PAGE_SIZE = 50  # the documented maximum
 
@@ -2977,7 +3229,7 @@ def known_fields(item: SpriteInfo | Checkpoint | Session) -> dict[str, Any]:
     return {key: None if value == "" else value for key, value in values.items()}
 
 
-def listed(document: object, key: str) -> list[Any] | None:
+def list_field(document: object, key: str) -> list[Any] | None:
     """Return the list that an object has under `key`, None if it has none.
 
     An empty list may be null, as Go writes it; a key that is missing says nothing.
@@ -3107,7 +3359,7 @@ class Listing:
         self.counts: dict[str, tuple[int, int | None]] = {}
 
     def add(self, page: dict[str, Any]) -> None:
-        for item in read_items(SpriteInfo, listed(page, "sprites"), "sprites", "name"):
+        for item in read_items(SpriteInfo, list_field(page, "sprites"), "sprites", "name"):
             self.sprites[item.name] = item
         org = page.get("org")
         numbers = {**page, **org} if isinstance(org, dict) else page
@@ -3117,7 +3369,7 @@ class Listing:
                 self.counts[state] = (count, limit if type(limit) is int else None)
 
 
-def doubt(doing: str, error: NoAnswerError) -> NoAnswerError:
+def outcome_unknown(doing: str, error: NoAnswerError) -> NoAnswerError:
     """Return the error of a change of which no answer came."""
     return NoAnswerError(f"cannot tell whether the API could {doing}: {error.message}",
                          hint=error.hint)  # fmt: skip
@@ -3149,44 +3401,48 @@ class SpritesApi:
         """
         tried = f"an earlier try to {doing} may have been carried out"
         with After(tried if changes and answer.uncertain else ""):
-            self._refuse(answer, doing, name, changes=changes)
+            error = self._refusal(answer, doing, name, changes=changes)
+            is_no = answer.status < 500 and failure_kind(answer) != AMBIGUOUS
+            is_waking = failure_kind(answer) == STARTING
+            error.is_refusal = is_waking or (is_no and answer.status >= 400)
+            raise error
 
-    def _refuse(self, answer: Answer, doing: str, name: str, *, changes: bool) -> NoReturn:
+    def _refusal(self, answer: Answer, doing: str, name: str, *, changes: bool) -> ThoptersError:
         status, reason = answer.status, answer.reason()
         if changes and (failure_kind(answer) == AMBIGUOUS or 200 <= status < 300):
-            raise NoAnswerError(
+            return NoAnswerError(
                 f"cannot tell whether the API could {doing}: it answered {status}: {reason}"
             )
         if status == 401:
-            raise AuthError(
+            return AuthError(
                 f"cannot {doing}: the API refused the token from "
                 f"{self.transport.credential.source}",
                 hint="log in again with: sprite login; or put a valid token into SPRITE_TOKEN",
             )
         if status == 403:
-            raise AuthError(
+            return AuthError(
                 f"cannot {doing}: the token is not allowed to: {reason}",
                 hint="a token may be limited to a name prefix or a label; use another",
             )
         if status == 404 and name:
-            raise self.unknown_sprite(name, self.glance_at_names(""))
+            return self.unknown_sprite(name, self.glance_at_names(""))
         if status in (404, 410):
-            raise NotFoundError(f"cannot {doing}: {reason}")
+            return NotFoundError(f"cannot {doing}: {reason}")
         if status in (402, 429):
             hint = "wait, or let another sprite sleep: thopters list"
             upgrade = answer.details().get("upgrade_url")
-            raise LimitError(
+            return LimitError(
                 f"cannot {doing}: {reason}",
                 hint=f"{hint}; a larger plan: {upgrade}" if upgrade else hint,
             )
         if 300 <= status < 400:
             where = host_of(answer.headers.get("Location", ""))
-            raise ThoptersError(
+            return ThoptersError(
                 f"cannot {doing}: the API answered {status}, a redirect to "
                 f"{where or 'nowhere'}, which is never followed",
                 hint="check SPRITES_API_URL and the network's proxy",
             )
-        raise ThoptersError(f"cannot {doing}: the API answered {status}: {reason}")
+        return ThoptersError(f"cannot {doing}: the API answered {status}: {reason}")
 
     def listed_names(self) -> list[str]:
         """Return the names of all sprites, none where they can't be listed."""
@@ -3201,7 +3457,7 @@ class SpritesApi:
         try:
             answer = self.transport.glance("/v1/sprites", query)
             page = self.fetch_json(answer, "list sprites") if answer else None
-            items = listed(page, "sprites") or []
+            items = list_field(page, "sprites") or []
             return [item.name for item in read_items(SpriteInfo, items, "sprites", "name")]
         except ThoptersError:
             return []
@@ -3294,11 +3550,18 @@ class Sprite:
         if info is None:
             names = self.api.listed_names()
         if self.name in names:
-            self.clock.sleep(MISSED_S)
+            self.clock.sleep(RECHECK_AFTER_S)
             info = self.find()
         if info is None:
             raise self.api.unknown_sprite(self.name, names)
         return info
+
+    def is_known_asleep(self) -> bool:
+        """Return whether the API says that it sleeps; False where it does not answer."""
+        try:
+            return self.require().is_asleep()
+        except ThoptersError:
+            return False
 
     def glance_at_state(self) -> str:
         """Return a sprite's state in the user's words, for a message.
@@ -3312,7 +3575,7 @@ class Sprite:
         if answer.status == 404:
             answer = self.api.transport.glance("/v1/sprites", [("prefix", self.name)])
             page = answer.details() if answer and answer.status == 200 else {}
-            items = listed(page, "sprites")
+            items = list_field(page, "sprites")
             if items is None or page.get("has_more") is True:
                 return ""
             names = [text_field(item, "name") for item in items if isinstance(item, dict)]
@@ -3343,7 +3606,7 @@ class Sprite:
         try:
             return self.api.transport.fetch(method, path, document=document)
         except NoAnswerError as error:
-            raise doubt(doing, error) from None
+            raise outcome_unknown(doing, error) from None
 
     def delete(self) -> None:
         """Delete a sprite; gone already counts if an earlier try of ours may have done it."""
@@ -3382,7 +3645,7 @@ class Sprite:
         answer = self.api.transport.fetch("GET", self.path("exec"), wakes=True)
         items = self.api.fetch_json(answer, f"list the sessions of {self.name}", self.name)
         if isinstance(items, dict):  # live; the documentation shows the bare list
-            items = listed(items, "sessions")
+            items = list_field(items, "sessions")
         elif items is None:
             items = []
         return read_items(Session, items, "sessions")
@@ -3427,84 +3690,11 @@ class Sprite:
             self.api.refuse(error.answer, doing, missing, changes=True)
         except NoAnswerError as error:
             if not done:
-                raise doubt(doing, error) from None
+                raise outcome_unknown(doing, error) from None
         if not done:
             raise NoAnswerError(
                 f"cannot tell whether the API could {doing}: its answer was cut short"
             )
-
-
-# --- sprite program ---------------------------------------------------------------------
-
-
-def find_sprite_program(environ: Mapping[str, str]) -> str | None:
-    return find_program("sprite.exe" if os.name == "nt" else "sprite", environ)
-
-
-def sprite_options(api: SpritesApi, info: SpriteInfo) -> list[str]:
-    """Return the options that have the `sprite` program act on just this sprite.
-
-    It goes by a login and a selection of its own, so it might reach a sprite of the same name in
-    another org: then ThoptersError. `-o` is left out where it would change that selection.
-    """
-    transport, name, owner = api.transport, info.name, info.organization
-    base = f"{transport.base.scheme}://{transport.base.netloc}{transport.base.path}"
-    store = SpriteStore(transport.environ, base, api.console)
-    if store.is_empty() and transport.environ.get("SPRITE_TOKEN"):
-        return ["-s", name]  # the same token leads to the same org
-    selected = store.program_org()
-    if selected is None:
-        raise ThoptersError(
-            f"the sprite program is not logged in to {base}, so it does not reach {name}",
-            hint="run: sprite login; or set SPRITE_TOKEN and nothing else",
-        )
-    if not owner and transport.credential.org != selected:
-        raise ThoptersError(
-            f"cannot tell whether the org that the sprite program has selected ({selected}) is "
-            f"the one of {name}",
-            hint="log in with that program, and unset SPRITE_TOKEN and SPRITES_TOKEN",
-        )
-    if owner and owner != selected:
-        raise ThoptersError(
-            f"{name} belongs to the org {owner}, but the sprite program has {selected} selected",
-            hint=f"select the other one in it: sprite -o {owner} list",
-        )
-    return ["-s", name] if transport.environ.get("SPRITE_ORG") else ["-s", name, "-o", selected]
-
-
-def become_sprite_program(argv: list[str], environ: Mapping[str, str]) -> int:
-    """Run the `sprite` program in our place, so that its signals and its exit status are ours."""
-    # it starts the kind of shell that is the local one, and SPRITE_URL leads past -s and -o
-    dropped = ("SPRITE_URL", "BASH_VERSION", "FISH_VERSION", "ZSH_NAME", "ZSH_VERSION")
-    env = {key: value for key, value in environ.items() if key not in dropped}
-    env["SHELL"] = "/bin/bash"
-    sys.stdout.flush()
-    try:
-        if os.name == "posix":
-            tick(0)  # it would go on, and end that program
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec keeps that
-            os.execve(argv[0], argv, env)  # noqa: S606 (an absolute path, and words of our own)
-        import subprocess
-
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        return subprocess.call(argv, env=env)  # noqa: S603 (the same)
-    except OSError as error:
-        raise ThoptersError(f"cannot run {argv[0]}: {error.strerror}") from None
-
-
-def sprite_command(app: App, info: SpriteInfo) -> list[str] | None:
-    """Return how to call the `sprite` program for a sprite; None where ours is to be used.
-
-    That is: wished by THOPTERS_NATIVE, no program, or one that would not reach this sprite.
-    """
-    path = find_sprite_program(app.environ)
-    if app.environ.get("THOPTERS_NATIVE") or path is None:
-        return None
-    try:
-        return [path, *sprite_options(app.api, info)]
-    except ThoptersError as error:
-        app.console.detail(f"{error.message}; it is not used")
-        return None
 
 
 # --- remote commands --------------------------------------------------------------------
@@ -3617,33 +3807,48 @@ CDPATH= cd -- %(dir)s
 """
 
 
-def exec_script(
-    argv: Sequence[bytes],
-    *,
-    env: Sequence[tuple[str, bytes]] = (),
-    directory: bytes = b"",
-    hold_max_s: int = 0,
-    hold_alone: bool = True,
-    runner: bytes = RUN,
-    on_terminal: bool = False,
-    with_keys: bool = True,
-) -> bytes:
-    """Return the script that runs `argv` exactly, in a bash that evaluates it.
+class RemoteCommand:
+    """A command to run in a sprite, as data; a session writes the script for its own form.
 
-    `hold_max_s` is how long the command may keep the sprite awake, 0 for not at all; unless
-    `hold_alone`, Presence has to refresh that. What we run for ourselves goes without the user's
-    variables, which could change what it does.
+    `argv` is run exactly, in `directory` (b"" for the home), with the variables `env`. It may keep
+    the sprite awake for `hold_max_s` seconds, 0 for not at all; unless `hold_alone`, that has to be
+    refreshed by a HoldRefresher. What we run for ourselves goes without the user's variables
+    (`with_keys`), which could change what it does. A shell has jobs, and signals, of its own.
     """
-    exports = b"".join(
-        b"export " + name.encode() + b"=" + quote_argument(value) + b"\n" for name, value in env
-    )
-    place = b"./-" if directory == b"-" else directory  # `cd -` means something else
-    chdir = CHDIR % {b"dir": quote_argument(place)} if directory else b""
-    run = runner % {b"argv": b" ".join(map(quote_argument, argv))}
-    hold = hold_loop(hold_max_s, alone=hold_alone) if hold_max_s else b""
-    parts = {b"exports": exports, b"chdir": chdir, b"hold": hold, b"run": run}
-    parts |= {b"wipe": WIPE if on_terminal else b"", b"keys": KEYS if with_keys else b""}
-    return SCRIPT % parts
+
+    __slots__ = ("argv", "directory", "env", "hold_alone", "hold_max_s", "is_shell", "with_keys")
+
+    def __init__(
+        self,
+        argv: Sequence[bytes],
+        *,
+        env: Sequence[tuple[str, bytes]] = (),
+        directory: bytes = b"",
+        hold_max_s: int = 0,
+        hold_alone: bool = True,
+        is_shell: bool = False,
+        with_keys: bool = True,
+    ) -> None:
+        self.argv = argv
+        self.env = env
+        self.directory = directory
+        self.hold_max_s = hold_max_s
+        self.hold_alone = hold_alone
+        self.is_shell = is_shell
+        self.with_keys = with_keys
+
+    def script(self, runner: bytes = RUN, *, wipe: bytes = b"") -> bytes:
+        """Return the script that runs it, in a bash that evaluates the script."""
+        exports = b"".join(
+            b"export " + name.encode() + b"=" + quote_argument(value) + b"\n"
+            for name, value in self.env
+        )
+        place = b"./-" if self.directory == b"-" else self.directory  # `cd -` is something else
+        chdir = CHDIR % {b"dir": quote_argument(place)} if self.directory else b""
+        run = runner % {b"argv": b" ".join(map(quote_argument, self.argv))}
+        hold = hold_loop(self.hold_max_s, alone=self.hold_alone) if self.hold_max_s else b""
+        parts = {b"exports": exports, b"chdir": chdir, b"hold": hold, b"run": run}
+        return SCRIPT % (parts | {b"wipe": wipe, b"keys": KEYS if self.with_keys else b""})
 
 
 def hold_loop(max_s: int, *, alone: bool) -> bytes:
@@ -3670,332 +3875,407 @@ class Garbled(Exception):
     """The server sent what is no part of a command's output or status."""
 
 
-class SocketInput:
-    """Input that comes over a local socket, as something that select can wait for.
+# What a decoder makes of a server's messages
 
-    `is_always_read` if it is for a program of ours, which never leaves it unread for long.
+
+class Started:
+    """The script runs, as the leader of the process group `group`."""
+
+    __slots__ = ("group",)
+
+    def __init__(self, group: int) -> None:
+        self.group = group
+
+
+class Output:
+    """The command has written `data` to `stream`; valid until the next event."""
+
+    __slots__ = ("data", "stream")
+
+    def __init__(self, stream: int, data: bytes | memoryview) -> None:
+        self.stream = stream
+        self.data = data
+
+
+class Identity:
+    """The platform tells the session's id."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+class Exit:
+    """The command has ended with `status`, and all of its output has come before."""
+
+    __slots__ = ("status",)
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+
+class Ready:
+    """A terminal's remote side waits for the script."""
+
+    __slots__ = ()
+
+
+if TYPE_CHECKING:
+    Event = Started | Output | Identity | Exit | Ready
+
+
+class ExecDecoder:
+    """Turns what a server sends of a command without a terminal into events.
+
+    Binary messages are a stream's number and bytes, JSON texts may come between; both may be cut
+    anywhere. It knows no socket, no clock and no sink. Garbled where they can't be a command's.
     """
-
-    is_always_read = False
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-
-    def fileno(self) -> int:
-        return self._sock.fileno()
-
-    def read(self) -> bytes:
-        """Return what there is, b"" at the end; OSError if the other side is gone."""
-        return self._sock.recv(1 << 16)
-
-    def stop(self) -> None:
-        """End a read that waits in another thread: to close the socket would not."""
-        import socket
-
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RD)
-
-
-class LocalInput(SocketInput):
-    """Our own stdin, likewise."""
 
     def __init__(self) -> None:
-        if os.name == "nt":  # select takes only sockets there, so a thread feeds one
-            import socket
+        self.started = False
+        self._held = b""  # what came before the script's first line was whole
 
-            ours, feed = socket.socketpair()
-            super().__init__(ours)
-            in_background(self._pump, feed)
+    def message(self, opcode: int, payload: bytes | memoryview) -> Iterator[Event]:
+        if opcode == OP_TEXT:
+            yield from self._text(bytes(payload))
+        elif payload:
+            yield from self._frame(payload[0], payload[1:])
 
-    def _pump(self, feed: socket.socket) -> None:
-        with feed:
-            while data := os.read(0, 1 << 16):
-                feed.sendall(data)
+    def _text(self, payload: bytes) -> Iterator[Event]:
+        message = json_object(payload)
+        if message.get("type") == "session_info" and message.get("session_id"):
+            yield Identity(str(message["session_id"]))
+        status = exit_status_of_text(payload)
+        if status is not None:
+            yield from self._end(status)
 
-    def fileno(self) -> int:
-        return super().fileno() if os.name == "nt" else 0
-
-    def read(self) -> bytes:
-        try:
-            return super().read() if os.name == "nt" else os.read(0, 1 << 16)
-        except BlockingIOError:  # whoever shares it with us wants it so
-            wait_for([self], [], None)
-            return self.read()
-        except OSError as error:
-            raise InputError(f"cannot read stdin: {error.strerror}") from None
-
-    def stop(self) -> None:
-        """Leave it to the end of the program."""
-
-
-class ExecOutput:
-    """What comes back of a command: two streams, with our first line taken out, and its status.
-
-    `out` and `err` are called with what arrives, as it arrives.
-    """
-
-    def __init__(self, out: Sink, err: Sink) -> None:
-        self.out = out
-        self.err = err
-        self.group: int | None = None  # the remote process group, once the script runs
-        self._held = b""  # stdout before the preamble's end
-
-    def take(self, stream: int, data: bytes | memoryview) -> int | None:
-        """Pass output on; return the exit status when it comes. Garbled where it is neither."""
-        if stream == STREAM_STDOUT:
-            self._take_stdout(data)
-        elif stream == STREAM_STDERR:
-            self.err(data)
+    def _frame(self, stream: int, data: bytes | memoryview) -> Iterator[Event]:
+        if stream == STREAM_STDOUT and not self.started:
+            yield from self._begin(data)
+        elif stream in (STREAM_STDOUT, STREAM_STDERR):
+            yield Output(stream, data)
         elif stream == STREAM_EXIT and len(data) in (1, 4):
-            return self.end(min(int.from_bytes(data, "big"), 255))
+            yield from self._end(min(int.from_bytes(data, "big"), 255))
         else:
             raise Garbled("the server sent what is no output and no exit status")
-        return None
 
-    def end(self, status: int) -> int:
-        """Pass on what was held back, and return the status; a success of nothing is none."""
-        if self._held:
-            self.out(self._held)
-        if status == 0 and self.group is None:
-            raise Garbled("it ended well before it began")
-        return status
-
-    def _take_stdout(self, data: bytes | memoryview) -> None:
-        if self.group is not None:
-            self.out(data)
-            return
+    def _begin(self, data: bytes | memoryview) -> Iterator[Event]:
+        """Look for the script's first line; what stands before it is shown as well."""
         self._held += data
         before, found, rest = self._held.partition(PREAMBLE)
         number, newline, rest = rest.partition(b"\n")
         if found and newline and number.isdigit() and len(number) <= PID_DIGITS:
-            self.group, self._held = int(number), b""
+            self.started, self._held = True, b""
+            yield Started(int(number))
             if before + rest:
-                self.out(before + rest)
+                yield Output(STREAM_STDOUT, before + rest)
         elif len(self._held) > 1 << 16:
             raise Garbled("the server answered with something else than the command")
 
-
-class ExecSession:
-    """One command over a WebSocket, without a terminal: a script in, output and a status out.
-
-    Frames are the platform's: a binary message is a stream's number and bytes; JSON text messages
-    may come between.
-    """
-
-    runner = RUN
-
-    def __init__(self, websocket: WebSocket, clock: Clock, output: ExecOutput) -> None:
-        self.websocket = websocket
-        self.clock = clock
-        self.output = output
-
-    def run(
-        self,
-        script: bytes,
-        stdin: SocketInput | None,
-        limit_s: float | None = None,
-        data: bytes = b"",
-    ) -> int:
-        """Run the script and return its exit status; ExecLost where there is none.
-
-        The command's input is `data`, then what `stdin` has to its end; None ends it at once.
-        """
-        self._send_script(script, stdin, data)
-        self.websocket.keep_alive()
-        end = None if limit_s is None else self.clock.monotonic() + limit_s
-        while True:
-            status = self.look()
-            if status is not None:
-                return status
-            self._check_time(end, limit_s)
-            stdin = self._wait(stdin, 1.0)
-
-    def start(self, script: bytes, limit_s: float) -> int | None:
-        """Return once the script runs; its status if it has ended by then."""
-        self._send_script(script, None, b"")
-        end = self.clock.monotonic() + limit_s
-        while True:
-            status = self.look()
-            if status is not None or self.output.group is not None:
-                return status
-            self._check_time(end, limit_s)
-            self.websocket.wait(1.0)
-
-    def _send_script(self, script: bytes, stdin: SocketInput | None, data: bytes) -> None:
-        self.websocket.send(OP_BINARY, bytes((STREAM_STDIN,)) + script + b"\0" + data)
-        if stdin is None:
-            self.websocket.send(OP_BINARY, bytes((STREAM_EOF,)))
-
-    def await_group(self, limit_s: float) -> int | None:
-        """Return the remote process group, as soon as it is known; None if it does not come."""
-        end = self.clock.monotonic() + limit_s
-        with contextlib.suppress(ExecLost, OSError):
-            while self.output.group is None and self.clock.monotonic() < end:
-                self.look()
-                self.websocket.wait(0.1)
-        return self.output.group
-
-    def look(self) -> int | None:
-        """Take what has come, and return the exit status when it is there."""
-        try:
-            for opcode, payload in self.websocket.messages():
-                status = self._take(opcode, payload)
-                if status is not None:
-                    return status
-        except (WebSocketLost, Garbled) as lost:
-            raise self._lost(str(lost)) from None
-        return None
-
-    def close(self) -> None:
-        self.websocket.close()
-
-    def _check_time(self, end: float | None, limit_s: float | None) -> None:
-        if end is not None and self.clock.monotonic() > end:
-            raise self._lost(f"it took longer than {limit_s:.0f} s")
-
-    def _lost(self, why: str) -> ExecLost:
-        return ExecLost(why, started=self.output.group is not None)
-
-    def _wait(self, stdin: SocketInput | None, timeout_s: float) -> SocketInput | None:
-        """Wait for the server or for input, and forward the input; None once that has ended."""
-        room = stdin is not None and self.websocket.unsent() < 1 << 18
-        if not self.websocket.wait(timeout_s, [stdin] if room else []) or stdin is None:
-            return stdin
-        data = stdin.read()
-        number = STREAM_STDIN if data else STREAM_EOF
-        unread = 0 if stdin.is_always_read else len(data)
-        self.websocket.send(OP_BINARY, bytes((number,)) + data, input_bytes=unread)
-        return stdin if data else None
-
-    def _take(self, opcode: int, payload: bytes | memoryview) -> int | None:
-        if opcode == OP_TEXT:
-            status = exit_status_of_text(bytes(payload))
-            return None if status is None else self.output.end(status)
-        return self.output.take(payload[0], payload[1:]) if payload else None
+    def _end(self, status: int) -> Iterator[Event]:
+        """Let go of what was held back; a success of what has not begun is none."""
+        if self._held:
+            yield Output(STREAM_STDOUT, self._held)
+        if status == 0 and not self.started:
+            raise Garbled("it ended well before it began")
+        yield Exit(status)
 
 
-class HexStream:
+class HexDecoder:
     """Undoes RUN_IN_HEX for one stream: bytes as they are up to the mark, then hex digits."""
 
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
+    def __init__(self) -> None:
         self._held = b""
         self._marked = self._ended = False
 
-    def __call__(self, data: bytes | memoryview) -> None:
+    def take(self, data: bytes | memoryview) -> bytes:
+        """Return what more of the stream is known by these bytes."""
         self._held += data
+        before = b""
         if not self._marked:
             before, mark, self._held = self._held.partition(HEX_MARK)
             if not mark:  # it may have come in part
                 self._held = before[-len(HEX_MARK) + 1 :]
                 before = before[: len(before) - len(self._held)]
             self._marked = bool(mark)
-            if before:
-                self._sink(before)
-        if self._marked:
-            digits, end, rest = self._held.translate(None, b" \n").partition(HEX_END)
-            even = len(digits) & ~1
-            self._held = digits[even:]
-            try:
-                self._sink(bytes.fromhex(digits[:even].decode("ascii")))
-            except ValueError:
-                raise Garbled("the server sent what the command has not written") from None
-            if rest or (self._ended and digits + end):
-                raise Garbled("the server sent more than the command has written")
-            self._ended = self._ended or bool(end)
+        return before + self._take_digits() if self._marked else before
 
-    def end(self) -> None:
+    def _take_digits(self) -> bytes:
+        digits, end, rest = self._held.translate(None, b" \n").partition(HEX_END)
+        even = len(digits) & ~1
+        self._held = digits[even:]
+        try:
+            data = bytes.fromhex(digits[:even].decode("ascii"))
+        except ValueError:
+            raise Garbled("the server sent what the command has not written") from None
+        if rest or (self._ended and digits + end):
+            raise Garbled("the server sent more than the command has written")
+        self._ended = self._ended or bool(end)
+        return data
+
+    def end(self) -> bytes:
+        """Return what was held back; Garbled where a part is missing."""
         if self._marked and (self._held or not self._ended):
             raise Garbled("a part of the command's output is missing")
-        self._sink(self._held)
+        return self._held
 
 
-class PostExec:
-    """One command over POST, where something in between refuses WebSockets.
+class PostDecoder(ExecDecoder):
+    """The same for the body of an answer to POST: frames without a length, cut and joined anywhere.
 
-    The answer is a run of frames without a length: a byte 1, 2 or 3 and what belongs to that
-    stream. Whoever passes them on may cut and join the pieces of the body, so the script has the
-    output sent as hex digits: then no byte of it can be taken for a frame's first.
+    A frame is a byte 1, 2 or 3 and what belongs to that stream. The output comes as hex digits, so
+    that no byte of it can be taken for a frame's first.
     """
 
-    runner = RUN_IN_HEX
+    def __init__(self) -> None:
+        super().__init__()
+        self._stream = 0  # whose bytes are coming
+        self._hex = {STREAM_STDOUT: HexDecoder(), STREAM_STDERR: HexDecoder()}
 
-    def __init__(self, sprite: Sprite, output: ExecOutput, limit_s: float) -> None:
-        self.sprite = sprite
-        self.output = output
-        self.starting_limit_s = limit_s
-        self._streams = {STREAM_STDOUT: HexStream(output.out), STREAM_STDERR: HexStream(output.err)}
-        output.out, output.err = self._streams[STREAM_STDOUT], self._streams[STREAM_STDERR]
+    def piece(self, piece: bytes) -> Iterator[Event]:
+        for stream, data in self._frames(piece):
+            for event in self._frame(stream, data):
+                if isinstance(event, Output):
+                    event.data = self._hex[event.stream].take(event.data)
+                elif isinstance(event, Exit):
+                    for number, stream_end in self._hex.items():
+                        yield Output(number, stream_end.end())
+                yield event
 
-    def close(self) -> None:
-        """There is nothing to close: the answer ends with the command."""
+    def _frames(self, piece: bytes) -> Iterator[tuple[int, bytes]]:
+        """Yield the (stream, bytes) of one piece; its last frame may go on in the next."""
+        import re
 
-    def await_group(self, limit_s: float) -> int | None:
-        return self.output.group
+        while piece:
+            if self._stream == STREAM_EXIT and len(piece) == 1:
+                yield STREAM_EXIT, piece
+                return
+            head = re.search(rb"[\1-\3]", piece)
+            data = piece[: head.start()] if head else piece
+            if self._stream == STREAM_EXIT or (data and not self._stream):
+                raise Garbled("the server answered with something else than the command")
+            if data:
+                yield self._stream, data
+            if not head:
+                return
+            self._stream, piece = head[0][0], piece[head.end() :]
+
+
+def exit_status_of_text(payload: bytes) -> int | None:
+    """Return the status in a JSON exit message; None for every other message."""
+    message = json_object(payload)
+    if message.get("type") != "exit":
+        return None
+    code = message.get("exit_code", message.get("code"))
+    if type(code) is not int:
+        raise Garbled("the server's exit message holds no status")
+    return code if 0 <= code <= 255 else 255
+
+
+STILL_RUNNING = -1
+
+
+class ExecSession:
+    """One command, followed to its exit status; the forms below say how script and input go in.
+
+    Whatever carries the bytes, the loop is the same: look at what has come, hand output to `sinks`
+    (by stream number), send what input there is, wait a little.
+    """
+
+    def __init__(self, clock: Clock, sinks: Mapping[int, Sink], decoder: ExecDecoder) -> None:
+        self.clock = clock
+        self.decoder = decoder
+        self.group: int | None = None  # the remote process group, once the script runs
+        self.identity = ""  # the platform's, as soon as it tells
+        self._sinks = sinks
 
     def run(
         self,
-        script: bytes,
-        stdin: SocketInput | None,
-        limit_s: float | None = None,
+        command: RemoteCommand,
+        stdin: SocketInput | None = None,
+        *,
         data: bytes = b"",
+        limit_s: float | None = None,
     ) -> int:
-        """Run the script as ExecSession does, with all of the input at once."""
-        body = script + b"\0" + data + read_input(stdin)
-        transport = self.sprite.api.transport
-        target = exec_target(self.sprite)
+        """Run a command and return its exit status; ExecLost where none comes within `limit_s`.
+
+        Its input is `data`, then what `stdin` has to its end; None ends it at once.
+        """
+        self.begin(command, stdin, data, limit_s)
+        return self.follow(limit_s)
+
+    def follow(
+        self,
+        limit_s: float | None = None,
+        until: Callable[[], bool] = lambda: False,
+        every_s: float = 1.0,
+    ) -> int:
+        """Pass output and input on to the exit status; STILL_RUNNING once `until` is true."""
+        for left_s in self.clock.polling(limit_s):
+            status = self.look()
+            if status is not None:
+                return status
+            if until():
+                return STILL_RUNNING
+            self.exchange(min(every_s, left_s))
+        raise self.lost(f"it took longer than {limit_s:.0f} s")
+
+    def look(self) -> int | None:
+        """Take what has come, and return the exit status when it is there."""
+        try:
+            for event in self.events():
+                if isinstance(event, Output):
+                    self._sinks[event.stream](event.data)
+                elif isinstance(event, Exit):
+                    return event.status
+                else:
+                    self.notice(event)
+        except (WebSocketLost, Garbled) as lost:
+            raise self.lost(str(lost)) from None
+        return None
+
+    def notice(self, event: Event) -> None:
+        """Take note of what is not output and not the end."""
+        if isinstance(event, Started):
+            self.group = event.group
+        elif isinstance(event, Identity):
+            self.identity = event.text
+
+    def lost(self, why: str) -> ExecLost:
+        return ExecLost(why, started=self.decoder.started)
+
+    def await_group(self, limit_s: float) -> int | None:
+        """Return the remote process group, as soon as it is known; None if it does not come."""
+        with contextlib.suppress(ExecLost, OSError):
+            self.follow(limit_s, lambda: self.group is not None, 0.1)
+        return self.group
+
+    # what a form of it does
+
+    def begin(
+        self, command: RemoteCommand, stdin: SocketInput | None, data: bytes, limit_s: float | None
+    ) -> None:
+        raise NotImplementedError
+
+    def events(self) -> Iterator[Event]:
+        """Yield what has come; never waits over a WebSocket."""
+        raise NotImplementedError
+
+    def exchange(self, timeout_s: float) -> None:
+        """Wait for the server or for input, and forward the input."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+class StreamSession(ExecSession):
+    """A command without a terminal, over a WebSocket."""
+
+    def __init__(self, websocket: WebSocket, clock: Clock, sinks: Mapping[int, Sink]) -> None:
+        super().__init__(clock, sinks, ExecDecoder())
+        self.websocket = websocket
+        self._stdin: SocketInput | None = None  # until it has ended
+
+    def begin(
+        self,
+        command: RemoteCommand,
+        stdin: SocketInput | None = None,
+        data: bytes = b"",
+        limit_s: float | None = None,
+    ) -> None:
+        self._stdin = stdin
+        script = command.script() + b"\0" + data
+        self.websocket.send(OP_BINARY, bytes((STREAM_STDIN,)) + script)
+        if stdin is None:
+            self.websocket.send(OP_BINARY, bytes((STREAM_EOF,)))
+        self.websocket.keep_alive()
+
+    def events(self) -> Iterator[Event]:
+        for opcode, payload in self.websocket.messages():
+            yield from self.decoder.message(opcode, payload)
+
+    def exchange(self, timeout_s: float) -> None:
+        stdin = self._stdin
+        has_room = stdin is not None and self.websocket.unsent() < 1 << 18
+        if not self.websocket.wait(timeout_s, [stdin] if has_room else []) or stdin is None:
+            return
+        data = stdin.read()
+        number = STREAM_STDIN if data else STREAM_EOF
+        unread = 0 if stdin.is_always_read else len(data)
+        self.websocket.send(OP_BINARY, bytes((number,)) + data, input_bytes=unread)
+        if not data:
+            self._stdin = None
+
+    def await_group(self, limit_s: float) -> int | None:
+        self._stdin = None
+        return super().await_group(limit_s)
+
+    def close(self) -> None:
+        self.websocket.close()
+
+
+class PostSession(ExecSession):
+    """A command over POST, where something in between refuses WebSockets.
+
+    All of its input is in the request, and each look waits for the next piece of the answer. There
+    are no pings; the system's own probes find out that a peer is gone.
+    """
+
+    def __init__(self, sprite: Sprite, sinks: Mapping[int, Sink], starting_limit_s: float) -> None:
+        self._body = PostDecoder()
+        super().__init__(sprite.clock, sinks, self._body)
+        self.sprite = sprite
+        self.starting_limit_s = starting_limit_s
+        self._pieces: Iterator[bytes] = iter(())
+        self._opened = contextlib.ExitStack()
+
+    def begin(
+        self, command: RemoteCommand, stdin: SocketInput | None, data: bytes, limit_s: float | None
+    ) -> None:
+        body = command.script(RUN_IN_HEX) + b"\0" + data + read_input(stdin)
+        transport, target = self.sprite.api.transport, exec_target(self.sprite)
         policy = RetryPolicy(repeatable=False, starting_limit_s=self.starting_limit_s)
         head_limit_s = REQUEST_LIMIT_S + len(body) / SLOWEST_UPLOAD
-        with Deadline(limit_s or head_limit_s, transport.clock, silence_s=limit_s) as deadline:
+        deadline = Deadline(limit_s or head_limit_s, self.clock, silence_s=limit_s)
+        self._opened.enter_context(deadline)
 
-            def send() -> Answer | http.client.HTTPResponse:
-                if limit_s is None:
-                    deadline.renew(head_limit_s)
-                return transport.stream_head(target, body, deadline, "application/octet-stream")
+        def send() -> Answer | http.client.HTTPResponse:
+            if limit_s is None:
+                deadline.renew(head_limit_s)
+            return transport.stream_head(target, body, deadline, "application/octet-stream")
 
-            try:
-                response = transport.retry(policy, send)
-                if isinstance(response, Answer):
-                    if failure_kind(response) == AMBIGUOUS:
-                        why = f"the API answered {response.status}: {response.reason()}"
-                        raise ExecLost(why, started=False)
-                    refuse_exec(self.sprite, response, self.starting_limit_s)
-                if limit_s is None:
-                    deadline.renew(NO_LIMIT_S)
-                with response:
-                    return self._read(transport.pieces(response, deadline, sys.maxsize))
-            except (NoAnswerError, Garbled) as lost:
-                raise ExecLost(str(lost), started=self.output.group is not None) from None
+        try:
+            response = transport.retry(policy, send)
+        except NoAnswerError as lost:
+            raise self.lost(str(lost)) from None
+        if isinstance(response, Answer):
+            if failure_kind(response) == AMBIGUOUS:
+                raise self.lost(f"the API answered {response.status}: {response.reason()}")
+            refuse_exec(self.sprite, response, self.starting_limit_s)
+        if limit_s is None:
+            deadline.renew(NO_LIMIT_S)
+        self._opened.enter_context(response)
+        self._pieces = transport.pieces(response, deadline, sys.maxsize)
 
-    def _read(self, pieces: Iterator[bytes]) -> int:
-        """Tell the frames apart, pass output on, and return the status that ends them.
-
-        What the server does behind the status is not waited for: nothing is missing.
-        """
-        import re
-
-        stream, status = 0, None
-        for piece in pieces:
-            while piece and status is None:
-                if stream == STREAM_EXIT:
-                    status, piece = self.output.take(stream, piece[:1]), piece[1:]
-                    continue
-                head = re.search(rb"[\1-\3]", piece)
-                data = piece[: head.start()] if head else piece
-                if data and not stream:
-                    break
-                if data:
-                    self.output.take(stream, data)
-                stream, piece = (head[0][0], piece[head.end() :]) if head else (stream, b"")
-            if piece:
-                raise Garbled("the server answered with something else than the command")
-            if status is not None:
-                break
-        if status is None:
+    def events(self) -> Iterator[Event]:
+        try:
+            piece = next(self._pieces, b"")
+        except NoAnswerError as lost:
+            raise Garbled(str(lost)) from None
+        if not piece:
             raise Garbled("the answer ended before the exit status")
-        for decoder in self._streams.values():
-            decoder.end()
-        return status
+        return self._body.piece(piece)
+
+    def exchange(self, timeout_s: float) -> None:
+        """Nothing is left to be sent, and the next look waits."""
+
+    def await_group(self, limit_s: float) -> int | None:
+        return self.group
+
+    def close(self) -> None:
+        self._opened.close()
 
 
 def read_input(stdin: SocketInput | None) -> bytes:
@@ -4004,22 +4284,6 @@ def read_input(stdin: SocketInput | None) -> bytes:
     while stdin and (part := stdin.read()):
         parts.append(part)
     return b"".join(parts)
-
-
-def exit_status_of_text(payload: bytes) -> int | None:
-    """Return the status in a JSON exit message; None for every other message."""
-    import json
-
-    try:
-        message = json.loads(payload)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(message, dict) or message.get("type") != "exit":
-        return None
-    code = message.get("exit_code", message.get("code"))
-    if type(code) is not int:
-        raise WebSocketLost("the server's exit message holds no status")
-    return code if 0 <= code <= 255 else 255
 
 
 def exec_target(sprite: Sprite, *, outlives_us: bool = False) -> str:
@@ -4031,30 +4295,32 @@ def exec_target(sprite: Sprite, *, outlives_us: bool = False) -> str:
 
 
 def open_exec(
-    sprite: Sprite, output: ExecOutput, limit_s: float = WAKE_LIMIT_S
-) -> ExecSession | PostExec:
+    sprite: Sprite, sinks: Mapping[int, Sink], limit_s: float = WAKE_LIMIT_S
+) -> ExecSession:
     """Open the way for a command, waking the sprite; errors if it can't be had in `limit_s`.
 
     Nothing runs before the script is sent, so every failure up to here may be tried again.
     """
-    if not sprite.api.websockets_refused:
+    api = sprite.api
+    if not api.websockets_refused:
         try:
             websocket = open_sprite_socket(sprite, exec_target(sprite), limit_s)
-            return ExecSession(websocket, sprite.clock, output)
+            return StreamSession(websocket, sprite.clock, sinks)
         except UpgradeBrokenError as error:
             sprite.console.detail(f"{error.message}; commands are sent by POST instead")
-            sprite.api.websockets_refused = True
-    return PostExec(sprite, output, limit_s)
+            api.websockets_refused = True
+    return PostSession(sprite, sinks, limit_s)
 
 
-def open_outliving(sprite: Sprite) -> ExecSession:
+def open_outliving(sprite: Sprite) -> StreamSession:
     """Open the way for a command of ours that goes on without us, and shows nothing.
 
     It has no terminal, so that `attach` does not take it for one of the user's.
     """
     target = exec_target(sprite, outlives_us=True)
     websocket = open_sprite_socket(sprite, target, WAKE_LIMIT_S)
-    return ExecSession(websocket, sprite.clock, ExecOutput(lambda _: None, lambda _: None))
+    nowhere: dict[int, Sink] = dict.fromkeys((STREAM_STDOUT, STREAM_STDERR), lambda _: None)
+    return StreamSession(websocket, sprite.clock, nowhere)
 
 
 def open_sprite_socket(sprite: Sprite, target: str, limit_s: float) -> WebSocket:
@@ -4091,25 +4357,26 @@ def refuse_exec(sprite: Sprite, answer: Answer, limit_s: float) -> NoReturn:
     sprite.api.refuse(answer, f"run a command in {sprite.name}", sprite.name)
 
 
-def run_quietly(
+def run_script(
     sprite: Sprite,
-    argv: Sequence[bytes],
-    *,
-    limit_s: float,
-    open_limit_s: float,
+    script: bytes,
+    *words: bytes,
     data: bytes = b"",
     statuses: Container[int] = (0, 1),
+    limit_s: float = SILENCE_TIMEOUT_S,
+    open_limit_s: float = WAKE_LIMIT_S,
 ) -> tuple[int, bytes, bytes]:
-    """Run a short command of our own and return its exit status, stdout and stderr.
+    """Run a short script of ours with arguments; return its exit status, stdout and stderr.
 
     `data` is its input, `statuses` are those that it ends with by itself. ExecLost where there
     is none or another, as of a shell that was killed; and the errors of open_exec.
     """
     out, err = bytearray(), bytearray()
-    session = open_exec(sprite, ExecOutput(out.extend, err.extend), open_limit_s)
+    command = RemoteCommand([b"bash", b"-c", script, b"thopters", *words], with_keys=False)
+    sinks: dict[int, Sink] = {STREAM_STDOUT: out.extend, STREAM_STDERR: err.extend}
+    session = open_exec(sprite, sinks, open_limit_s)
     try:
-        script = exec_script(argv, runner=session.runner, with_keys=False)
-        status = session.run(script, None, limit_s, data)
+        status = session.run(command, data=data, limit_s=limit_s)
     finally:
         session.close()
     if status not in statuses:
@@ -4117,52 +4384,11 @@ def run_quietly(
     return status, bytes(out), bytes(err)
 
 
-NOT_YET = 9  # the exit status of a command that waits for something
-
-
-def wait_until_ready(sprite: Sprite, limit_s: float, argv: Sequence[bytes]) -> None:
-    """Ask with short commands until one exits 0; NotReadyError after `limit_s`.
-
-    One that exits NOT_YET has looked, and seen that it is not so.
-    """
-    end = sprite.clock.monotonic() + limit_s
-    while True:
-        why = failed = "it is not yet so"
-        try:
-            status, _, _ = run_quietly(
-                sprite,
-                argv,
-                limit_s=PROBE_LIMIT_S,
-                open_limit_s=PROBE_LIMIT_S,
-                statuses=(0, NOT_YET),
-            )
-            if status == 0:
-                return
-        except ExecLost as lost:
-            why = str(lost)
-        except AuthError:
-            raise
-        except ThoptersError as error:
-            why = error.message
-        if sprite.clock.monotonic() > end:
-            raise NotReadyError(
-                f"{sprite.name} runs no command yet after {limit_s:.0f} s: {why}",
-                answers=why == failed,
-            )
-        sprite.console.detail(f"{sprite.name} is not ready: {why}")
-        sprite.clock.sleep(0.2)
-
-
-def probe(sprite: Sprite, script: bytes) -> bytes:
-    """Run a short script of ours in a sprite and return its stdout; an error unless it exits 0."""
+def require_output(sprite: Sprite, script: bytes) -> bytes:
+    """Run a short script of ours and return its stdout; an error unless it exits 0."""
     with sprite.console.working(f"waiting for {sprite.name}"):
         try:
-            status, out, _ = run_quietly(
-                sprite,
-                [b"bash", b"-c", script],
-                limit_s=REQUEST_LIMIT_S,
-                open_limit_s=WAKE_LIMIT_S,
-            )
+            status, out, _ = run_script(sprite, script, limit_s=REQUEST_LIMIT_S)
         except ExecLost as lost:
             raise ThoptersError(f"cannot run a command in {sprite.name}: {lost}") from None
     if status:
@@ -4170,18 +4396,81 @@ def probe(sprite: Sprite, script: bytes) -> bytes:
     return out
 
 
-def signal_group(sprite: Sprite, group: int, signum: int) -> None:
-    """Send a signal to a command in a sprite, by a second one: the platform's own call may reach
-    the group's leader alone, which is our wrapper. Best effort: failing changes nothing here, and
-    only a moment is waited, for the user wants us to end."""
-    word = signal.Signals(signum).name[3:]
-    script = f"kill -s {word} -- -{group} 2>/dev/null || pkill -{word} -P {group}"
-    argv = [b"bash", b"-c", script.encode()]
+NOT_YET = 9  # the exit status of a script that has looked, and seen that it is not so
+
+
+def wait_until_ready(sprite: Sprite, limit_s: float, script: bytes = b":") -> None:
+    """Ask with a short script until it exits 0; NotReadyError after `limit_s`."""
+    answers, why = False, ""
+    for _ in sprite.clock.polling(limit_s, 0.2):
+        try:
+            status, _, _ = run_script(
+                sprite,
+                script,
+                statuses=(0, NOT_YET),
+                limit_s=PROBE_LIMIT_S,
+                open_limit_s=PROBE_LIMIT_S,
+            )
+            if status == 0:
+                return
+            answers, why = True, "it is not yet so"
+        except AuthError:
+            raise
+        except (ThoptersError, ExecLost) as error:
+            answers, why = False, str(error)
+        sprite.console.detail(f"{sprite.name} is not ready: {why}")
+    raise NotReadyError(
+        f"{sprite.name} runs no command yet after {limit_s:.0f} s: {why}", answers=answers
+    )
+
+
+# To a whole process group in a sprite: the platform's own call may reach its leader alone, which is
+# our wrapper. Unless the group is known to be one, its id has to be a process that leads a session.
+# 0 it is gone, 3 there is no such group, 4 it is still there after `looks` tenths of a second
+SIGNAL_SCRIPT = b"""\
+id=$1 name=$2 is_known=$3 looks=$4
+if [ ! "$is_known" ]; then
+  read -r stat < "/proc/$id/stat" && set -- ${stat##*)} && [ "$4" = "$id" ] || exit 3
+fi
+kill -s "$name" -- "-$id" || { [ "$is_known" ] && pkill "-$name" -P "$id"; } || exit 3
+for ((; looks > 0; looks--)); do kill -0 -- "-$id" || exit 0; sleep 0.1; done
+exit 4
+"""
+GROUP_GONE, NO_SUCH_GROUP, GROUP_STAYS = 0, 3, 4
+
+
+def signal_group(
+    sprite: Sprite, group: str, name: str, *, is_known: bool = False, is_urgent: bool = False
+) -> int:
+    """Send a signal such as "TERM" to a process group in a sprite; return what came of it.
+
+    GROUP_GONE, NO_SUCH_GROUP, or GROUP_STAYS after 5 s; if it `is_urgent`, at once. ExecLost where
+    that is not known.
+    """
+    known, looks = b"known" if is_known else b"", b"0" if is_urgent else b"50"
+    limits_s = (5.0, PROBE_LIMIT_S) if is_urgent else (SILENCE_TIMEOUT_S, WAKE_LIMIT_S)
+    status, _, _ = run_script(
+        sprite,
+        SIGNAL_SCRIPT,
+        *(to_bytes(group), name.encode(), known, looks),
+        statuses=(GROUP_GONE, NO_SUCH_GROUP, GROUP_STAYS),
+        limit_s=limits_s[0],
+        open_limit_s=limits_s[1],
+    )
+    return status
+
+
+def pass_signal_on(sprite: Sprite, group: int, signum: int) -> None:
+    """Send a signal of ours to a command that runs. Best effort: failing changes nothing here.
+
+    Only a moment is waited, for the user wants us to end.
+    """
 
     def send() -> None:
         for _ in range(SIGNAL_TRIES):
             try:
-                run_quietly(sprite, argv, limit_s=5.0, open_limit_s=PROBE_LIMIT_S)
+                name = signal.Signals(signum).name[3:]
+                signal_group(sprite, str(group), name, is_known=True, is_urgent=True)
                 return
             except (ThoptersError, ExecLost) as error:
                 sprite.console.detail(f"the signal may not have reached the command: {error}")
@@ -4192,26 +4481,22 @@ def signal_group(sprite: Sprite, group: int, signum: int) -> None:
         in_background(send).join(PROBE_LIMIT_S)
 
 
-# To the whole group of a session, if its id is the process that leads it: the platform's own call
-# may reach the leader alone, and that is our wrapper. 0 is gone, 3 another process, 4 still there
-SIGNAL_SCRIPT = b"""\
-id=$1 name=$2
-if [ ! "$3" ]; then
-  read -r stat < "/proc/$id/stat" && set -- ${stat##*)} && [ "$4" = "$id" ] || exit 3
-fi
-kill -s "$name" -- "-$id" || exit 3
-for _ in {1..50}; do kill -0 -- "-$id" || exit 0; sleep 0.1; done
-exit 4
-"""
-
-
 def end_session(sprite: Sprite, session: Session, signal_name: str = "") -> bool:
     """Signal a session, and return whether it is gone; without a name, see to that it is."""
     wanted = signal_name or ("HUP" if session.is_terminal else "TERM")  # a shell survives TERM
-    status = signal_session(sprite, session.id, wanted, must_know=bool(signal_name))
-    if status == 4 and not signal_name:
-        status, wanted = signal_session(sprite, session.id, "KILL", is_leader=True), "KILL"
-    if status == 3 and signal_name not in ("", "KILL"):  # the platform's call KILLs after a time
+    try:
+        status = signal_group(sprite, session.id, wanted)
+        if status == GROUP_STAYS and not signal_name:
+            wanted = "KILL"
+            status = signal_group(sprite, session.id, wanted, is_known=True)
+    except ExecLost as lost:
+        if signal_name:
+            raise NoAnswerError(
+                f"cannot tell whether session {session.id} of {sprite.name} got {wanted}: {lost}"
+            ) from None
+        status = NO_SUCH_GROUP
+    if status == NO_SUCH_GROUP and signal_name not in ("", "KILL"):
+        # the platform's own call is no way: it KILLs after a time
         if session.id not in [item.id for item in sprite.list_sessions()]:
             return True
         raise ThoptersError(
@@ -4219,70 +4504,31 @@ def end_session(sprite: Sprite, session: Session, signal_name: str = "") -> bool
             "its processes were not found",
             hint=f"end it: thopters kill {sprite.name} {session.id}",
         )
-    if status == 3 or (status == 4 and not signal_name):
+    if status == NO_SUCH_GROUP or (status == GROUP_STAYS and not signal_name):
         sprite.kill_session(session.id, "SIG" + wanted)
-    limit_s = 0.0 if status == 4 and signal_name else SESSION_LAG_S
-    end = sprite.clock.monotonic() + limit_s
+    limit_s = 0.0 if status == GROUP_STAYS and signal_name else SESSION_LAG_S
     with After(f"session {session.id} of {sprite.name} got {wanted}"):
-        while session.id in [item.id for item in sprite.list_sessions()]:
-            if sprite.clock.monotonic() >= end:
-                return False
-            sprite.clock.sleep(0.2)
-    return True
-
-
-def signal_session(
-    sprite: Sprite,
-    identity: str,
-    signal_name: str,
-    *,
-    is_leader: bool = False,
-    must_know: bool = False,
-) -> int:
-    """Run SIGNAL_SCRIPT, and return its status; 3, or an error if we `must_know`, without one.
-
-    `is_leader`: the id is known to be one, though that process may have ended by now.
-    """
-    words = [to_bytes(identity), signal_name.encode(), b"known" if is_leader else b""]
-    argv = [b"bash", b"-c", SIGNAL_SCRIPT, b"thopters", *words]
-    try:
-        status, _, _ = run_quietly(
-            sprite,
-            argv,
-            limit_s=SILENCE_TIMEOUT_S,
-            open_limit_s=WAKE_LIMIT_S,
-            statuses=(0, 3, 4),
-        )
-    except ExecLost as lost:
-        if not must_know:
-            return 3
-        raise NoAnswerError(
-            f"cannot tell whether session {identity} of {sprite.name} got {signal_name}: {lost}"
-        ) from None
-    return status
+        for _ in sprite.clock.polling(limit_s, 0.2):
+            if session.id not in [item.id for item in sprite.list_sessions()]:
+                return True
+    return False
 
 
 def run_attached(
-    sprite: Sprite,
-    session: ExecSession | PostExec,
-    script: bytes,
-    stdin: SocketInput | None,
+    sprite: Sprite, session: ExecSession, command: RemoteCommand, stdin: SocketInput | None
 ) -> int:
     """Run the command to its end, passing signals on, and return its status."""
-
-    def pass_on(group: int, signum: int) -> None:
-        signal_group(sprite, group, signum)
-
     try:
-        with SignalRelay(lambda: session.output.group, pass_on) as relay:
-            status = session.run(script, stdin)
+        with SignalRelay(
+            lambda: session.group, lambda group, signum: pass_signal_on(sprite, group, signum)
+        ) as relay:
+            status = session.run(command, stdin)
     except ExecLost as lost:
-        raise lost_status(sprite, lost) from None
+        raise status_unknown(sprite, lost) from None
     except BaseException as error:  # a second signal, or nobody reads our output any more
         broken = isinstance(error, (BrokenPipeError, OutputError))
-        group = session.output.group
-        if group and (broken or isinstance(error, Interrupted)):
-            pass_on(group, signal.SIGTERM if broken else signal.SIGKILL)
+        if session.group and (broken or isinstance(error, Interrupted)):
+            pass_signal_on(sprite, session.group, signal.SIGTERM if broken else signal.SIGKILL)
         raise
     finally:
         session.close()
@@ -4291,7 +4537,7 @@ def run_attached(
     return status
 
 
-def lost_status(sprite: Sprite, lost: ExecLost) -> StatusUnknownError:
+def status_unknown(sprite: Sprite, lost: ExecLost) -> StatusUnknownError:
     """Say what is known of a command whose exit status never came."""
     state = sprite.glance_at_state()
     why, hint = str(lost), f"see what it has done: thopters exec {sprite.name} -- ps aux"
@@ -4314,6 +4560,7 @@ def lost_status(sprite: Sprite, lost: ExecLost) -> StatusUnknownError:
 
 
 # --- holds ------------------------------------------------------------------------------
+
 
 # A hold is a task of the platform: a sprite does not go to sleep while one has not expired. The
 # API for them is inside the sprite alone, on a socket; on some images only behind a program.
@@ -4343,26 +4590,19 @@ def list_holds(sprite: Sprite, *, release: str = "") -> list[Hold]:
 
     ThoptersError where the task API can't be reached or refuses.
     """
-    import json
     import urllib.parse
 
     path = urllib.parse.quote(to_bytes(release), safe="").encode()
-    argv = [b"bash", b"-c", TASKS_SCRIPT, b"thopters", path]
     why = "the image lacks the task API"
     try:
-        status, out, err = run_quietly(
-            sprite, argv, limit_s=SILENCE_TIMEOUT_S, open_limit_s=WAKE_LIMIT_S
-        )
+        status, out, err = run_script(sprite, TASKS_SCRIPT, path)
         why = " ".join(err.decode("utf-8", "replace").splitlines()[:1]) or why
     except ExecLost as lost:
         status, out, why = None, b"", str(lost)
     if status != 0:
         raise ThoptersError(f"cannot ask about holds in {sprite.name}: {why}")
-    try:
-        document = json.loads(out)
-    except (ValueError, RecursionError):
-        document = None
-    return read_items(Hold, listed(document, "tasks"), f"holds in {sprite.name}", "name")
+    items = list_field(json_object(out), "tasks")
+    return read_items(Hold, items, f"holds in {sprite.name}", "name")
 
 
 def release_hold(sprite: Sprite, hold: str) -> None:
@@ -4379,14 +4619,14 @@ case $? in 0) ;; 1|126|127) exit 3;; *) exit 255;; esac
 """
 
 
-class Presence:
-    """While we are attached to a terminal, has its hold refreshed.
+class HoldRefresher:
+    """While we are attached to a terminal, refreshes its hold from a thread.
 
     The platform lets such a session live on when we vanish, and nothing tells it. So the hold of
     a command that has not asked for its own is to expire then.
     """
 
-    def __init__(self, sprite: Sprite, session: TerminalSession) -> None:
+    def __init__(self, sprite: Sprite, session: ExecSession) -> None:
         self.sprite = sprite
         self.session = session
 
@@ -4402,24 +4642,19 @@ class Presence:
         while not self._left.wait(wait_s):
             wait_s = HOLD_EVERY_S
             try:
-                if not self._tell():
+                if not self._say_here():
                     return
             except (ThoptersError, ExecLost):
                 wait_s = HOLD_AGAIN_S
 
-    def _tell(self) -> bool:
+    def _say_here(self) -> bool:
         """Return False where nothing holds. A sprite that sleeps is not woken by this."""
         info = self.sprite.find()
         if info is None or info.is_asleep():
             return True
         identity = to_bytes(str(self.session.group or self.session.identity))
-        argv = [b"bash", b"-c", HERE_SCRIPT, b"thopters", identity]
-        status, _, _ = run_quietly(
-            self.sprite,
-            argv,
-            limit_s=SILENCE_TIMEOUT_S,
-            open_limit_s=PROBE_LIMIT_S,
-            statuses=(0, 3),
+        status, _, _ = run_script(
+            self.sprite, HERE_SCRIPT, identity, statuses=(0, 3), open_limit_s=PROBE_LIMIT_S
         )
         return status == 0
 
@@ -4440,6 +4675,8 @@ while uptime && [ "$now" -lt "$end" ] && [ "$(cat "$file" 2> /dev/null)" = "$min
 done
 """
 )
+
+
 # What has expired, or died, leaves its file; the id of its process may be another's by now
 RELEASE_SCRIPT = b"""\
 read -r token task < ~/.thopters/hold || exit 0
@@ -4448,40 +4685,64 @@ rm -f ~/.thopters/hold || exit 1
 """
 
 
-def wait_for_hold(sprite: Sprite, session: ExecSession) -> int | None:
-    """Return once the hold is there, or the status of what has ended; TimedOutError after 10 s."""
-    end, task = sprite.clock.monotonic() + 10.0, f"thopters-{session.output.group}"
-    while task not in [hold.name for hold in list_holds(sprite)]:
+def hold_by_hand(sprite: Sprite, seconds: int) -> None:
+    """Keep a sprite awake without us, by a command that holds it; return when the hold is seen."""
+    with sprite.console.working(f"asking for a hold in {sprite.name}"):
+        list_holds(sprite)  # an error on an image without them
+    words = [os.urandom(8).hex().encode(), str(seconds).encode()]
+    argv = [b"bash", b"-c", KEEP_SCRIPT, b"thopters-hold", *words]
+    command = RemoteCommand(argv, hold_max_s=seconds, with_keys=False)
+    with sprite.console.working(f"holding {sprite.name}"):
+        session = open_outliving(sprite)
+        try:
+            session.begin(command)
+            ended = session.follow(SILENCE_TIMEOUT_S, lambda: session.group is not None)
+            if ended == STILL_RUNNING:
+                with After(f"a hold of {sprite.name} was asked for"):
+                    ended = wait_for_hold(sprite, session)
+        except BaseException as error:
+            sprite.console.note(
+                f"{sprite.name} may be held all the same: thopters hold {sprite.name} --release"
+            )
+            if isinstance(error, ExecLost):
+                raise NoAnswerError(f"cannot tell whether {sprite.name} is held: {error}") from None
+            raise
+        finally:
+            session.close()
+        if ended != STILL_RUNNING:
+            raise ThoptersError(f"cannot hold {sprite.name}: the command for it has ended")
+
+
+def wait_for_hold(sprite: Sprite, session: ExecSession) -> int:
+    """Return STILL_RUNNING once the hold is there, the status of what has ended; TimedOutError."""
+    task = f"thopters-{session.group}"
+    for _ in sprite.clock.polling(10.0, 0.3):
+        if task in [hold.name for hold in list_holds(sprite)]:
+            return STILL_RUNNING
         ended = session.look()
         if ended is not None:
             return ended
-        if sprite.clock.monotonic() > end:
-            raise TimedOutError("it does not appear")
-        sprite.clock.sleep(0.3)
-    return None
+    raise TimedOutError("it does not appear")
 
 
-def release_holds(sprite: Sprite) -> int:
-    """End the hold that was asked for by hand, and see it gone."""
-    end = sprite.clock.monotonic() + 15.0
+def release_by_hand(sprite: Sprite) -> bool:
+    """End the hold that was asked for by hand, and see it gone; return whether there was one."""
     list_holds(sprite)  # an error on an image without them
-    held = probe(sprite, RELEASE_SCRIPT).decode("ascii", "replace").strip()
+    held = require_output(sprite, RELEASE_SCRIPT).decode("ascii", "replace").strip()
     told_to_end = After(f"the hold {held} of {sprite.name} was told to end")
     with sprite.console.working(f"letting {sprite.name} sleep"), told_to_end:
-        while held and held in [hold.name for hold in list_holds(sprite)]:
-            if sprite.clock.monotonic() > end:
-                raise TimedOutError("it is still there")
-            sprite.clock.sleep(0.5)
-    sprite.console.answer(f"{sprite.name} {'may sleep again' if held else 'was not held by hand'}")
-    return EXIT_OK
+        for _ in sprite.clock.polling(15.0, 0.5):
+            if not held or held not in [hold.name for hold in list_holds(sprite)]:
+                return bool(held)
+        raise TimedOutError("it is still there")
 
 
 # --- terminal ---------------------------------------------------------------------------
 
-AT_ONCE_S = 0.5  # a detached command that ends so soon has failed to start, or was short
+START_WATCH_S = 0.5  # a detached command that ends so soon has failed to start, or was short
 IDENTITY_LIMIT_S = 5.0  # for the platform to tell a session's id, once the command runs
-QUIET_S = 1.0  # a session that was quiet for so long may have been lost because its sprite sleeps
-SOON_S = 5.0  # after it was attached, a session that is lost again is a sign of something worse
+IDLE_BEFORE_PAUSE_S = 1.0  # quiet for so long, a session may have been lost to a pause
+QUICK_LOSS_S = 5.0  # after it was attached, a loss is a sign of something worse
 MOST_LOSSES = 5
 STATUS_LAG_S = 5.0  # of a sprite's status behind its falling asleep
 AWAY_LIMIT_S = 600.0  # for the API to be reached again
@@ -4588,8 +4849,9 @@ class LocalTerminal:
         self.types_end = types_end
         self._shows = os.isatty(1)
         self._modes = ShownModes()
-        self.kept = b""  # keys that were read for a remote program, which has not got them yet
+        self.pending = b""  # keys that were read for a remote program, which has not got them yet
         self._mode: tuple[bool, bool] | None = None
+        self._handlers = Handlers({signal.SIGWINCH: self._resized, signal.SIGCONT: self._continued})
         if self.is_terminal:
             import termios
 
@@ -4598,8 +4860,7 @@ class LocalTerminal:
     def __enter__(self) -> LocalTerminal:
         self._changes, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
-        handlers = {signal.SIGWINCH: self._resized, signal.SIGCONT: self._continued}
-        self._handlers = {number: signal.signal(number, to) for number, to in handlers.items()}
+        self._handlers.__enter__()
         self.quiet()
         return self
 
@@ -4637,7 +4898,7 @@ class LocalTerminal:
         """Drop what was typed for a remote program: a local shell would run it."""
         import termios
 
-        self.kept = b""
+        self.pending = b""
         if self.is_terminal:
             with contextlib.suppress(termios.error):
                 termios.tcflush(0, termios.TCIFLUSH)
@@ -4686,18 +4947,18 @@ class LocalTerminal:
 
         sources = [self.keyboard] if self.is_terminal else []  # a file's end is no key
         if select.select(sources, [], [], timeout_s)[0]:
-            self.kept += self._read()
-        if re.search(DETACH_KEY, self.kept):
+            self.pending += self._read()
+        if re.search(DETACH_KEY, self.pending):
             raise Detached
-        if re.search(INTERRUPT_KEY, self.kept) and self._mode and self._mode[0]:
+        if re.search(INTERRUPT_KEY, self.pending) and self._mode and self._mode[0]:
             raise Interrupted(signal.SIGINT)
-        self.kept = re.sub(REPORT, b"", self.kept)
-        return bool(re.sub(CUT_REPORT, b"", self.kept))
+        self.pending = re.sub(REPORT, b"", self.pending)
+        return bool(re.sub(CUT_REPORT, b"", self.pending))
 
     def read_keys(self) -> bytes:
         """Return what was typed; a terminal that is taken away hangs us up."""
-        kept, self.kept = self.kept, b""
-        return kept or self._read()
+        pending, self.pending = self.pending, b""
+        return pending or self._read()
 
     def _read(self) -> bytes:
         try:
@@ -4725,95 +4986,148 @@ class LocalTerminal:
             return typed and error.signum == signal.SIGQUIT
         return isinstance(error, Detached)
 
-    def restore(self) -> None:
+    def put_back(self) -> None:
         """Put the settings back, also where a signal came between two of our own lines."""
         if self.is_terminal:
-            try:
-                signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
+            with BlockedSignals():
                 self._mode = None
                 set_terminal(self._settings)
-            finally:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals())
 
     def __exit__(self, *exc: object) -> None:
-        self.restore()
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        self.put_back()
+        self._handlers.__exit__()
         os.close(self._changes)
         os.close(self._wake)
 
 
-class TerminalSession:
-    """A command on a remote terminal: bytes both ways, JSON texts about the session between.
+class TerminalDecoder(ExecDecoder):
+    """The same for a command on a terminal: binary messages are bytes as they are shown.
 
-    `script` is run in a new session; without one we are attached to a session that runs.
+    A new session first asks for its script, and what it prints before that begins is not shown;
+    one that we are `attached` to runs already.
     """
 
-    runner = RUN
+    def __init__(self, *, attached: bool) -> None:
+        super().__init__()
+        self.started = attached
+        self._is_ready = False
+
+    def message(self, opcode: int, payload: bytes | memoryview) -> Iterator[Event]:
+        if opcode == OP_TEXT:
+            yield from self._text(bytes(payload))
+        elif self.started:
+            yield Output(STREAM_STDOUT, payload)
+        else:
+            yield from self._begin(payload)
+
+    def _begin(self, data: bytes | memoryview) -> Iterator[Event]:
+        import re
+
+        self._held += data
+        if not self._is_ready and TTY_READY in self._held:
+            self._is_ready = True
+            yield Ready()
+        number = b"([0-9]{1,%d})\r?\n" % PID_DIGITS
+        begun = re.search(re.escape(PREAMBLE) + number + re.escape(WIPE), self._held)
+        if begun and self._is_ready:
+            self.started, rest, self._held = True, self._held[begun.end() :], b""
+            yield Started(int(begun[1]))
+            yield Output(STREAM_STDOUT, rest)
+        elif len(self._held) > 1 << 16:
+            raise Garbled("the server answered with something else than the command")
+
+
+class TerminalSession(ExecSession):
+    """A command on a remote terminal: what is typed goes in as it is, sizes as JSON texts."""
+
+    MOST_ENDS = 10  # times that the end of an input is typed, a second further apart each time
 
     def __init__(
-        self, websocket: WebSocket, clock: Clock, out: Sink, script: bytes | None = None
+        self, websocket: WebSocket, clock: Clock, out: Sink, *, attached: bool = False
     ) -> None:
+        super().__init__(clock, {STREAM_STDOUT: out}, TerminalDecoder(attached=attached))
         self.websocket = websocket
-        self.clock = clock
-        self.out = out
-        self.identity = ""  # the platform's, as soon as it tells
-        self.group: int | None = None  # the remote process group of a command of ours
-        self.runs = script is None
-        self.begins: Callable[[], object] = lambda: None  # called before anything of it is shown
-        self.script = script  # until it is sent
+        self.has_begun = attached  # whether the script is sent, so that the command may run
         self.typed = 0  # bytes
-        self._held = b""  # of what comes before the command's own output
+        self._script = b""
+        self._terminal: LocalTerminal | None = None  # whose keys go in
+        self._has_input = True
+        self._ends = 0
+        self._ended_at = 0.0
         self._active_at = clock.monotonic()
 
-    def start(self) -> int | None:
+    def begin(
+        self,
+        command: RemoteCommand,
+        stdin: SocketInput | None = None,
+        data: bytes = b"",
+        limit_s: float | None = None,
+    ) -> None:
+        """Keep the script until the remote side asks for it."""
+        self._script = command.script(RUN_SHELL if command.is_shell else RUN, wipe=WIPE)
+        self.websocket.keep_alive()
+
+    def watch_start(self) -> int:
         """Return when the command has run for a moment; its status if it has ended in that.
 
         The identity may never be told: it is waited for some seconds.
         """
-        opened, begun = self.clock.monotonic(), None
-        while True:
-            status = self._receive()
-            if status is not None:
-                return status
-            now = self.clock.monotonic()
-            if self.runs:
-                begun = now if begun is None else begun
-                if now - begun >= (AT_ONCE_S if self.identity else IDENTITY_LIMIT_S):
-                    return None
-            elif now - opened > REQUEST_LIMIT_S:
-                raise self._lost(f"it did not begin within {REQUEST_LIMIT_S:.0f} s")
-            self.websocket.wait(0.1)
+        status = self.follow(REQUEST_LIMIT_S, lambda: self.decoder.started, 0.1)
+        if status != STILL_RUNNING:
+            return status
+        began = self.clock.monotonic()
 
-    def run(self, terminal: LocalTerminal) -> int:
+        def has_run_a_while() -> bool:
+            limit_s = START_WATCH_S if self.identity else IDENTITY_LIMIT_S
+            return self.clock.monotonic() - began >= limit_s
+
+        return self.follow(None, has_run_a_while, 0.1)
+
+    def pass_through(self, terminal: LocalTerminal) -> int:
         """Pass bytes both ways until the exit status comes; Detached, ExecLost."""
-        open_input, ends, ended_at = True, 0 if terminal.types_end else 10, 0.0
-        self.begins = terminal.raw  # who sees a prompt may press ^C at once
-        terminal.raw(signals=not self.runs)
-        while True:
-            status = self._receive()
-            if status is not None:
-                return status
-            # a shell that has just begun makes nothing of a Ctrl-D from before its prompt
-            if not open_input and ends < 10 and self.clock.monotonic() - ended_at >= ends:
-                ends += 1
-                self.websocket.send(OP_BINARY, b"\x04")
-            if self.runs and terminal.kept:
-                self._type(terminal.read_keys(), terminal)
-            sources: list[Any] = [terminal]
-            if self.runs and open_input and self.websocket.unsent() < 1 << 18:
-                sources.append(terminal.keyboard)
-            ready = self.websocket.wait(1.0, sources)
-            if terminal in ready:
-                self.resize(*terminal.new_size())
-            if terminal.keyboard in ready:
-                open_input = self._type(terminal.read_keys(), terminal)
-                ended_at = self.clock.monotonic()
+        self._terminal = terminal
+        self._ends = 0 if terminal.types_end else self.MOST_ENDS
+        terminal.raw(signals=not self.decoder.started)
+        return self.follow()
 
-    def _type(self, keys: bytes, terminal: LocalTerminal) -> bool:
-        """Send what was typed; False at the end of the input."""
+    def events(self) -> Iterator[Event]:
+        for opcode, payload in self.websocket.messages():
+            if opcode == OP_BINARY:
+                self._active_at = self.clock.monotonic()
+            yield from self.decoder.message(opcode, payload)
+
+    def notice(self, event: Event) -> None:
+        import base64
+
+        super().notice(event)
+        if isinstance(event, Ready):
+            self.has_begun = True
+            self.websocket.send(OP_BINARY, base64.b64encode(self._script) + b"\0")
+        elif isinstance(event, Started) and self._terminal:
+            self._terminal.raw()  # who sees a prompt may press ^C at once
+
+    def exchange(self, timeout_s: float) -> None:
+        terminal, runs = self._terminal, self.decoder.started
+        if terminal is None:
+            self.websocket.wait(timeout_s)
+            return
+        self._type_end()
+        if runs and terminal.pending:
+            self._type(terminal)
+        sources: list[Any] = [terminal]
+        if runs and self._has_input and self.websocket.unsent() < 1 << 18:
+            sources.append(terminal.keyboard)
+        ready = self.websocket.wait(timeout_s, sources)
+        if terminal in ready:
+            self.resize(*terminal.new_size())
+        if terminal.keyboard in ready:
+            self._type(terminal)
+
+    def _type(self, terminal: LocalTerminal) -> None:
+        """Send what was typed, up to the key by which the user leaves."""
         import re
 
+        keys = terminal.read_keys()
         leave = re.search(DETACH_KEY, keys) if terminal.is_terminal else None
         before = keys[: leave.start()] if leave else keys
         if before:
@@ -4822,109 +5136,87 @@ class TerminalSession:
             self.websocket.send(OP_BINARY, before, input_bytes=len(before))
         if leave:
             raise Detached
-        return bool(keys)
+        if not keys:
+            self._has_input, self._ended_at = False, self.clock.monotonic()
+
+    def _type_end(self) -> None:
+        """Type Ctrl-D for the end of an input that is no terminal.
+
+        Again and again: a shell that has just begun makes nothing of one from before its prompt.
+        """
+        if self._has_input or self._ends >= self.MOST_ENDS:
+            return
+        if self.clock.monotonic() - self._ended_at >= self._ends:
+            self._ends += 1
+            self.websocket.send(OP_BINARY, b"\x04")
 
     def resize(self, columns: int, rows: int) -> None:
-        import json
-
         message = {"type": "resize", "cols": columns, "rows": rows}
-        self.websocket.send(OP_TEXT, json.dumps(message).encode())
+        self.websocket.send(OP_TEXT, encode_json(message))
 
-    def _receive(self) -> int | None:
-        """Take what has come, and return the exit status when it is there."""
-        try:
-            for opcode, payload in self.websocket.messages():
-                status = self._take_text(bytes(payload)) if opcode == OP_TEXT else None
-                if status is not None:
-                    self.out(self._held)
-                    if status == 0 and not self.runs:
-                        raise Garbled("it ended well before it began")
-                    return status
-                if opcode == OP_BINARY:
-                    self._take_output(payload)
-        except (WebSocketLost, Garbled) as lost:
-            raise self._lost(str(lost)) from None
-        return None
+    def lost(self, why: str) -> ExecLost:
+        quiet = self.clock.monotonic() - self._active_at > IDLE_BEFORE_PAUSE_S
+        return ExecLost(why, started=self.decoder.started, quiet=quiet)
 
-    def _lost(self, why: str) -> ExecLost:
-        quiet = self.clock.monotonic() - self._active_at > QUIET_S
-        return ExecLost(why, started=self.runs, quiet=quiet)
-
-    def _take_text(self, payload: bytes) -> int | None:
-        import json
-
-        try:
-            message = json.loads(payload)
-        except (ValueError, RecursionError):
-            return None
-        if isinstance(message, dict) and message.get("type") == "session_info":
-            self.identity = str(message.get("session_id") or self.identity)
-        return exit_status_of_text(payload)
-
-    def _take_output(self, data: bytes | memoryview) -> None:
-        self._active_at = self.clock.monotonic()
-        if self.runs:
-            self.out(data)
-            return
-        import base64
-        import re
-
-        self._held += data
-        if self.script and TTY_READY in self._held:
-            self.websocket.send(OP_BINARY, base64.b64encode(self.script) + b"\0")
-            self.script = None
-        number = b"([0-9]{1,%d})\r?\n" % PID_DIGITS
-        begun = re.search(re.escape(PREAMBLE) + number + re.escape(WIPE), self._held)
-        if begun and not self.script:
-            self.group = int(begun[1])
-            self.runs, rest, self._held = True, self._held[begun.end() :], b""
-            self.begins()
-            self.out(rest)
-        elif len(self._held) > 1 << 16:
-            raise Garbled("the server answered with something else than the command")
+    def close(self) -> None:
+        self.websocket.close()
 
 
 def open_terminal(
-    sprite: Sprite, out: Sink, script: bytes, size: tuple[int, int]
+    sprite: Sprite, out: Sink, command: RemoteCommand, size: tuple[int, int]
 ) -> TerminalSession:
-    """Start a session on a terminal of `size` (columns, rows), waking the sprite."""
+    """Start a command on a terminal of `size` (columns, rows), waking the sprite."""
     words = ("bash", "-c", TTY_BOOTSTRAP)
     query = [*(("cmd", word) for word in words), ("path", "bash"), ("tty", "true")]
     query += [("stdin", "true"), ("cols", str(size[0])), ("rows", str(size[1]))]
     target = sprite.api.transport.target(sprite.path("exec"), query)
     websocket = open_sprite_socket(sprite, target, WAKE_LIMIT_S)
-    return TerminalSession(websocket, sprite.clock, out, script)
+    session = TerminalSession(websocket, sprite.clock, out)
+    session.begin(command)
+    return session
 
 
 def attach_terminal(sprite: Sprite, out: Sink, identity: str) -> TerminalSession | None:
-    """Attach to a session, waking the sprite; None if there is no such session any more.
+    """Attach to a session, waking the sprite; None if there is no such session any more."""
+    websocket = open_session_socket(sprite, identity)
+    if websocket is None:
+        return None
+    session = TerminalSession(websocket, sprite.clock, out, attached=True)
+    session.identity = identity
+    websocket.keep_alive()
+    return session
+
+
+def open_session_socket(sprite: Sprite, identity: str) -> WebSocket | None:
+    """Open a WebSocket to a session that runs; None if there is none any more.
 
     A 404 alone is no proof: the API gives one now and then for what is there, its list lags
     behind what has ended, and sprites of before rc30 know a session by the query.
     """
-    old_form = [("id", identity), ("tty", "true"), ("stdin", "true")]
-    target = sprite.api.transport.target(sprite.path("exec", identity))
-    last = sprite.api.transport.target(sprite.path("exec"), old_form)
-    end = None
-    while True:
+    target = sprite.api.transport.target
+    by_path = target(sprite.path("exec", identity))
+    by_query = target(sprite.path("exec"), [("id", identity), ("tty", "true"), ("stdin", "true")])
+
+    def attempt(form: str) -> WebSocket | None:
         try:
-            websocket = open_sprite_socket(sprite, target, WAKE_LIMIT_S)
-            break
-        except (NotFoundError, UpgradeBrokenError) as error:
-            end = end or sprite.clock.monotonic() + SESSION_LAG_S
-            if isinstance(error, UpgradeBrokenError) and target != last:
+            return open_sprite_socket(sprite, form, WAKE_LIMIT_S)
+        except UpgradeBrokenError:
+            if form == by_path:
                 raise
-            if not is_listed(sprite, identity):
-                return None
-            if target == last:
-                raise ThoptersError(
-                    f"session {identity} of {sprite.name} is listed, but can't be attached to"
-                ) from None
-            target = last if sprite.clock.monotonic() >= end else target
-            sprite.clock.sleep(MISSED_S)
-    session = TerminalSession(websocket, sprite.clock, out)
-    session.identity = identity
-    return session
+            return None
+        except NotFoundError:
+            return None
+
+    websocket = attempt(by_path)
+    for left_s in sprite.clock.polling(SESSION_LAG_S, RECHECK_AFTER_S):
+        if websocket is None and not is_listed(sprite, identity):
+            return None
+        websocket = websocket or attempt(by_path if left_s else by_query)
+        if websocket:
+            return websocket
+    if not is_listed(sprite, identity):
+        return None
+    raise ThoptersError(f"session {identity} of {sprite.name} is listed, but can't be attached to")
 
 
 def is_listed(sprite: Sprite, identity: str) -> bool:
@@ -4934,256 +5226,242 @@ def is_listed(sprite: Sprite, identity: str) -> bool:
         return False
 
 
-def run_on_terminal(sprite: Sprite, script: bytes, *, is_shell: bool, stays: bool = False) -> int:
-    """Run a command or a shell on a terminal to its end, over pauses of the sprite."""
-    terminal = LocalTerminal()
-
-    def start() -> TerminalSession:
-        with sprite.console.working(f"waiting for {sprite.name}"):
-            return open_terminal(sprite, terminal.show, script, terminal.size())
-
-    new_shell = script if is_shell else None
-    return stay_on_terminal(sprite, terminal, start, new_shell, stays=stays)
-
-
-def stay_on_terminal(
-    sprite: Sprite,
-    terminal: LocalTerminal,
-    start: Callable[[], TerminalSession],
-    new_shell: bytes | None,
-    *,
-    stays: bool,
-) -> int:
-    """Open a session by `start`, and stay with it; the terminal is put back whatever happens."""
-    try:
-        with terminal:
-            return follow_session(sprite, start(), terminal, new_shell, stays=stays)
-    except BaseException:
-        terminal.forget_keys()
-        raise
-    finally:
-        terminal.restore()
-
-
-def say_between(console: Console, text: str) -> None:
-    """Say something between what a remote program has shown, on a line of its own."""
-    console.note("")
-    console.note(f"[{text}]")
-
-
-def follow_session(
-    sprite: Sprite,
-    session: TerminalSession,
-    terminal: LocalTerminal,
-    new_shell: bytes | None,
-    *,
-    stays: bool,
-) -> int:
-    """Stay with a session until it ends or the user leaves; attach again where it was lost.
-
-    `new_shell` is the script that starts another one where the session is gone; `stays` if the
-    session's hold may depend on our staying.
-    """
-    losses = 0  # in a row, each soon after it was attached
-    try:
-        while True:
-            began = sprite.clock.monotonic()
-            try:
-                session.websocket.keep_alive()
-                presence = Presence(sprite, session) if stays else contextlib.nullcontext()
-                with presence:
-                    return session.run(terminal)
-            except ExecLost as lost:
-                terminal.quiet()
-                session.websocket.close()
-                losses = losses + 1 if sprite.clock.monotonic() - began < SOON_S else 0
-                if losses > MOST_LOSSES:
-                    raise lost_status(sprite, lost) from None
-                sprite.clock.sleep(losses and 0.1 * 2**losses)
-                session = again(sprite, session, terminal, lost, new_shell)
-    except BaseException as left:
-        wanted = terminal.is_leave(left)
-        terminal.restore()
-        terminal.undo_modes()
-        if session.identity and not session.script:
-            back = f"thopters attach {sprite.name} {session.identity}"
-            sleeps = f", and {sprite.name} may sleep when all is quiet" if stays else ""
-            say_between(sprite.console, f"the session goes on{sleeps}; back to it: {back}")
-        if not wanted:
-            raise
-        return EXIT_OK
-    finally:
-        session.websocket.close()
-
-
-def again(
-    sprite: Sprite,
-    session: TerminalSession,
-    terminal: LocalTerminal,
-    lost: ExecLost,
-    new_shell: bytes | None,
-) -> TerminalSession:
-    """Attach to a session again after its connection was lost, or start another shell.
-
-    Detached where the user wants none. A sprite that sleeps is not woken before the user types:
-    nobody pays for an idle prompt.
-    """
-    keys = b""
-    if new_shell is None and not (session.identity and session.runs):
-        raise lost_status(sprite, lost)  # there is no way back
-    if session.typed and not terminal.is_terminal:
-        raise lost_status(sprite, lost)  # what was on its way is gone, and can't be typed again
-    if not fell_asleep(sprite, terminal, lost):
-        doubt = (
-            "; what was typed last may not have arrived" if session.websocket.is_behind() else ""
-        )
-        say_between(sprite.console, f"the connection was lost ({lost}){doubt}; attaching again")
-    elif not terminal.is_terminal:
-        raise lost_status(sprite, lost)
-    else:
-        say_between(
-            sprite.console, f"{sprite.name} has paused; the next key wakes it, Ctrl-\\ leaves"
-        )
-        keys = terminal.wait_for_key()
-    found = None
-    if session.identity and session.runs:
-        found = attach_terminal(sprite, terminal.show, session.identity)
-    if found:
-        found.resize(*terminal.size())
-        if keys:
-            found.websocket.send(OP_BINARY, keys)
-        return found
-    gone = "has ended" if session.identity else "never told its id, so there is no way back"
-    session.identity = ""
-    if new_shell is None or not terminal.is_terminal:
-        raise lost_status(sprite, lost)
-    terminal.undo_modes()
-    say_between(sprite.console, f"the session {gone}; a key starts a new shell, Ctrl-\\ leaves")
-    terminal.wait_for_key()
-    return open_terminal(sprite, terminal.show, new_shell, terminal.size())
-
-
-def fell_asleep(sprite: Sprite, terminal: LocalTerminal, lost: ExecLost) -> bool:
-    """Return whether the sprite sleeps; after a quiet time its status gets time to say so.
-
-    To attach would wake it, only to be lost again. A key means that the user wants it awake.
-    """
-    info = look_patiently(sprite, terminal)
-    end = sprite.clock.monotonic() + (STATUS_LAG_S if lost.quiet else 0)
-    while info and not info.is_asleep():
-        if sprite.clock.monotonic() >= end or terminal.has_keys(0.5):
-            return False
-        info = look_patiently(sprite, terminal)
-    return info is not None
-
-
-def look_patiently(sprite: Sprite, terminal: LocalTerminal) -> SpriteInfo | None:
-    """Return a sprite, None where there is none for us; an API that is out of reach gets its time.
-
-    So a network that changes ends no session, and wakes no sprite that has paused meanwhile.
-    """
-    end, said = sprite.clock.monotonic() + AWAY_LIMIT_S, False
-    while True:
-        try:
-            return sprite.require()
-        except (AuthError, NotFoundError):
-            return None
-        except ThoptersError as error:
-            if sprite.clock.monotonic() >= end:
-                return None
-            if not said:
-                way = ", Ctrl-\\ leaves" if terminal.is_terminal else ""
-                say_between(sprite.console, f"{error.message}; trying on{way}")
-            said = True
-            terminal.has_keys(1.0)
-
-
-def is_asleep(sprite: Sprite) -> bool:
-    try:
-        return sprite.require().is_asleep()
-    except ThoptersError:
-        return False
-
-
 def terminal_variables(environ: Mapping[str, str]) -> list[tuple[str, bytes]]:
     """Return what tells a remote program about our terminal."""
     names = ("TERM", "COLORTERM", "LANG")
     return [(name, os.fsencode(environ[name])) for name in names if environ.get(name)]
 
 
-def shell_script(app: App, hold_max_s: int) -> bytes:
-    return exec_script(
-        [b"bash", b"-l"],
-        env=terminal_variables(app.environ),
-        hold_max_s=hold_max_s,
-        runner=RUN_SHELL,
-        on_terminal=True,
-    )
+def start_detached(sprite: Sprite, command: RemoteCommand) -> tuple[int, str, bytes]:
+    """Start a command on a terminal that outlives this program, and see it run.
 
-
-def start_detached(sprite: Sprite, script: bytes) -> int:
-    """Start a command that outlives this program, see it run, and print its session's id."""
+    Returns its status, STILL_RUNNING as a rule, its session's id, "" where it was not told, and
+    what it has shown.
+    """
     shown = bytearray()
     with sprite.console.working(f"starting it in {sprite.name}"):
-        session = open_terminal(sprite, shown.extend, script, DEFAULT_SIZE)
+        session = open_terminal(sprite, shown.extend, command, DEFAULT_SIZE)
         try:
-            status = session.start()
+            status = session.watch_start()
         except ExecLost as lost:
-            raise lost_status(sprite, lost) from None
+            raise status_unknown(sprite, lost) from None
         except BaseException:
-            if not session.script:
+            if session.has_begun:
                 look = f"attach {sprite.name} {session.identity}"
                 look = look if session.identity else f"sessions {sprite.name}"
                 sprite.console.note(f"it may go on in {sprite.name}; look at it: thopters {look}")
             raise
         finally:
-            session.websocket.close()
-    if status:
-        write_all(2, bytes(shown))
-        sprite.console.note(f"it ended at once, with status {status}")
-        return status
-    if not session.identity:
-        raise ThoptersError(
-            f"it was started in {sprite.name}, but the platform does not tell its session's id",
-            hint=f"look for it: thopters sessions {sprite.name}",
-        )
-    sprite.console.answer(clean(session.identity))
-    if status == 0:
-        sprite.console.note("it has ended already, with status 0")
-    else:
-        sprite.console.hint(f"look at it: thopters attach {sprite.name} {session.identity}")
-    return EXIT_OK
+            session.close()
+    return status, session.identity, bytes(shown)
+
+
+def run_on_terminal(sprite: Sprite, command: RemoteCommand, *, refreshes_hold: bool = False) -> int:
+    """Run a command or a shell on our terminal to its end, over pauses of the sprite."""
+    terminal = LocalTerminal()
+
+    def start() -> TerminalSession:
+        with sprite.console.working(f"waiting for {sprite.name}"):
+            return open_terminal(sprite, terminal.show, command, terminal.size())
+
+    shell = command if command.is_shell else None
+    return Stay(sprite, terminal, shell=shell, refreshes_hold=refreshes_hold).run(start)
+
+
+# A session on a terminal outlives its connection, so a connection that is lost is no end: we
+# reconnect, and attach to the session again. What happens when a connection is lost:
+#
+#   the status will never come (no id was told; input from a file was under way)  -> 255
+#   the sprite has paused          -> say so; the next key wakes it and goes into the session
+#   it is awake, or soon will be   -> attach again at once; five quick losses in a row -> 255
+#   the session is gone meanwhile  -> 255, but a shell of ours offers a new one
+#   the API can't be reached       -> ask again for ten minutes; a key can leave
+#
+# A sprite that sleeps is not woken before the user types: nobody pays for an idle prompt. Ctrl-\
+# leaves at every moment, as a key or as a signal, and the way back is said. The terminal is put
+# back in one place, whatever happens.
+class Stay:
+    """Stays with one session on our terminal until it ends or the user leaves.
+
+    `shell` is what starts a new one where the session is gone; `refreshes_hold` if the session's
+    hold is to expire when we are gone.
+    """
+
+    def __init__(
+        self,
+        sprite: Sprite,
+        terminal: LocalTerminal,
+        *,
+        shell: RemoteCommand | None = None,
+        refreshes_hold: bool = False,
+    ) -> None:
+        self.sprite = sprite
+        self.terminal = terminal
+        self.shell = shell
+        self.refreshes_hold = refreshes_hold
+
+    def run(self, start: Callable[[], TerminalSession]) -> int:
+        """Open a session by `start`, stay with it, and return its exit status; 0 if we left."""
+        try:
+            with self.terminal:
+                self.session = start()
+                return self._follow()
+        except BaseException:
+            self.terminal.forget_keys()
+            raise
+        finally:
+            self.terminal.put_back()
+
+    def _follow(self) -> int:
+        clock, losses = self.sprite.clock, 0  # in a row, each soon after it was attached
+        try:
+            while True:
+                began = clock.monotonic()
+                try:
+                    with self._refreshed_hold():
+                        return self.session.pass_through(self.terminal)
+                except ExecLost as lost:
+                    self.terminal.quiet()
+                    self.session.close()
+                    losses = losses + 1 if clock.monotonic() - began < QUICK_LOSS_S else 0
+                    if losses > MOST_LOSSES:
+                        raise status_unknown(self.sprite, lost) from None
+                    clock.sleep(losses and 0.1 * 2**losses)
+                    self.session = self._reconnect(lost)
+        except BaseException as left:
+            wanted = self.terminal.is_leave(left)
+            self._say_way_back()
+            if not wanted:
+                raise
+            return EXIT_OK
+        finally:
+            self.session.close()
+
+    def _refreshed_hold(self) -> contextlib.AbstractContextManager[object]:
+        if self.refreshes_hold:
+            return HoldRefresher(self.sprite, self.session)
+        return contextlib.nullcontext()
+
+    def _say_way_back(self) -> None:
+        self.terminal.put_back()
+        self.terminal.undo_modes()
+        if self.session.identity and self.session.has_begun:
+            name = self.sprite.name
+            sleeps = f", and {name} may sleep when all is quiet" if self.refreshes_hold else ""
+            back = f"thopters attach {name} {self.session.identity}"
+            self._say(f"the session goes on{sleeps}; back to it: {back}")
+
+    def _say(self, text: str) -> None:
+        """Say something between what a remote program has shown, on a line of its own."""
+        self.sprite.console.note("")
+        self.sprite.console.note(f"[{text}]")
+
+    def _reconnect(self, lost: ExecLost) -> TerminalSession:
+        """Attach to the session again, or start another shell; Detached where the user leaves."""
+        session, keys = self.session, b""
+        has_way_back = bool(session.identity) and session.decoder.started
+        if self.shell is None and not has_way_back:
+            raise status_unknown(self.sprite, lost)
+        if session.typed and not self.terminal.is_terminal:
+            # what was on its way is gone, and can't be typed again
+            raise status_unknown(self.sprite, lost)
+        if not self._has_paused(lost):
+            is_behind = session.websocket.is_behind()
+            unsure = "; what was typed last may not have arrived" if is_behind else ""
+            self._say(f"the connection was lost ({lost}){unsure}; attaching again")
+        elif not self.terminal.is_terminal:
+            raise status_unknown(self.sprite, lost)
+        else:
+            self._say(f"{self.sprite.name} has paused; the next key wakes it, Ctrl-\\ leaves")
+            keys = self.terminal.wait_for_key()
+        found = None
+        if has_way_back:
+            found = attach_terminal(self.sprite, self.terminal.show, session.identity)
+        if found is None:
+            return self._start_anew(lost)
+        found.resize(*self.terminal.size())
+        if keys:
+            found.websocket.send(OP_BINARY, keys)
+        return found
+
+    def _start_anew(self, lost: ExecLost) -> TerminalSession:
+        """Offer a new shell in place of a session that is gone."""
+        gone = "has ended"
+        if not self.session.identity:
+            gone = "never told its id, so there is no way back"
+        self.session.identity = ""
+        if self.shell is None or not self.terminal.is_terminal:
+            raise status_unknown(self.sprite, lost)
+        self.terminal.undo_modes()
+        self._say(f"the session {gone}; a key starts a new shell, Ctrl-\\ leaves")
+        self.terminal.wait_for_key()
+        terminal = self.terminal
+        return open_terminal(self.sprite, terminal.show, self.shell, terminal.size())
+
+    def _has_paused(self, lost: ExecLost) -> bool:
+        """Return whether the sprite sleeps; after a quiet time its status gets time to say so.
+
+        To attach would wake it, only to be lost again. A key means that the user wants it awake.
+        """
+        info = self._look_until_reachable()
+        for left_s in self.sprite.clock.polling(STATUS_LAG_S if lost.quiet else 0):
+            if info is None or info.is_asleep():
+                return info is not None
+            if not left_s or self.terminal.has_keys(0.5):
+                break
+            info = self._look_until_reachable()
+        return False
+
+    def _look_until_reachable(self) -> SpriteInfo | None:
+        """Return what the API says of the sprite; None where there is none for us.
+
+        An API that is out of reach gets its time: so a network that changes ends no session, and
+        wakes no sprite that has paused meanwhile.
+        """
+        said = False
+        for left_s in self.sprite.clock.polling(AWAY_LIMIT_S):
+            try:
+                return self.sprite.require()
+            except (AuthError, NotFoundError):
+                return None
+            except ThoptersError as error:
+                if not left_s:
+                    break
+                if not said:
+                    way = ", Ctrl-\\ leaves" if self.terminal.is_terminal else ""
+                    self._say(f"{error.message}; trying on{way}")
+                said = True
+            self.terminal.has_keys(1.0)
+        return None
 
 
 # --- ports ------------------------------------------------------------------------------
+
 
 LINGER_S = 10.0  # of silence, for an answer after the local side has sent all
 
 
 def open_port(sprite: Sprite, host: str, port: int) -> WebSocket:
     """Connect to a port in a sprite, waking it; ThoptersError where nobody listens there."""
-    import json
-
     target = sprite.api.transport.target(sprite.path("proxy"))
     websocket = open_sprite_socket(sprite, target, WAKE_LIMIT_S)
-    websocket.send(OP_TEXT, json.dumps({"host": host, "port": port}).encode())
-    end, why = sprite.clock.monotonic() + CONNECT_TIMEOUT_S, "no answer came"
+    websocket.send(OP_TEXT, encode_json({"host": host, "port": port}))
+    why = "no answer came"
     try:
-        while sprite.clock.monotonic() < end:
+        for left_s in sprite.clock.polling(CONNECT_TIMEOUT_S):
             for opcode, payload in websocket.one_message():
                 if opcode == OP_TEXT and b'"connected"' in bytes(payload):
                     return websocket
                 raise WebSocketLost("the answer is not understood")
-            websocket.wait(1.0)
+            websocket.wait(min(1.0, left_s))
     except WebSocketLost as lost:
         why = str(lost)
     websocket.close()
-    raise ThoptersError(
-        f"cannot reach port {port} of {host or 'localhost'} in {sprite.name}: {why}"
-    )
+    where = f"port {port} of {host or 'localhost'} in {sprite.name}"
+    raise ThoptersError(f"cannot reach {where}: {why}")
 
 
-def join(websocket: WebSocket, clock: Clock, source: SocketInput, sink: Sink) -> None:
+def bridge(websocket: WebSocket, clock: Clock, source: SocketInput, sink: Sink) -> None:
     """Pass bytes both ways until the remote side has closed; WebSocketLost at its end.
 
     A thread sends, so that neither direction waits for the other; a slow reader on either side
@@ -5193,12 +5471,12 @@ def join(websocket: WebSocket, clock: Clock, source: SocketInput, sink: Sink) ->
     sender = Sender(websocket, source)
     in_background(sender.run)
     try:
-        pass_on(websocket, clock, sender, sink)
+        receive(websocket, clock, sender, sink)
     finally:
         source.stop()
 
 
-def pass_on(websocket: WebSocket, clock: Clock, sender: Sender, sink: Sink) -> NoReturn:
+def receive(websocket: WebSocket, clock: Clock, sender: Sender, sink: Sink) -> NoReturn:
     """Pass what the server sends on to `sink`, and watch that all are still there."""
     pinged_at, ended_at = clock.monotonic(), None
     while True:
@@ -5273,7 +5551,7 @@ class Forwarder:
                     try:
                         in_background(self._forward, client, self._listeners[listener])
                     except ThoptersError:
-                        reset(client)
+                        close_by_reset(client)
                         raise
                     is_told = False
                 except ConnectionError:  # it was gone again
@@ -5295,17 +5573,17 @@ class Forwarder:
                 return
             try:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                join(websocket, self.sprite.clock, SocketInput(client), client.sendall)
+                bridge(websocket, self.sprite.clock, SocketInput(client), client.sendall)
             except WebSocketLost as lost:
                 if lost.is_end:
                     self.sprite.console.detail(f"a connection to port {remote} has ended: {lost}")
                 else:
                     say = self.sprite.console.detail if lost.is_late else self.sprite.console.warn
                     say(f"a connection to port {remote} was lost: {lost}")
-                    reset(client)
+                    close_by_reset(client)
             except ThoptersError as error:
                 self.sprite.console.warn(error.message)
-                reset(client)
+                close_by_reset(client)
             except OSError:  # the local side is gone
                 pass
             finally:
@@ -5318,7 +5596,7 @@ class Forwarder:
             listener.close()
 
 
-def reset(sock: socket.socket) -> None:
+def close_by_reset(sock: socket.socket) -> None:
     """Have the close of a socket be a reset: what has come is not all."""
     import socket
     import struct
@@ -5371,13 +5649,13 @@ def is_port_free(port: int) -> bool:
     return True
 
 
-def join_stdio(sprite: Sprite, host: str, port: int) -> int:
+def forward_stdio(sprite: Sprite, host: str, port: int) -> int:
     """Be the connection itself, for a program such as ssh that starts us for that."""
     sys.stdout.flush()
     binary_streams()
     websocket = open_port(sprite, host, port)
     try:
-        join(websocket, sprite.clock, LocalInput(), write_stdout)
+        bridge(websocket, sprite.clock, LocalInput(), write_stdout)
     except WebSocketLost as lost:
         if lost.is_late:
             raise NoAnswerError(
@@ -5386,7 +5664,7 @@ def join_stdio(sprite: Sprite, host: str, port: int) -> int:
                 hint="what was sent was taken; whether all of the answer came is not known",
             ) from None
         # a pause may look like an end, and it is cheap to know
-        if not lost.is_end or is_asleep(sprite):
+        if not lost.is_end or sprite.is_known_asleep():
             raise NoAnswerError(f"the connection to {sprite.name} was lost: {lost}") from None
         sprite.console.detail(f"the connection has ended: {lost}")
     except Interrupted as interrupted:
@@ -5760,19 +6038,19 @@ def run_copy(
     the lines of stderr.
     """
     errors = bytearray()
-    session = open_exec(sprite, ExecOutput(sink, errors.extend))
+    session = open_exec(sprite, {STREAM_STDOUT: sink, STREAM_STDERR: errors.extend})
     if source:
         source.is_always_read = True
     try:
-        script = exec_script(argv, hold_max_s=HOLD_MAX_S, runner=session.runner, with_keys=False)
-        status = session.run(script, source)
+        command = RemoteCommand(argv, hold_max_s=HOLD_MAX_S, with_keys=False)
+        status = session.run(command, source)
     except ExecLost as lost:
         raise NoAnswerError(f"cannot tell whether all was copied: {lost}") from None
     except BaseException as error:
         if source and isinstance(error, Interrupted):  # all may just have been sent
             sprite.console.note(f"it is not known whether {sprite.name} has any of it")
         if group := session.await_group(2.0):  # it has something to take away
-            signal_group(sprite, group, signal.SIGTERM)
+            pass_signal_on(sprite, group, signal.SIGTERM)
         raise
     finally:
         session.close()
@@ -5857,7 +6135,7 @@ def local_error(copy: Copy, error: Exception) -> ThoptersError:
     return ThoptersError(f"cannot copy{what}: {why}", hint=NOT_PUT)
 
 
-def moves(source: str, target: str) -> list[tuple[str, str]]:
+def plan_moves(source: str, target: str) -> list[tuple[str, str]]:
     """Return what is to be moved, and where to, for `source` to be merged as cp does it.
 
     Folders that are there are gone into. ThoptersError where something does not fit.
@@ -5999,12 +6277,12 @@ def copy_out(sprite: Sprite, sources: list[str], target: str) -> int:
             copy = download(sprite, list(map(os.fsencode, sources)), folder, into=into)
         top = os.path.join(folder, "t")
         if names[0] in ALL_IN_IT:
-            found = moves(top, target)
+            found = plan_moves(top, target)
         else:
             found = [
                 pair
                 for entry in os.listdir(top)
-                for pair in moves(
+                for pair in plan_moves(
                     os.path.join(top, entry), os.path.join(target, entry) if into else target
                 )
             ]
@@ -6263,22 +6541,22 @@ def init_data(config: Config | None) -> bytes:
     return b"".join(part + b"\0" for part in parts)
 
 
-def init_sprite(sprite: Sprite, config: Config | None) -> list[str]:
+def run_init(sprite: Sprite, config: Config | None) -> list[str]:
     """Put the keys into a sprite and return what is to be warned of.
 
     Raises NoAnswerError where the outcome is unknown, ThoptersError where it is not as it should.
     Doing it again is harmless.
     """
-    argv = [b"bash", b"-c", INIT_SCRIPT, b"thopters-init", SEE_ALL, SEE_EACH]
-    again = f"when that is mended, put them in: thopters init {sprite.name}"
+    how = f"when that is mended, put them in: thopters init {sprite.name}"
     try:
-        status, out, err = run_quietly(
+        status, out, err = run_script(
             sprite,
-            argv,
-            limit_s=INIT_LIMIT_S,
-            open_limit_s=WAKE_LIMIT_S,
+            INIT_SCRIPT,
+            SEE_ALL,
+            SEE_EACH,
             data=init_data(config),
             statuses=range(256),  # it has its own proof
+            limit_s=INIT_LIMIT_S,
         )
     except ExecLost as lost:
         raise NoAnswerError(
@@ -6290,15 +6568,15 @@ def init_sprite(sprite: Sprite, config: Config | None) -> list[str]:
         failures = [line[5:] for line in lines if line.startswith("fail ")]
         words = err.decode("utf-8", "replace").strip().splitlines()
         why = "; ".join(failures or words[-1:]) or f"the script ended with {status}"
-        raise ThoptersError(f"cannot put all keys into {sprite.name}: {why}", hint=again)
+        raise ThoptersError(f"cannot put all keys into {sprite.name}: {why}", hint=how)
     return [line[5:] for line in lines if line.startswith("warn ")]
 
 
-def init(sprite: Sprite, config: Config | None) -> dict[str, Any]:
+def put_keys_in(sprite: Sprite, config: Config | None) -> dict[str, Any]:
     """Put the keys into a sprite, warn of what is missing, and return what was done."""
     warnings = missing_keys(config)
     with sprite.console.working(f"putting the keys into {sprite.name}"):
-        warnings += init_sprite(sprite, config)
+        warnings += run_init(sprite, config)
     for text in warnings:
         sprite.console.warn(text)
     git = None
@@ -6328,7 +6606,7 @@ def missing_keys(config: Config | None) -> list[str]:
     return missing
 
 
-def describe_init(config: Config | None, report: dict[str, Any]) -> str:
+def describe_keys(config: Config | None, report: dict[str, Any]) -> str:
     if config is None or not config.exists:
         return "there is no configuration, so what is in it stays"
     git, variables = report["git"], ", ".join(report["variables"])
@@ -6338,46 +6616,23 @@ def describe_init(config: Config | None, report: dict[str, Any]) -> str:
 
 # --- life -------------------------------------------------------------------------------
 
+
 YES = ("y", "yes")
-READY_LIMIT_S = 60.0
-READ_BACK_LIMIT_S = 30.0
-OLD_AFTER_S = 10.0  # how much earlier than our question a sprite was made that is not ours
-PAUSE_LIMIT_S = 120.0
-PAUSE_LOOK_EVERY_S = 1.0
 
 
-def each(
-    console: Console, items: Iterable[S], action: Callable[[S], T], failed: list[ThoptersError]
-) -> list[T]:
-    """Do something for each item; where one fails, the others still get their turn.
+class IfInterrupted:
+    """Says something where what is done in it is ended by other than an error of ours."""
 
-    What fails is told at once, by the item's name, with --json by `finish`.
-    """
-    results = []
-    for item in items:
-        try:
-            results.append(action(item))
-        except ThoptersError as error:
-            if isinstance(error, (AuthError, NotSentError)) and not results and not failed:
-                raise  # it would be the same for every one
-            error.name = getattr(item, "name", str(item))
-            if error.name not in [word.strip(",:;") for word in error.message.split()]:
-                error.message = f"{error.name}: {error.message}"
-            failed.append(error)
-            if not console.json:
-                console.error(error)
-    return results
+    def __init__(self, console: Console, note: str) -> None:
+        self.console = console
+        self.note = note
 
+    def __enter__(self) -> None:
+        pass
 
-def finish(console: Console, done: str, results: list[Any], failed: list[ThoptersError]) -> int:
-    """Return the worst exit status of several names; with --json say what was done and failed."""
-    if console.json:
-        errors = [
-            {"name": error.name, "code": error.code, "message": error.message, "hint": error.hint}
-            for error in failed
-        ]
-        console.answer_json({done: results, "errors": errors})
-    return max((error.exit_code for error in failed), default=EXIT_OK)
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error and not isinstance(error, ThoptersError):
+            self.console.note(self.note)
 
 
 def no_consent(doing: str) -> UsageError:
@@ -6385,42 +6640,43 @@ def no_consent(doing: str) -> UsageError:
                       hint="say --yes if that is meant")  # fmt: skip
 
 
-def init_created(sprite: Sprite, config: Config | None, *, made: bool) -> dict[str, Any]:
-    """Put the keys in; whatever ends it, the sprite is kept, and it is said how to go on."""
-    was = "was created" if made else "exists"
-    keep = f"thopters init {sprite.name}; or remove it: thopters destroy {sprite.name}"
-    try:
-        with After(f"{sprite.name} {was}", f"put them in: {keep}"):
-            return init(sprite, config)
-    except ThoptersError:
-        raise
-    except BaseException:
-        sprite.console.note(
-            f"{sprite.name} {was}, but not all keys may be in it. Go on with: {keep}"
-        )
-        raise
+# create
+
+READY_LIMIT_S = 60.0
+READ_BACK_LIMIT_S = 30.0
+OLD_AFTER_S = 10.0  # how much earlier than our question a sprite was made that is not ours
 
 
-def already_exists(name: str) -> ExistsError:
-    return ExistsError(
-        f"there is a sprite {name} already",
-        hint=f"use it: thopters exec {name} -- COMMAND; or create it with --if-missing",
-    )
+# create's decision. The API can answer 500, or nothing at all, and have made the sprite all the
+# same; and a GET misses one now and then. So:
+#
+#   the GET before finds it                  -> it exists: nothing is sent
+#   a definite yes                           -> it is ours
+#   a definite no, or "exists"               -> the error; ours if a POST before may have made it
+#   anything else                            -> look for it for 30 s
+#     it appears, and was made since we asked  -> it is ours
+#     it stays absent                          -> POST a second time, once, and look again
+#
+# Whatever ends the wait, a sprite that was made is kept, and it is said how to go on.
+def create(sprite: Sprite) -> tuple[SpriteInfo, bool]:
+    """Return a sprite that runs commands, and whether we made it; one that exists is left alone."""
+    with sprite.console.working(f"creating {sprite.name}"):
+        existing = sprite.find()
+        info, made = (existing, False) if existing else create_or_find(sprite)
+        if made:
+            wait_for_first_command(sprite)
+    return info, made
 
 
 def create_or_find(sprite: Sprite) -> tuple[SpriteInfo, bool]:
-    """Make a sprite that was absent; return it once the API has it, and whether we made it.
-
-    The API can answer 500, or nothing, and have made it all the same: so whenever that is
-    possible we look for it, and POST a second time only if it stays absent.
-    """
+    """Make a sprite that was absent; return it once the API has it, and whether we made it."""
     look = f"look again: thopters list --prefix {sprite.name}"
     since = sprite.api.transport.server_date  # of the answer that it was absent
     try:
-        found, why = post_and_look(sprite, since, again=False)
+        found, why = post_and_look(sprite, since, is_second=False)
         if found is None:
             with After(f"{sprite.name} may have been created ({why})", look):
-                found, why = post_and_look(sprite, since, again=True)
+                found, why = post_and_look(sprite, since, is_second=True)
     except ThoptersError:
         raise
     except BaseException:
@@ -6434,14 +6690,14 @@ def create_or_find(sprite: Sprite) -> tuple[SpriteInfo, bool]:
 
 
 def post_and_look(
-    sprite: Sprite, since: datetime.datetime | None, *, again: bool
+    sprite: Sprite, since: datetime.datetime | None, *, is_second: bool
 ) -> tuple[tuple[SpriteInfo, bool] | None, str]:
     """Ask once for a sprite; None, and why, where none came of it that can be seen."""
     try:
         answer = sprite.api.create_sprite(sprite.name)
         if failure_kind(answer) != AMBIGUOUS:
-            info, made = created_sprite(sprite, answer, again=again)
-            return (info, made and (not again or is_new(info, since))), ""
+            info, made = created_sprite(sprite, answer, is_second=is_second)
+            return (info, made and (not is_second or is_new(info, since))), ""
         why = f"the API answered {answer.status}: {answer.reason()}"
     except NoAnswerError as error:
         why = error.message
@@ -6459,7 +6715,7 @@ def is_new(info: SpriteInfo, since: datetime.datetime | None) -> bool:
     return not made or not since or (since - made).total_seconds() < OLD_AFTER_S
 
 
-def created_sprite(sprite: Sprite, answer: Answer, *, again: bool) -> tuple[SpriteInfo, bool]:
+def created_sprite(sprite: Sprite, answer: Answer, *, is_second: bool) -> tuple[SpriteInfo, bool]:
     """Return the sprite that a definite answer speaks of and whether we made it, or raise."""
     if 200 <= answer.status < 300:
         item = decode_json(answer)
@@ -6473,7 +6729,7 @@ def created_sprite(sprite: Sprite, answer: Answer, *, again: bool) -> tuple[Spri
     if answer.status == 409 or says_so:
         existing = read_back(sprite, 2.0)
         if existing:
-            return existing, again  # absent before our first POST, so that one made it
+            return existing, is_second  # absent before our first POST, so that one made it
     sprite.api.refuse(answer, f"create {sprite.name}")
 
 
@@ -6490,56 +6746,51 @@ def expect_sprite(sprite: Sprite) -> SpriteInfo:
 
 def read_back(sprite: Sprite, limit_s: float) -> SpriteInfo | None:
     """Look for a sprite until it is there or the time is up."""
-    end, wait = sprite.clock.monotonic() + limit_s, 0.2
-    while True:
-        try:
-            info = sprite.find()
-        except ThoptersError:
-            info = None
-        if info or sprite.clock.monotonic() + wait > end:
-            return info
-        sprite.clock.sleep(wait)
-        wait = min(2 * wait, 5.0)
+    for _ in sprite.clock.polling(limit_s, 0.2, longest_s=5.0):
+        with contextlib.suppress(ThoptersError):
+            if info := sprite.find():
+                return info
+    return None
 
 
 def say_what_exists(sprite: Sprite) -> None:
     """Tell, after an interrupted create, what the API has; its absence now proves nothing."""
-    if read_back(sprite, 5.0):
-        sprite.console.note(
-            f"{sprite.name} was created; remove it with: thopters destroy {sprite.name}"
-        )
-    else:
-        sprite.console.note(
-            f"{sprite.name} is not there, but may still be on its way; see: thopters list"
-        )
+    for _ in sprite.clock.polling(5.0, 0.5):
+        if sprite.glance_at_state() not in ("", "gone"):
+            sprite.console.note(
+                f"{sprite.name} was created; remove it with: thopters destroy {sprite.name}"
+            )
+            return
+    sprite.console.note(
+        f"{sprite.name} is not there, but may still be on its way; see: thopters list"
+    )
 
 
-def get_ready(sprite: Sprite) -> None:
+def wait_for_first_command(sprite: Sprite) -> None:
     """Wait until a new sprite runs commands; whatever ends the wait, the sprite is kept."""
-    keep = f"thopters exec {sprite.name} -- COMMAND; or remove it: thopters destroy {sprite.name}"
-    try:
-        with After(f"{sprite.name} was created", f"it may only need time: {keep}"):
-            wait_until_ready(sprite, READY_LIMIT_S, [b"true"])
-    except ThoptersError:
-        raise
-    except BaseException:
-        sprite.console.note(
-            f"{sprite.name} was created; it is not known to be ready. Go on with: {keep}"
-        )
-        raise
+    name = sprite.name
+    keep = f"thopters exec {name} -- COMMAND; or remove it: thopters destroy {name}"
+    note = f"{name} was created; it is not known to be ready. Go on with: {keep}"
+    with (
+        IfInterrupted(sprite.console, note),
+        After(f"{name} was created", f"it may only need time: {keep}"),
+    ):
+        wait_until_ready(sprite, READY_LIMIT_S)
 
 
-def resume(sprite: Sprite) -> dict[str, Any]:
-    """Wake a sprite by a command that does nothing: the platform has no call for it."""
-    before = sprite.require().status
-    started = sprite.clock.monotonic()
-    with sprite.console.working(f"waking {sprite.name}"):
-        wait_until_ready(sprite, WAKE_LIMIT_S, [b"true"])
-    seconds = round(sprite.clock.monotonic() - started, 2)
-    if not sprite.console.json:
-        was = "was running already, and answered" if before == "running" else f"was {before}, woke"
-        sprite.console.answer(f"{sprite.name} {clean(was)} in {seconds:.2f} s")
-    return {"name": sprite.name, "was": before or None, "seconds": seconds}
+def put_keys_into_new(sprite: Sprite, config: Config | None, *, made: bool) -> dict[str, Any]:
+    """Put the keys in; whatever ends it, the sprite is kept, and it is said how to go on."""
+    name, was = sprite.name, "was created" if made else "exists"
+    keep = f"thopters init {name}; or remove it: thopters destroy {name}"
+    note = f"{name} {was}, but not all keys may be in it. Go on with: {keep}"
+    with IfInterrupted(sprite.console, note), After(f"{name} {was}", f"put them in: {keep}"):
+        return put_keys_in(sprite, config)
+
+
+# pause and resume
+
+PAUSE_LIMIT_S = 120.0
+PAUSE_LOOK_EVERY_S = 1.0
 
 
 class Keeper:
@@ -6562,22 +6813,22 @@ class Keeper:
 class Pause:
     """A sprite on its way to sleep: its status before, and what was ended for that."""
 
-    __slots__ = ("ended", "sprite", "was")
+    __slots__ = ("ended", "name", "sprite", "was")
 
     def __init__(self, sprite: Sprite, was: str) -> None:
         self.sprite = sprite
+        self.name = sprite.name
         self.was = was
         self.ended: list[str] = []
 
-    @property
-    def name(self) -> str:
-        return self.sprite.name
-
     def after(self) -> After:
-        return After(f"{', '.join(self.ended)} of {self.sprite.name} ended" if self.ended else "")
+        return After(f"{', '.join(self.ended)} of {self.name} ended" if self.ended else "")
 
 
-def quieten(sprite: Sprite, *, force: bool) -> Pause:
+# The platform has no call for sleep: a sprite falls asleep when nothing keeps it awake. So we look
+# at it once, since each look inside is activity itself; say what may keep it awake; end that with
+# the user's consent; and then only ask for its status, which neither wakes it nor counts.
+def begin_pause(sprite: Sprite, *, force: bool) -> Pause:
     """Look once at what keeps a sprite awake, and end it with the user's consent.
 
     One that sleeps is left alone: a look inside would wake it.
@@ -6645,32 +6896,24 @@ def end_keeper(sprite: Sprite, keeper: Keeper) -> None:
         raise ThoptersError(f"session {keeper.id} of {sprite.name} can't be ended: it still runs")
 
 
-def see_asleep(pause: Pause, args: argparse.Namespace, started: float) -> dict[str, Any]:
-    """Wait until a sprite sleeps, by looks that neither wake it nor count as activity."""
-    sprite, console = pause.sprite, pause.sprite.console
-    info = sprite.require()
-    with console.working(f"waiting for {sprite.name} to fall asleep"):
-        while not info.is_asleep() and not args.no_wait:
-            if sprite.clock.monotonic() - started >= args.timeout:
-                raise still_awake(sprite, info, args)
-            sprite.clock.sleep(PAUSE_LOOK_EVERY_S)
+def wait_until_asleep(pause: Pause, left_s: float, limit_s: float) -> SpriteInfo:
+    """Wait until a sprite sleeps, by looks that neither wake it nor count as activity.
+
+    TimedOutError after `left_s` of the `limit_s` in all, with what still keeps it awake.
+    """
+    sprite = pause.sprite
+    with sprite.console.working(f"waiting for {sprite.name} to fall asleep"):
+        for _ in sprite.clock.polling(max(0.0, left_s), PAUSE_LOOK_EVERY_S):
             info = sprite.require()
-    seconds = round(sprite.clock.monotonic() - started, 1)
-    if not console.json:
-        console.answer(f"{sprite.name} {describe_pause(pause, info, seconds, args.no_wait)}")
-    return {
-        "name": sprite.name,
-        "was": pause.was or None,
-        "status": info.status or None,
-        "ended": pause.ended,
-        "seconds": seconds,
-    }
+            if info.is_asleep():
+                return info
+        raise still_awake(sprite, info, limit_s)
 
 
-def describe_pause(pause: Pause, info: SpriteInfo, seconds: float, no_wait: bool) -> str:
+def describe_pause(pause: Pause, info: SpriteInfo, seconds: float, *, waited: bool) -> str:
     """Say how a pause came out. After a look inside, a status of sleep that was not waited for
     may be an old one."""
-    woken = pause.was == "running" and no_wait
+    woken = pause.was == "running" and not waited
     if woken or not info.is_asleep():
         state = pause.was if woken else clean(info.state())
         return f"is {state}; it falls asleep by itself when all is quiet"
@@ -6679,7 +6922,7 @@ def describe_pause(pause: Pause, info: SpriteInfo, seconds: float, no_wait: bool
     return f"fell asleep after {seconds:.1f} s ({info.status})"
 
 
-def still_awake(sprite: Sprite, info: SpriteInfo, args: argparse.Namespace) -> TimedOutError:
+def still_awake(sprite: Sprite, info: SpriteInfo, limit_s: float) -> TimedOutError:
     """Return the error for a sprite that does not fall asleep, with what still keeps it awake."""
     keepers: list[Keeper] = []
     unseen = "it was not looked into"
@@ -6690,9 +6933,28 @@ def still_awake(sprite: Sprite, info: SpriteInfo, args: argparse.Namespace) -> T
     why = "; ".join(reasons) or "no session and no hold was found"
     hint = f"end these: thopters pause {sprite.name} --force"
     return TimedOutError(
-        f"{sprite.name} is still {info.state()} after {args.timeout:.0f} s: {why}",
+        f"{sprite.name} is still {info.state()} after {limit_s:.0f} s: {why}",
         hint=hint if keepers else "open connections, through its URL too, keep it awake",
     )
+
+
+def resume(sprite: Sprite) -> tuple[str, float]:
+    """Wake a sprite by a command that does nothing: the platform has no call for it.
+
+    Returns its status before, and the seconds that it took.
+    """
+    before = sprite.require().status
+    started = sprite.clock.monotonic()
+    wake(sprite)
+    return before, sprite.clock.monotonic() - started
+
+
+def wake(sprite: Sprite) -> None:
+    with sprite.console.working(f"waking {sprite.name}"):
+        wait_until_ready(sprite, WAKE_LIMIT_S)
+
+
+# checkpoint and restore
 
 
 def take_checkpoint(sprite: Sprite, comment: str, known: Sequence[str] = ()) -> str:
@@ -6701,11 +6963,12 @@ def take_checkpoint(sprite: Sprite, comment: str, known: Sequence[str] = ()) -> 
     `known` are the ids from before, where they have been looked at anyway.
     """
     started = sprite.clock.monotonic()
-    texts = follow(sprite, f"checkpointing {sprite.name}", sprite.create_checkpoint(comment))
+    doing = f"checkpointing {sprite.name}"
+    texts = show_progress(sprite, doing, sprite.create_checkpoint(comment))
     return checkpoint_id(texts) or new_checkpoint(sprite, comment, known, started)
 
 
-def follow(sprite: Sprite, doing: str, words: Iterator[str]) -> list[str]:
+def show_progress(sprite: Sprite, doing: str, words: Iterator[str]) -> list[str]:
     """Show the platform's progress on stderr as it comes, and return it."""
     texts = []
     with sprite.console.working(doing):
@@ -6778,59 +7041,40 @@ def require_checkpoint(sprite: Sprite, identity: str) -> list[str]:
     return known
 
 
+def confirm_restore(sprite: Sprite, identity: str, *, has_backup: bool) -> None:
+    lost = "a checkpoint is taken first" if has_backup else "the present state is lost"
+    question = f"Put the disk of {sprite.name} back to {identity}? Its programs end; {lost}. [y/N]"
+    if sprite.console.ask(question).strip().lower() not in YES:
+        raise UsageError(f"{sprite.name} was left as it is")
+
+
+# A restore is asynchronous: after its stream has ended, the old environment may still answer. So a
+# file with a random name is put on the disk before; the restore is done when a command runs and
+# does not see that file. It is never sent twice. Whatever goes wrong, it is said what is known of
+# the disk, and the file is taken away again.
 MARKER_SCRIPT = b"[ ! -e ~/%s ] || exit %d"
 LOOK_FOR_KEYS = b"if [ -e ~/.thopters/env ]; then echo keys; fi"
 
 
-def renew_keys(
-    sprite: Sprite, identity: str, config: Config | None, *, had_keys: bool, done: str
-) -> dict[str, Any] | None:
-    """Put today's keys into a restored sprite, which has those of the checkpoint's day, or none.
+def restore_disk(sprite: Sprite, identity: str, saved: str | None) -> bool:
+    """Put the disk back to a checkpoint, and see it happen.
 
-    None, and nothing done, where it had none before and has none now.
-    """
-    try:
-        with After(done):
-            if config is None or not config.exists:
-                if probe(sprite, b"[ ! -s ~/.thopters/env ] || echo keys"):
-                    sprite.console.warn(
-                        f"the keys in {sprite.name} are those of {identity}: "
-                        "there is no configuration to renew them"
-                    )
-                return None
-            if not had_keys and not probe(sprite, LOOK_FOR_KEYS):
-                return None
-            report = init(sprite, config)
-    except ThoptersError:
-        raise
-    except BaseException:
-        sprite.console.note(f"{sprite.name} was restored to {identity}, but may hold its old keys")
-        raise
-    sprite.console.note(f"today's keys were put into {sprite.name} again")
-    return report
-
-
-def restore(sprite: Sprite, identity: str, saved: str | None) -> bool:
-    """Restore and see it happen: a file of ours on the old disk has to be gone.
-
-    Returns whether the sprite had keys of ours before. The restore is asynchronous: after the
-    stream's end the old environment may still answer. Never sent twice.
+    `saved` is a checkpoint of the present. Returns whether the sprite had keys of ours before.
     """
     marker = f".thopters-restore-{os.urandom(8).hex()}".encode()
     undo = f"; the state before is checkpoint {saved}" if saved else ""
     backup = f"; checkpoint {saved} holds the present state" if saved else ""
-    note = left = f"{sprite.name} was not restored{backup}"
+    note = not_restored = f"{sprite.name} was not restored{backup}"
     try:
-        had_keys = bool(probe(sprite, b": > ~/" + marker + b" && " + LOOK_FOR_KEYS))
+        had_keys = bool(require_output(sprite, b": > ~/" + marker + b" && " + LOOK_FOR_KEYS))
         note = f"{sprite.name} may or may not be at {identity} now{undo}"
-        follow(sprite, f"restoring {sprite.name}", sprite.restore_checkpoint(identity))
+        words = sprite.restore_checkpoint(identity)
+        show_progress(sprite, f"restoring {sprite.name}", words)
         with sprite.console.working(f"waiting for {sprite.name}"):
-            wait_until_ready(
-                sprite, WAKE_LIMIT_S, [b"bash", b"-c", MARKER_SCRIPT % (marker, NOT_YET)]
-            )
+            wait_until_ready(sprite, WAKE_LIMIT_S, MARKER_SCRIPT % (marker, NOT_YET))
     except BaseException as error:
-        if was_refused(error):
-            note = left
+        if isinstance(error, ThoptersError) and error.is_refusal:
+            note = not_restored
         elif isinstance(error, NotReadyError) and error.answers:
             note = f"{sprite.name} still shows the disk from before{undo}"
         sprite.console.note(note)  # before another signal can come
@@ -6839,47 +7083,57 @@ def restore(sprite: Sprite, identity: str, saved: str | None) -> bool:
     return had_keys
 
 
-def was_refused(error: BaseException) -> bool:
-    """Return whether an error stands for an answer by which nothing was done."""
-    refusal = error.__context__
-    if not isinstance(refusal, RefusedError):
-        return False
-    kind = failure_kind(refusal.answer)
-    return kind in (BUSY, STARTING) or (kind is None and 400 <= refusal.answer.status < 500)
-
-
 def remove_marker(sprite: Sprite, marker: bytes) -> None:
+    script = b"rm -f ~/" + marker
     try:
-        run_quietly(
-            sprite,
-            [b"bash", b"-c", b"rm -f ~/" + marker],
-            limit_s=PROBE_LIMIT_S,
-            open_limit_s=PROBE_LIMIT_S,
-        )
+        run_script(sprite, script, limit_s=PROBE_LIMIT_S, open_limit_s=PROBE_LIMIT_S)
     except (ThoptersError, ExecLost):
         sprite.console.detail(f"an empty file ~/{marker.decode()} may be left in {sprite.name}")
 
 
-def confirm_destroy(app: App, info: SpriteInfo) -> None:
+def renew_keys(
+    sprite: Sprite, identity: str, config: Config | None, *, had_keys: bool
+) -> dict[str, Any] | None:
+    """Put today's keys into a restored sprite, which has those of the checkpoint's day, or none.
+
+    None, and nothing done, where it had none before and has none now.
+    """
+    name = sprite.name
+    note = f"{name} was restored to {identity}, but may hold its old keys"
+    with IfInterrupted(sprite.console, note):
+        if config is None or not config.exists:
+            if require_output(sprite, b"[ ! -s ~/.thopters/env ] || echo keys"):
+                sprite.console.warn(
+                    f"the keys in {name} are those of {identity}: "
+                    "there is no configuration to renew them"
+                )
+            return None
+        if not had_keys and not require_output(sprite, LOOK_FOR_KEYS):
+            return None
+        report = put_keys_in(sprite, config)
+    sprite.console.note(f"today's keys were put into {name} again")
+    return report
+
+
+# destroy
+
+
+def confirm_destroy(info: SpriteInfo, console: Console) -> None:
     facts = ", ".join(filter(None, (info.state(), info.url)))
-    app.console.note(f"{info.name} ({facts}) goes with all its files and checkpoints, for good.")
-    if app.console.ask(f"Type {info.name} to destroy it:") != info.name:
+    console.note(f"{info.name} ({facts}) goes with all its files and checkpoints, for good.")
+    if console.ask(f"Type {info.name} to destroy it:") != info.name:
         raise UsageError("that is not the name: nothing was destroyed")
 
 
-def destroy(sprite: Sprite) -> str:
+def destroy(sprite: Sprite) -> None:
     """Delete a sprite and see it gone."""
     with sprite.console.working(f"destroying {sprite.name}"):
         sprite.delete()
-        end = sprite.clock.monotonic() + 10.0
         with After(f"the API said that it deletes {sprite.name}"):
-            while sprite.find():
-                if sprite.clock.monotonic() > end:
-                    raise TimedOutError("it is still there after 10 s")
-                sprite.clock.sleep(0.3)
-    if not sprite.console.json:
-        sprite.console.answer(f"destroyed {sprite.name}")
-    return sprite.name
+            for _ in sprite.clock.polling(10.0, 0.3):
+                if sprite.find() is None:
+                    return
+            raise TimedOutError("it is still there after 10 s")
 
 
 # --- command line -----------------------------------------------------------------------
@@ -7159,6 +7413,25 @@ def parse(argv: list[str]) -> tuple[Command, argparse.Namespace]:
 
 # --- commands ---------------------------------------------------------------------------
 
+
+def sprite_program_for(sprite: Sprite, info: SpriteInfo) -> list[str] | None:
+    """Return how to call the `sprite` program for a sprite; None where ours is to be used.
+
+    That is: wished by THOPTERS_NATIVE, no program, or one that would not reach this sprite.
+    """
+    transport = sprite.api.transport
+    path = find_sprite_program(transport.environ)
+    if transport.environ.get("THOPTERS_NATIVE") or path is None:
+        return None
+    base = f"{transport.base.scheme}://{transport.base.netloc}{transport.base.path}"
+    try:
+        store = SpriteStore(transport.environ, base, sprite.console)
+        return [path, *store.options_for(sprite.name, info.organization, transport.credential)]
+    except ThoptersError as error:
+        sprite.console.detail(f"{error.message}; it is not used")
+        return None
+
+
 NAME = Argument("name", metavar="NAME", help="the sprite")
 NAMES = Argument("names", metavar="NAME", nargs="+", help="the sprites")
 JSON = Argument("--json", action="store_true", help="print JSON, an error too")
@@ -7176,6 +7449,40 @@ def hold_option(text: str) -> Argument:
 
 def yes_option(what: str) -> Argument:
     return Argument("--yes", action="store_true", help=f"{what} without asking")
+
+
+class Batch:
+    """Does something for several sprites; where one fails, the others still get their turn.
+
+    What fails is told at once, with --json at the end; so is what was done, under the name `done`.
+    """
+
+    def __init__(self, console: Console, done: str) -> None:
+        self.console = console
+        self.done = done
+        self.failed: list[tuple[str, ThoptersError]] = []
+
+    def each(self, items: Iterable[N], action: Callable[[N], T]) -> list[T]:
+        """Do something for each item, which has a sprite's name; return what came of it."""
+        results = []
+        for item in items:
+            try:
+                results.append(action(item))
+            except ThoptersError as error:
+                if isinstance(error, (AuthError, NotSentError)) and not results + self.failed:
+                    raise  # it would be the same for every one
+                if not error.names_sprite:
+                    error.put_before(f"{item.name}: ")
+                self.failed.append((item.name, error))
+                if not self.console.json:
+                    self.console.error(error)
+        return results
+
+    def finish(self, results: list[Any]) -> int:
+        """Return the worst exit status; with --json say what was done and what failed."""
+        errors = [{"name": name, **error.to_json()} for name, error in self.failed]
+        self.console.result({self.done: results, "errors": errors})
+        return max((error.exit_code for _, error in self.failed), default=EXIT_OK)
 
 
 # What else setup asks for: words, section, key, and the variable of --from-env
@@ -7325,7 +7632,7 @@ def say_sprite_program(app: App) -> None:
     app.console.note(f"sprite program: {path} ({told}), {login}")
 
 
-def verdict(
+def report_token(
     app: App, what: str, ask: Callable[[], Answer], is_right: Callable[[object], bool]
 ) -> bool:
     """Say whether a server takes a token, as far as it tells; False if it rejects it.
@@ -7359,11 +7666,11 @@ def check_sprites_token(app: App) -> bool:
         return True
     what = f"sprites token ({transport.credential.source})"
     query = [("max_results", "1")]
-    return verdict(
+    return report_token(
         app,
         what,
         lambda: transport.fetch("GET", "/v1/sprites", query=query),
-        lambda page: listed(page, "sprites") is not None,
+        lambda page: list_field(page, "sprites") is not None,
     )
 
 
@@ -7381,7 +7688,7 @@ def check_github_token(app: App) -> bool:
     transport = Transport(
         base, credential, console=app.console, clock=app.clock, environ=app.environ
     )
-    return verdict(
+    return report_token(
         app,
         "GITHUB_PAT",
         lambda: transport.fetch("GET", "/user"),
@@ -7456,38 +7763,21 @@ def cmd_create(app: App, args: argparse.Namespace) -> int:
     config = None if args.no_init else app.config_if_any()  # what is wrong with it comes first
     if len(sprite.name) > URL_NAME_LENGTH:
         app.console.warn(f"above {URL_NAME_LENGTH} characters the sprite's URL may not resolve")
-    with app.console.working(f"creating {sprite.name}"):
-        existing = sprite.find()
-        info, made = (existing, False) if existing else create_or_find(sprite)
-        if not made and not args.if_missing:
-            raise already_exists(sprite.name)
-        if made:
-            get_ready(sprite)
-    report = None if args.no_init else init_created(sprite, config, made=made)
+    info, made = create(sprite)
+    if not made and not args.if_missing:
+        raise ExistsError(
+            f"there is a sprite {sprite.name} already",
+            hint=f"use it: thopters exec {sprite.name} -- COMMAND; or create it with --if-missing",
+        )
+    report = None if args.no_init else put_keys_into_new(sprite, config, made=made)
     seconds = app.clock.monotonic() - started
-    report_create(app, args, info, created=made, init=report, seconds=seconds)
+    fields = {"created": made, "init": report, "seconds": round(seconds, 3)}
+    name, url = clean(info.name), clean(info.url)
+    text = f"{name}\t{url}\t{seconds:.1f}"
+    if app.console.out_is_terminal:
+        text = f"{'created' if made else 'exists'} {name}  {url}  {seconds:.1f} s"
+    app.console.result({**info.to_json(), **fields}, text, hint=f"thopters shell {info.name}")
     return EXIT_OK
-
-
-def report_create(
-    app: App,
-    args: argparse.Namespace,
-    info: SpriteInfo,
-    *,
-    created: bool,
-    init: dict[str, Any] | None,
-    seconds: float,
-) -> None:
-    console, verb = app.console, "created" if created else "exists"
-    if args.json:
-        fields = {"created": created, "init": init, "seconds": round(seconds, 3)}
-        console.answer_json({**info.to_json(), **fields})
-        return
-    if console.out_is_terminal:
-        console.answer(f"{verb} {clean(info.name)}  {clean(info.url)}  {seconds:.1f} s")
-    else:
-        console.answer(f"{clean(info.name)}\t{clean(info.url)}\t{seconds:.1f}")
-    console.hint(f"thopters shell {info.name}")
 
 
 @Command(
@@ -7500,16 +7790,14 @@ def report_create(
 def cmd_init(app: App, args: argparse.Namespace) -> int:
     sprites = app.sprites(args.names)
     config = app.config_if_any()
-    failed: list[ThoptersError] = []
+    batch = Batch(app.console, "initialized")
 
     def put_in(sprite: Sprite) -> dict[str, Any]:
-        report = init(sprite, config)
-        if not args.json:
-            app.console.answer(f"{sprite.name}: {describe_init(config, report)}")
+        report = put_keys_in(sprite, config)
+        app.console.say_done(f"{sprite.name}: {describe_keys(config, report)}")
         return report
 
-    done = each(app.console, sprites, put_in, failed)
-    return finish(app.console, "initialized", done, failed)
+    return batch.finish(batch.each(sprites, put_in))
 
 
 @Command(
@@ -7526,14 +7814,14 @@ def cmd_list(app: App, args: argparse.Namespace) -> int:
     prefix = config.prefix if config else args.prefix or ""
     with console.working("listing sprites"):
         listing = app.api.list_sprites(prefix)
-        sprites = [complete(app, listing.sprites[name]) for name in sorted(listing.sprites)]
-    sprites = [info for info in sprites if info.name.startswith(prefix)]
+        found = [with_status(app.api, listing.sprites[name]) for name in sorted(listing.sprites)]
+    found = [info for info in found if info.name.startswith(prefix)]
     if args.json:
         counts = {k: {"count": n, "limit": limit} for k, (n, limit) in listing.counts.items()}
-        console.answer_json({"sprites": [s.to_json() for s in sprites], "counts": counts})
+        console.answer_json({"sprites": [info.to_json() for info in found], "counts": counts})
         return EXIT_OK
-    if sprites:
-        rows = [sprite_row(app, info) for info in sprites]
+    if found:
+        rows = [sprite_row(app, info) for info in found]
         console.table(("Name", "Status", "Updated"), rows)
     else:
         named = f" whose names start with {prefix}" if prefix else ""
@@ -7543,9 +7831,9 @@ def cmd_list(app: App, args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def complete(app: App, info: SpriteInfo) -> SpriteInfo:
+def with_status(api: SpritesApi, info: SpriteInfo) -> SpriteInfo:
     """Ask for the rest where a list holds names only, as the documentation shows it."""
-    return info if info.status else app.api.sprite(info.name).find() or info
+    return info if info.status else api.sprite(info.name).find() or info
 
 
 def sprite_row(app: App, info: SpriteInfo) -> tuple[str, str, str]:
@@ -7582,20 +7870,28 @@ def format_count(state: str, count: int, limit: int | None) -> str:
     ),
 )
 def cmd_pause(app: App, args: argparse.Namespace) -> int:
-    sprites = app.sprites(args.names)
+    sprites, clock = app.sprites(args.names), app.clock
     if not 0 <= args.timeout < 1e9:
         raise UsageError("--timeout wants a number of seconds")
-    failed: list[ThoptersError] = []
+    batch = Batch(app.console, "paused")
     # all are looked at first, so that they fall asleep together
-    pauses = each(app.console, sprites, lambda sprite: quieten(sprite, force=args.force), failed)
-    started = app.clock.monotonic()
+    pauses = batch.each(sprites, lambda sprite: begin_pause(sprite, force=args.force))
+    started = clock.monotonic()
 
     def wait(pause: Pause) -> dict[str, Any]:
+        left_s = args.timeout - (clock.monotonic() - started)
         with pause.after():
-            return see_asleep(pause, args, started)
+            if args.no_wait:
+                info = pause.sprite.require()
+            else:
+                info = wait_until_asleep(pause, left_s, args.timeout)
+        seconds = round(clock.monotonic() - started, 1)
+        how = describe_pause(pause, info, seconds, waited=not args.no_wait)
+        app.console.say_done(f"{pause.name} {how}")
+        facts = {"was": pause.was or None, "status": info.status or None, "ended": pause.ended}
+        return {"name": pause.name, **facts, "seconds": seconds}
 
-    done = each(app.console, pauses, wait, failed)
-    return finish(app.console, "paused", done, failed)
+    return batch.finish(batch.each(pauses, wait))
 
 
 @Command(
@@ -7607,9 +7903,16 @@ def cmd_pause(app: App, args: argparse.Namespace) -> int:
     aliases=("wake",),
 )
 def cmd_resume(app: App, args: argparse.Namespace) -> int:
-    failed: list[ThoptersError] = []
-    woken = each(app.console, app.sprites(args.names), resume, failed)
-    return finish(app.console, "resumed", woken, failed)
+    sprites = app.sprites(args.names)
+    batch = Batch(app.console, "resumed")
+
+    def wake_up(sprite: Sprite) -> dict[str, Any]:
+        was, seconds = resume(sprite)
+        how = "was running already, and answered" if was == "running" else f"was {was}, woke"
+        app.console.say_done(f"{sprite.name} {clean(how)} in {seconds:.2f} s")
+        return {"name": sprite.name, "was": was or None, "seconds": round(seconds, 2)}
+
+    return batch.finish(batch.each(sprites, wake_up))
 
 
 @Command(
@@ -7658,35 +7961,33 @@ def cmd_exec(app: App, args: argparse.Namespace) -> int:
         )
     if args.detach and (args.interactive or args.tty is False):
         raise UsageError("--detach gives the command a terminal and no input of ours")
-    hold_max_s = longest_hold(args, by_default=not args.detach)
-    words = [os.fsencode(word) for word in args.command]
-    variables = [parse_variable(text, app.environ) for text in args.env]
-    with_terminal = wants_terminal(app, args)
-
-    def script(runner: bytes) -> bytes:
-        return exec_script(
-            words,
-            env=(terminal_variables(app.environ) if with_terminal else []) + variables,
-            directory=os.fsencode(args.dir or ""),
-            hold_max_s=hold_max_s,
-            hold_alone=bool(args.hold) or not with_terminal,
-            runner=runner,
-            on_terminal=with_terminal,
-        )
-
+    on_terminal = wants_terminal(app, args)
+    command = command_of(app, args, on_terminal=on_terminal)
     if args.hold:
         list_holds(sprite)  # an image without them is an error where one is asked for
     if args.detach:
-        return start_detached(sprite, script(RUN))
+        return show_detached(sprite, *start_detached(sprite, command))
     sys.stdout.flush()
-    if with_terminal:
-        return run_on_terminal(sprite, script(RUN), is_shell=False, stays=args.hold is None)
+    if on_terminal:
+        return run_on_terminal(sprite, command, refreshes_hold=args.hold is None)
     binary_streams()
-    output = ExecOutput(lambda data: write_all(1, data), lambda data: write_all(2, data))
+    sinks = {STREAM_STDOUT: write_stdout, STREAM_STDERR: write_stderr}
     with app.console.working(f"waiting for {sprite.name}"):
-        session = open_exec(sprite, output)
-    stdin = LocalInput() if args.interactive else None
-    return run_attached(sprite, session, script(session.runner), stdin)
+        session = open_exec(sprite, sinks)
+    return run_attached(sprite, session, command, LocalInput() if args.interactive else None)
+
+
+def command_of(app: App, args: argparse.Namespace, *, on_terminal: bool) -> RemoteCommand:
+    """Return the command that the arguments of exec describe."""
+    hold_max_s = longest_hold(args, by_default=not args.detach)
+    variables = terminal_variables(app.environ) if on_terminal else []
+    return RemoteCommand(
+        [os.fsencode(word) for word in args.command],
+        env=variables + [parse_variable(text, app.environ) for text in args.env],
+        directory=os.fsencode(args.dir or ""),
+        hold_max_s=hold_max_s,
+        hold_alone=bool(args.hold) or not on_terminal,
+    )
 
 
 def longest_hold(args: argparse.Namespace, *, by_default: bool) -> int:
@@ -7721,6 +8022,26 @@ def parse_variable(text: str, environ: Mapping[str, str]) -> tuple[str, bytes]:
     return name, os.fsencode(value if given else environ[name])
 
 
+def show_detached(sprite: Sprite, status: int, identity: str, shown: bytes) -> int:
+    """Say how a detached command has started; the answer is its session's id."""
+    console = sprite.console
+    if status not in (EXIT_OK, STILL_RUNNING):
+        write_stderr(shown)
+        console.note(f"it ended at once, with status {status}")
+        return status
+    if not identity:
+        raise ThoptersError(
+            f"it was started in {sprite.name}, but the platform does not tell its session's id",
+            hint=f"look for it: thopters sessions {sprite.name}",
+        )
+    console.answer(clean(identity))
+    if status == EXIT_OK:
+        console.note("it has ended already, with status 0")
+    else:
+        console.hint(f"look at it: thopters attach {sprite.name} {identity}")
+    return EXIT_OK
+
+
 @Command(
     "shell",
     "open a shell in a sprite",
@@ -7734,15 +8055,19 @@ def parse_variable(text: str, environ: Mapping[str, str]) -> tuple[str, bytes]:
 )
 def cmd_shell(app: App, args: argparse.Namespace) -> int:
     sprite = app.sprite(args.name)
-    script = shell_script(app, longest_hold(args, by_default=False))
+    shell = RemoteCommand(
+        [b"bash", b"-l"],
+        env=terminal_variables(app.environ),
+        hold_max_s=longest_hold(args, by_default=False),
+        is_shell=True,
+    )
     info = sprite.require()
-    command = None if args.native or args.hold else sprite_command(app, info)
-    if command is None:
-        return run_on_terminal(sprite, script, is_shell=True)
+    program = None if args.native or args.hold else sprite_program_for(sprite, info)
+    if program is None:
+        return run_on_terminal(sprite, shell)
     if info.status != "running":  # the program gives up on a sprite that wakes slowly
-        with app.console.working(f"waking {sprite.name}"):
-            wait_until_ready(sprite, WAKE_LIMIT_S, [b"true"])
-    return become_sprite_program([*command, "console"], app.environ)
+        wake(sprite)
+    return become_program([*program, "console"], app.environ)
 
 
 @Command(
@@ -7765,28 +8090,34 @@ def cmd_proxy(app: App, args: argparse.Namespace) -> int:
     if args.stdio is not None:
         if args.ports:
             raise UsageError("-W takes the place of ports")
-        return join_stdio(sprite, *valid_address(args.stdio))
-    if not args.ports:
-        raise UsageError("which ports?", hint=f"thopters proxy {sprite.name} 8080")
-    pairs = [valid_ports(text) for text in args.ports]
-    local = [port for port, _ in pairs]
-    twice = next((port for port in local if local.count(port) > 1), None)
-    if twice:
-        raise UsageError(f"local port {twice} is named twice")
+        return forward_stdio(sprite, *valid_address(args.stdio))
+    pairs = different_ports(args.ports, sprite.name)
     forwarder = Forwarder(sprite)
     try:
         for pair in pairs:  # also where the program takes over: it only says that it can't
-            forwarder.listen(*pair, local)
+            forwarder.listen(*pair, [local for local, _ in pairs])
         info = sprite.require()
-        command = None if args.native else sprite_command(app, info)
-        if command is None:
+        program = None if args.native else sprite_program_for(sprite, info)
+        if program is None:
             for here, there in pairs:
                 app.console.answer(f"localhost:{here} -> {sprite.name}:{there}")
             app.console.flush()
             forwarder.serve()
     finally:
         forwarder.close()
-    return become_sprite_program([*command, "proxy", *args.ports], app.environ)
+    return become_program([*program, "proxy", *args.ports], app.environ)
+
+
+def different_ports(texts: Sequence[str], name: str) -> list[tuple[int, int]]:
+    """Return the local and remote port of each text; UsageError for none, or one twice."""
+    if not texts:
+        raise UsageError("which ports?", hint=f"thopters proxy {name} 8080")
+    pairs = [valid_ports(text) for text in texts]
+    local = [port for port, _ in pairs]
+    twice = next((port for port in local if local.count(port) > 1), None)
+    if twice:
+        raise UsageError(f"local port {twice} is named twice")
+    return pairs
 
 
 @Command(
@@ -7826,23 +8157,28 @@ def cmd_cp(app: App, args: argparse.Namespace) -> int:
 def cmd_sessions(app: App, args: argparse.Namespace) -> int:
     sprite, console = app.sprite(args.name), app.console
     with console.working(f"listing the sessions of {sprite.name}"):
-        sessions = sprite.list_sessions()
+        found = sprite.list_sessions()
     if args.json:
-        console.answer_json(
-            {"name": sprite.name, "sessions": [item.to_json() for item in sessions]}
-        )
+        items = [item.to_json() for item in found]
+        console.answer_json({"name": sprite.name, "sessions": items})
         return EXIT_OK
-    if not sessions:
+    if not found:
         console.note(f"no command runs in {sprite.name}")
         return EXIT_OK
-    now = app.api.now()
     rows = []
-    for item in sessions:
-        times = [parse_time(text) for text in (item.created, item.last_activity)]
-        ages = [format_age(t, now) if console.out_is_terminal else format_time(t) for t in times]
-        rows.append((item.id, item.command, *ages))
+    for item in found:
+        started, active = show_time(sprite, item.created), show_time(sprite, item.last_activity)
+        rows.append((item.id, item.command, started, active))
     console.table(("ID", "Command", "Started", "Active"), rows)
     return EXIT_OK
+
+
+def show_time(sprite: Sprite, stamp: str) -> str:
+    """Return a stamp of the API's as it is shown: an age on a terminal, a time elsewhere."""
+    moment = parse_time(stamp)
+    if sprite.console.out_is_terminal:
+        return format_age(moment, sprite.api.now())
+    return format_time(moment)
 
 
 @Command(
@@ -7867,7 +8203,7 @@ def cmd_attach(app: App, args: argparse.Namespace) -> int:
         session.resize(*terminal.size())
         return session
 
-    return stay_on_terminal(sprite, terminal, attach, None, stays=True)
+    return Stay(sprite, terminal, refreshes_hold=True).run(attach)
 
 
 def unknown_session(name: str, identity: str) -> NotFoundError:
@@ -7910,15 +8246,9 @@ def find_session(sprite: Sprite, identity: str | None) -> Session:
 )
 def cmd_kill(app: App, args: argparse.Namespace) -> int:
     sprite, identity = app.sprite(args.name), valid_session(args.session)
-    known = ("TERM", "INT", "HUP", "KILL", "QUIT", "USR1", "USR2")
-    wanted = (args.signal or "").upper().removeprefix("SIG")
-    if args.signal is not None and wanted not in known:
-        raise UsageError(
-            f"{args.signal[:64]!r} is no signal", hint=f"use one of {', '.join(known)}"
-        )
+    wanted = valid_signal(args.signal) if args.signal is not None else ""
     with app.console.working(f"ending session {identity} of {sprite.name}"):
-        sessions = {item.id: item for item in sprite.list_sessions()}
-        session = sessions.get(identity)
+        session = {item.id: item for item in sprite.list_sessions()}.get(identity)
         gone = session is None or end_session(sprite, session, wanted)
     if session is None:
         app.console.answer(f"no session {identity} runs in {sprite.name}")
@@ -7943,34 +8273,15 @@ def cmd_kill(app: App, args: argparse.Namespace) -> int:
     examples=("thopters hold dev --for 2h", "thopters hold dev --release"),
 )
 def cmd_hold(app: App, args: argparse.Namespace) -> int:
-    sprite, console = app.sprite(args.name), app.console
+    sprite = app.sprite(args.name)
     if args.release:
-        return release_holds(sprite)
-    with console.working(f"asking for a hold in {sprite.name}"):
-        list_holds(sprite)  # an error on an image without them
-    token = os.urandom(8).hex()
-    words = [b"bash", b"-c", KEEP_SCRIPT, b"thopters-hold", token.encode(), str(args.time).encode()]
-    script = exec_script(words, hold_max_s=args.time, with_keys=False)
-    with console.working(f"holding {sprite.name}"):
-        session = open_outliving(sprite)
-        try:
-            ended = session.start(script, SILENCE_TIMEOUT_S)
-            if ended is None:
-                with After(f"a hold of {sprite.name} was asked for"):
-                    ended = wait_for_hold(sprite, session)
-        except BaseException as error:
-            console.note(
-                f"{sprite.name} may be held all the same: thopters hold {sprite.name} --release"
-            )
-            if isinstance(error, ExecLost):
-                raise NoAnswerError(f"cannot tell whether {sprite.name} is held: {error}") from None
-            raise
-        finally:
-            session.close()
-        if ended is not None:
-            raise ThoptersError(f"cannot hold {sprite.name}: the command for it has ended")
-    console.answer(f"{sprite.name} stays awake for {args.time} s")
-    console.hint(f"let it sleep sooner: thopters hold {sprite.name} --release")
+        was_held = release_by_hand(sprite)
+        how = "may sleep again" if was_held else "was not held by hand"
+        app.console.answer(f"{sprite.name} {how}")
+        return EXIT_OK
+    hold_by_hand(sprite, args.time)
+    app.console.answer(f"{sprite.name} stays awake for {args.time} s")
+    app.console.hint(f"let it sleep sooner: thopters hold {sprite.name} --release")
     return EXIT_OK
 
 
@@ -7989,12 +8300,12 @@ def cmd_checkpoint(app: App, args: argparse.Namespace) -> int:
     sprite, started = app.sprite(args.name), app.clock.monotonic()
     identity = take_checkpoint(sprite, args.comment)
     seconds = app.clock.monotonic() - started
-    if args.json:
-        fields = {"name": sprite.name, "id": identity, "comment": args.comment}
-        app.console.answer_json({**fields, "seconds": round(seconds, 3)})
-        return EXIT_OK
-    app.console.answer(clean(identity))
-    app.console.hint(f"go back to it: thopters restore {sprite.name} {identity} ({seconds:.1f} s)")
+    fields = {"name": sprite.name, "id": identity, "comment": args.comment}
+    app.console.result(
+        {**fields, "seconds": round(seconds, 3)},
+        clean(identity),
+        hint=f"go back to it: thopters restore {sprite.name} {identity} ({seconds:.1f} s)",
+    )
     return EXIT_OK
 
 
@@ -8010,27 +8321,23 @@ def cmd_checkpoints(app: App, args: argparse.Namespace) -> int:
     sprite = app.sprite(args.name)
     with app.console.working(f"listing the checkpoints of {sprite.name}"):
         found = sprite.list_checkpoints(include_auto=args.all)
-    show_checkpoints(sprite, found, as_json=args.json)
+    show_checkpoints(sprite, found)
     return EXIT_OK
 
 
-def show_checkpoints(sprite: Sprite, found: list[Checkpoint], *, as_json: bool) -> None:
-    if as_json:
+def show_checkpoints(sprite: Sprite, found: list[Checkpoint]) -> None:
+    console = sprite.console
+    if console.json:
         items = [item.to_json() for item in found]
-        sprite.console.answer_json({"name": sprite.name, "checkpoints": items})
+        console.answer_json({"name": sprite.name, "checkpoints": items})
         return
     if not found:
-        sprite.console.note(
+        console.note(
             f"{sprite.name} has no checkpoints; make one: thopters checkpoint {sprite.name}"
         )
         return
-    now, terminal = sprite.api.now(), sprite.console.out_is_terminal
-    rows = []
-    for item in found:
-        made = parse_time(item.create_time)
-        age = format_age(made, now) if terminal else format_time(made)
-        rows.append((item.id, age, item.comment))
-    sprite.console.table(("ID", "Made", "Comment"), rows)
+    rows = [(item.id, show_time(sprite, item.create_time), item.comment) for item in found]
+    console.table(("ID", "Made", "Comment"), rows)
     for item in found:
         warn_of_health(sprite, item)
 
@@ -8052,38 +8359,36 @@ def show_checkpoints(sprite: Sprite, found: list[Checkpoint], *, as_json: bool) 
 def cmd_restore(app: App, args: argparse.Namespace) -> int:
     sprite, started = app.sprite(args.name), app.clock.monotonic()
     if args.checkpoint is None:
-        found = sprite.list_checkpoints(include_auto=True)
-        show_checkpoints(sprite, found, as_json=args.json)
-        if found:
-            app.console.hint(f"choose one: thopters restore {sprite.name} {found[0].id}")
-        return EXIT_OK
+        return offer_checkpoints(sprite)
     identity = valid_checkpoint(args.checkpoint)
     if not args.yes and not app.console.can_ask():
         raise no_consent(f"restore {identity} of {sprite.name}")
     config = app.config_if_any()  # what is wrong with it comes first
     known = require_checkpoint(sprite, identity)
-    backup = "" if args.no_backup else f"before restore of {identity}"
     if not args.yes:
-        lost = "the present state is lost" if args.no_backup else "a checkpoint is taken first"
-        question = (
-            f"Put the disk of {sprite.name} back to {identity}? Its programs end; {lost}. [y/N]"
-        )
-        if app.console.ask(question).strip().lower() not in YES:
-            raise UsageError(f"{sprite.name} was left as it is")
-    saved = take_checkpoint(sprite, backup, known) if backup else None
+        confirm_restore(sprite, identity, has_backup=not args.no_backup)
+    saved, done = None, f"{sprite.name} was restored to {identity}"
+    if not args.no_backup:
+        saved = take_checkpoint(sprite, f"before restore of {identity}", known)
+        done += f" (checkpoint {saved} holds the state before)"
     with After(f"checkpoint {saved} of the present was made" if saved else ""):
-        had_keys = restore(sprite, identity, saved)
+        had_keys = restore_disk(sprite, identity, saved)
     seconds = app.clock.monotonic() - started
-    if not args.json:
-        app.console.answer(f"restored {sprite.name} to {identity} in {seconds:.1f} s")
-        if saved:
-            app.console.hint(f"undo it: thopters restore {sprite.name} {saved}")
-    done = f"{sprite.name} was restored to {identity}"
-    done += f" (checkpoint {saved} holds the state before)" if saved else ""
-    report = renew_keys(sprite, identity, config, had_keys=had_keys, done=done)
-    if args.json:
-        fields = {"name": sprite.name, "restored": identity, "backup": saved, "init": report}
-        app.console.answer_json({**fields, "seconds": round(seconds, 3)})
+    app.console.say_done(f"restored {sprite.name} to {identity} in {seconds:.1f} s")
+    if saved and not args.json:
+        app.console.hint(f"undo it: thopters restore {sprite.name} {saved}")
+    with After(done):
+        report = renew_keys(sprite, identity, config, had_keys=had_keys)
+    fields = {"name": sprite.name, "restored": identity, "backup": saved, "init": report}
+    app.console.result({**fields, "seconds": round(seconds, 3)})
+    return EXIT_OK
+
+
+def offer_checkpoints(sprite: Sprite) -> int:
+    found = sprite.list_checkpoints(include_auto=True)
+    show_checkpoints(sprite, found)
+    if found:
+        sprite.console.hint(f"choose one: thopters restore {sprite.name} {found[0].id}")
     return EXIT_OK
 
 
@@ -8100,24 +8405,20 @@ def cmd_restore(app: App, args: argparse.Namespace) -> int:
 )
 def cmd_url(app: App, args: argparse.Namespace) -> int:
     sprite, console = app.sprite(args.name), app.console
-    wanted = "public" if args.public else "sprite" if args.private else ""
-    with console.working(f"looking at {sprite.name}"):
+    name, wanted = sprite.name, "public" if args.public else "sprite" if args.private else ""
+    with console.working(f"looking at {name}"):
         info = sprite.require()
         if wanted and info.auth != wanted:
             info = sprite.set_url_auth(wanted)
     if not info.url:
-        raise ThoptersError(f"the API tells no URL for {sprite.name}")
-    if args.json:
-        known = {"auth": info.auth or None, "private_access": info.private_access or None}
-        console.answer_json({"name": sprite.name, "url": info.url, **known})
-        return EXIT_OK
-    console.answer(clean(info.url))
-    if args.public:
+        raise ThoptersError(f"the API tells no URL for {name}")
+    known = {"auth": info.auth or None, "private_access": info.private_access or None}
+    console.result({"name": name, "url": info.url, **known}, clean(info.url))
+    if args.public and not args.json:
         console.note(
-            f"anybody can now open what {sprite.name} serves; "
-            f"close it: thopters url {sprite.name} --private"
+            f"anybody can now open what {name} serves; close it: thopters url {name} --private"
         )
-    elif args.private:
+    elif args.private and not args.json:
         who = "admins" if info.private_access == "admins" else "members"
         console.note(f"only {who} of the org can open it now; a browser asks them to log in")
     return EXIT_OK
@@ -8151,13 +8452,18 @@ def cmd_destroy(app: App, args: argparse.Namespace) -> int:
     sprites = app.sprites(args.names)
     if not args.yes and not app.console.can_ask():
         raise no_consent("destroy " + ", ".join(sprite.name for sprite in sprites))
-    failed: list[ThoptersError] = []
-    found = each(app.console, sprites, lambda sprite: (sprite, sprite.require()), failed)
+    batch = Batch(app.console, "destroyed")
+    found = batch.each(sprites, lambda sprite: (sprite, sprite.require()))
     if not args.yes:
         for _, info in found:
-            confirm_destroy(app, info)
-    gone = each(app.console, [sprite for sprite, _ in found], destroy, failed)
-    return finish(app.console, "destroyed", gone, failed)
+            confirm_destroy(info, app.console)
+
+    def delete(sprite: Sprite) -> str:
+        destroy(sprite)
+        app.console.say_done(f"destroyed {sprite.name}")
+        return sprite.name
+
+    return batch.finish(batch.each([sprite for sprite, _ in found], delete))
 
 
 @Command(
@@ -8174,7 +8480,12 @@ def cmd_help(app: App, args: argparse.Namespace) -> int:
 # --- main -------------------------------------------------------------------------------
 
 
-def run(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
+def run(
+    argv: list[str],
+    console: Console,
+    environ: Mapping[str, str],
+    signals: StopSignals | None = None,
+) -> int:
     """Carry out one command line and return the exit status."""
     first = next((word for word in argv if word not in GLOBAL_OPTIONS), "")
     if not argv or first in ("-h", "--help"):
@@ -8201,8 +8512,7 @@ def run(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     except (Interrupted, BrokenPipeError):
         raise
     except Exception as error:
-        if hidden := find_interrupted(error):
-            raise hidden from None
+        raise_hidden(signals.raised if signals else None, error)
         failure = ThoptersError(
             f"internal error: {type(error).__name__}: {error}",
             hint="this is a bug; THOPTERS_DEBUG=1 shows where",
@@ -8240,14 +8550,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.set_threshold(100_000)  # imports make much that lives and little garbage
 
     replace_closed_streams()
-    sys.stdout, sys.stderr = patient(sys.stdout), patient(sys.stderr)
+    sys.stdout, sys.stderr = waiting_stream(sys.stdout), waiting_stream(sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
     console = Console(sys.stdout, sys.stderr, os.environ)
     signals = StopSignals()
     try:
         signals.catch()
-        status = run(list(sys.argv[1:] if argv is None else argv), console, os.environ)
+        status = run(list(sys.argv[1:] if argv is None else argv), console, os.environ, signals)
         console.flush()
         signals.let_go()
         if signals.dropped is not None:

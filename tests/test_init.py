@@ -103,7 +103,7 @@ def test_input_that_is_cut_changes_nothing(home: Path) -> None:
     before = tree(home)
     whole = len(program.init_data(settings))
     words = [program.INIT_SCRIPT, b"thopters-init", program.SEE_ALL, program.SEE_EACH]
-    script = len(program.exec_script([b"bash", b"-c", *words], with_keys=False)) + 1
+    script = len(program.RemoteCommand([b"bash", b"-c", *words], with_keys=False).script()) + 1
     for size in [*range(0, script, 500), *range(script - 2, script + whole)]:
         done = run_init(home, settings, size=size)
         assert done.returncode, size

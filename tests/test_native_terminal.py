@@ -993,7 +993,10 @@ def test_a_key_attaches_at_once_where_a_quiet_connection_was_lost(
 ) -> None:
     with open_shell(thopters) as shell:
         [remote] = remote_sessions(dev)
-        until(lambda: time.time() - remote.last_output > program.QUIET_S + 0.3, "it is quiet")
+        until(
+            lambda: time.time() - remote.last_output > program.IDLE_BEFORE_PAUSE_S + 0.3,
+            "it is quiet",
+        )
         dev.journal.clear()
         dev.sprite("dev").drop_connections()
         until(lambda: len(dev.journal.requests("GET")) >= 3, "the status is looked at")

@@ -744,7 +744,7 @@ class Joined:
         with self._ours:
             try:
                 source = program.SocketInput(self._ours)
-                program.join(self.websocket, program.Clock(), source, self._ours.sendall)
+                program.bridge(self.websocket, program.Clock(), source, self._ours.sendall)
             except (program.WebSocketLost, OSError) as lost:
                 self.why = str(lost)
             self.websocket.close()

@@ -44,15 +44,12 @@ def test_r12_ten_thousand_lists_of_words_arrive_exactly(tmp_path: Path, runner: 
 
 def run(home: Path, argv: list[bytes], *, runner: bytes) -> list[bytes]:
     """Run a command as a sprite does, and return the words that it prints."""
-    done = run_script(home, program.exec_script(argv, runner=runner) + b"\0")
+    done = run_script(home, program.RemoteCommand(argv).script(runner) + b"\0")
     assert done.returncode == 0, done
     _, _, out = done.stdout.partition(b"\n")
     if runner == program.RUN_IN_HEX:
-        came = bytearray()
-        stream = program.HexStream(came.extend)
-        stream(out)
-        stream.end()
-        out = bytes(came)
+        stream = program.HexDecoder()
+        out = stream.take(out) + stream.end()
     return out.split(b"\0")[:-1]
 
 
@@ -82,8 +79,8 @@ def ask(emulator: Emulator, tmp_path: Path) -> Iterator[Callable[..., tuple[int,
     def run(*argv: str | bytes, by_post: bool) -> tuple[int, bytes, bytes]:
         api.websockets_refused = by_post
         words = [os.fsencode(word) for word in argv]
-        return program.run_quietly(
-            api.sprite("dev"), words, limit_s=60, open_limit_s=60, statuses=range(256)
+        return program.run_script(
+            api.sprite("dev"), b'exec "$@"', *words, limit_s=60, statuses=range(256)
         )
 
     yield run

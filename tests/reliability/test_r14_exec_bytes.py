@@ -31,6 +31,8 @@ import thopters as program
 
 MIB = 1 << 20
 MOST_MEMORY = 64_000_000
+TRUE = program.RemoteCommand([b"true"])
+NOWHERE: dict[int, program.Sink] = {1: lambda data: None, 2: lambda data: None}
 
 # output
 
@@ -161,7 +163,7 @@ def test_r16_the_time_of_a_slow_reader_is_no_silence(
         clock.sleep(3 * program.DEAD_AFTER_S)
         came.extend(data)
 
-    session = program.ExecSession(websocket, clock, program.ExecOutput(read_slowly, came.extend))
+    session = program.StreamSession(websocket, clock, {1: read_slowly, 2: came.extend})
     far.sock.sendall(GREETING + PREAMBLE)
     sent = 0
 
@@ -172,7 +174,7 @@ def test_r16_the_time_of_a_slow_reader_is_no_silence(
         return []
 
     websocket.wait = wait  # type: ignore[method-assign]
-    assert session.run(b"true", None) == 0
+    assert session.run(TRUE) == 0
     assert came == b"1\n2\n3\n4\n"
 
 
@@ -203,9 +205,8 @@ def test_r16_pings_go_out_while_the_reader_is_slow(
 
     server = threading.Thread(target=serve)
     server.start()
-    output = program.ExecOutput(read_slowly, lambda data: None)
-    session = program.ExecSession(websocket, clock, output)
-    assert session.run(b"true", None) == 0
+    session = program.StreamSession(websocket, clock, NOWHERE | {1: read_slowly})
+    assert session.run(TRUE) == 0
     session.close()
     server.join()
     assert came == OUT
@@ -260,11 +261,9 @@ def test_r19_nobody_waits_for_the_server_to_hang_up(emulator: Emulator, tmp_path
     environ = environ_for(emulator, str(tmp_path))
     console = program.Console(io.StringIO(), io.StringIO(), environ)
     api = program.App(console, environ, program.Clock()).api
-    program.run_quietly(
-        api.sprite("dev"), [b"true"], limit_s=60, open_limit_s=60
-    )  # starts its machine
+    program.run_script(api.sprite("dev"), b":", limit_s=60)  # starts its machine
     started = time.monotonic()
-    done = program.run_quietly(api.sprite("dev"), [b"true"], limit_s=60, open_limit_s=60)
+    done = program.run_script(api.sprite("dev"), b":", limit_s=60)
     assert time.monotonic() - started < 1.5
     assert done == (0, b"", b"")
 
@@ -274,9 +273,8 @@ def test_r19_the_end_is_taken_at_once(
 ) -> None:
     websocket, clock, far = pair
     far.sock.sendall(GREETING + PREAMBLE + REST + EXITS["byte"])
-    output = program.ExecOutput(lambda data: None, lambda data: None)
     started = time.monotonic()
-    assert program.ExecSession(websocket, clock, output).run(b"true", None) == 0
+    assert program.StreamSession(websocket, clock, NOWHERE).run(TRUE) == 0
     websocket.close()
     assert time.monotonic() - started < 0.2
 
@@ -296,9 +294,8 @@ def test_r19_a_silent_server_is_given_up_after_45_s(
     websocket, clock, far = pair
     far.sock.sendall(GREETING + (PREAMBLE + REST if begun else b""))
     pause_by(websocket, clock)
-    output = program.ExecOutput(lambda data: None, lambda data: None)
     with pytest.raises(program.ExecLost, match="nothing was heard for 45 s") as caught:
-        program.ExecSession(websocket, clock, output).run(b"true", None)
+        program.StreamSession(websocket, clock, NOWHERE).run(TRUE)
     assert 45.0 < clock.now - 1000.0 <= 50.0
     assert caught.value.started == begun
 
@@ -316,8 +313,7 @@ def test_r19_a_server_that_answers_pings_may_be_quiet_for_hours(
             far.sock.sendall(server_frame(10))
 
     pause_by(websocket, clock, pong)
-    output = program.ExecOutput(lambda data: None, lambda data: None)
-    assert program.ExecSession(websocket, clock, output).run(b"true", None) == 0
+    assert program.StreamSession(websocket, clock, NOWHERE).run(TRUE) == 0
 
 
 def test_r19_the_time_in_which_we_are_stopped_is_no_silence(

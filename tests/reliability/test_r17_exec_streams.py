@@ -59,8 +59,8 @@ class Outcome:
     def err(self) -> bytes:
         return bytes(self._err)
 
-    def output(self) -> program.ExecOutput:
-        return program.ExecOutput(self._out.extend, self._err.extend)
+    def sinks(self) -> dict[int, program.Sink]:
+        return {1: self._out.extend, 2: self._err.extend}
 
 
 def run_session(stream: bytes, *, reset: bool = False) -> Outcome:
@@ -74,13 +74,12 @@ def run_session(stream: bytes, *, reset: bool = False) -> Outcome:
         else:
             far.shutdown(socket.SHUT_WR)
         websocket = program.WebSocket(Peer(near), b"", FakeClock())  # type: ignore[arg-type]
-        output = outcome.output()
-        session = program.ExecSession(websocket, FakeClock(), output)
+        session = program.StreamSession(websocket, FakeClock(), outcome.sinks())
         if reset:
             wait_for(near, len(stream))
             far.close()
         try:
-            outcome.status = session.run(b"true", None)
+            outcome.status = session.run(program.RemoteCommand([b"true"]))
         except program.ExecLost as lost:
             outcome.why, outcome.started = str(lost), lost.started
         session.close()
@@ -281,7 +280,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> list[Told]:
         (home / "err").write_bytes(err)
         status = rng.choice((0, 0, 1, 2, 3, 49, 97, 255))
         words = [b"sh", b"-c", b"cat out; cat err >&2; exit %d" % status]
-        script = program.exec_script(words, runner=program.RUN_IN_HEX) + b"\0"
+        script = program.RemoteCommand(words).script(program.RUN_IN_HEX) + b"\0"
         look = b"command -pv perl"
         assert look in script
         done = run_script(home, script.replace(look, b"false") if seed & 1 else script, {})
@@ -295,11 +294,12 @@ def run_post(pieces: Iterable[bytes]) -> Outcome:
     """Run a command whose answer's body comes in `pieces`."""
     outcome = Outcome()
     api = program.SpritesApi(make_transport(FakeClock()))
-    session = program.PostExec(api.sprite("dev"), outcome.output(), 1.0)
+    session = program.PostSession(api.sprite("dev"), outcome.sinks(), 1.0)
+    session._pieces = iter(pieces)
     try:
-        outcome.status = session._read(iter(pieces))
-    except program.Garbled as garbled:
-        outcome.why = str(garbled)
+        outcome.status = session.follow()
+    except program.ExecLost as lost:
+        outcome.why = str(lost)
     return outcome
 
 

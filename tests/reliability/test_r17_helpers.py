@@ -168,7 +168,7 @@ def test_r40_what_was_typed_before_a_session_was_there_is_dropped_too(
 def test_r40_a_report_wakes_no_sprite_whose_status_lags(
     thopters: Thopters, emulator: Emulator, sprite: Sprite
 ) -> None:
-    shorten(thopters, QUIET_S=0)
+    shorten(thopters, IDLE_BEFORE_PAUSE_S=0)
     emulator.personality.status_lag_s = 2.0
     with open_shell(thopters) as shell:
         asked = upgrades(emulator)

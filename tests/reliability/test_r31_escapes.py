@@ -325,7 +325,7 @@ def test_r31_each_output_is_harmless_with_every_payload_alone(
 ) -> None:
     monkeypatch.setattr(program.Activity, "SHOW_AFTER_S", 3600.0)  # its line has a \r of its own
     monkeypatch.setattr(program.Clock, "sleep", lambda self, seconds: None)
-    monkeypatch.setattr(program, "AT_ONCE_S", 0.0)
+    monkeypatch.setattr(program, "START_WATCH_S", 0.0)
     words, prepare, code, times = OUTPUTS[output]
     environ = environ_for(emulator, str(tmp_path))
     emulator.add_sprite("dev", status="running")

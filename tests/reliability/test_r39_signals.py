@@ -284,7 +284,7 @@ def test_r39_a_window_that_closes_sends_two_and_means_one(
 def test_r39_what_goes_on_is_said(
     thopters: Thopters, emulator: Emulator, words: list[str], goes_on: str
 ) -> None:
-    shorten(thopters, AT_ONCE_S=60, HOLD_FIRST_S=60)  # so that it is waited for
+    shorten(thopters, START_WATCH_S=60, HOLD_FIRST_S=60)  # so that it is waited for
     sprite = emulator.add_sprite("dev", status="running")
     process = thopters.start(*words)
     begun = {"exec": "ran", "hold": ".thopters/hold"}[words[0]]

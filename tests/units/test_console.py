@@ -29,11 +29,11 @@ import thopters
 def test_a_line_of_progress_fits_into_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
     """A longer one would leave a line behind each time that it is drawn."""
     monkeypatch.setattr(os, "get_terminal_size", lambda fd: os.terminal_size((10, 24)))
-    assert thopters.fitting("x" * 30) == "x" * 9
-    assert thopters.fitting("x" * 9) == "x" * 9
-    assert thopters.fitting("日本" * 9) == "日本日本"
+    assert thopters.cut_to_window("x" * 30) == "x" * 9
+    assert thopters.cut_to_window("x" * 9) == "x" * 9
+    assert thopters.cut_to_window("日本" * 9) == "日本日本"
     monkeypatch.setattr(os, "get_terminal_size", lambda fd: os.terminal_size((0, 0)))
-    assert thopters.fitting("x" * 30) == "x" * 30
+    assert thopters.cut_to_window("x" * 30) == "x" * 30
 
 
 # secrets

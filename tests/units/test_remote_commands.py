@@ -34,11 +34,11 @@ def test_a_command_gets_its_words_variables_directory_and_input(
     variables = dict(zip(names, random.Random(seed).sample(words, len(names)), strict=True))
     place = tmp_path / directory
     place.mkdir(exist_ok=True)
-    script = thopters.exec_script(
+    script = thopters.RemoteCommand(
         [sys.executable.encode(), b"-c", TELL.encode(), *words],
         env=list(variables.items()),
         directory=directory.encode(),
-    )
+    ).script()
     done = run_script(tmp_path, script + b"\0the rest\0\xff")
     assert (done.returncode, done.stderr) == (0, b"")
     preamble, _, told = done.stdout.partition(b"\n")
@@ -54,14 +54,18 @@ def test_a_relative_directory_is_not_looked_for_elsewhere(tmp_path: Path) -> Non
     for folder in ("src", "else/src"):
         (tmp_path / folder).mkdir(parents=True)
     environ = {"CDPATH": str(tmp_path / "else")}
-    done = run_script(tmp_path, thopters.exec_script([b"pwd"], directory=b"src") + b"\0", environ)
+    done = run_script(
+        tmp_path, thopters.RemoteCommand([b"pwd"], directory=b"src").script() + b"\0", environ
+    )
     assert done.stdout.splitlines()[1:] == [str(tmp_path / "src").encode()]
-    done = run_script(tmp_path, thopters.exec_script([b"printenv", b"CDPATH"]) + b"\0", environ)
+    done = run_script(
+        tmp_path, thopters.RemoteCommand([b"printenv", b"CDPATH"]).script() + b"\0", environ
+    )
     assert done.stdout.splitlines()[1:] == [environ["CDPATH"].encode()]
 
 
 def test_a_script_that_is_cut_short_does_not_run(tmp_path: Path) -> None:
-    script = thopters.exec_script([b"touch", b"ran"])
+    script = thopters.RemoteCommand([b"touch", b"ran"]).script()
     for size in [*range(0, len(script), 10), len(script)]:
         done = run_script(tmp_path, script[:size])
         assert (done.returncode, done.stdout, done.stderr) == (255, b"", b"")
@@ -104,7 +108,7 @@ def test_the_exit_status_in_a_text_message(message: bytes, status: int | None) -
 @pytest.mark.parametrize("code", [b"null", b'"7"', b"7.0", b"true", b"[]"])
 @pytest.mark.parametrize("name", [b"exit_code", b"code"])
 def test_an_exit_without_a_status_is_no_success(name: bytes, code: bytes) -> None:
-    with pytest.raises(thopters.WebSocketLost, match="no status"):
+    with pytest.raises(thopters.Garbled, match="no status"):
         thopters.exit_status_of_text(b'{"type": "exit", "%s": %s}' % (name, code))
-    with pytest.raises(thopters.WebSocketLost, match="no status"):
+    with pytest.raises(thopters.Garbled, match="no status"):
         thopters.exit_status_of_text(b'{"type": "exit"}')

@@ -218,6 +218,6 @@ def test_a_reset_right_behind_the_upgrade_is_no_answer(monkeypatch: pytest.Monke
     transport = thopters.Transport(
         "http://127.0.0.1:1", credential, console=console, clock=thopters.Clock(), environ={}
     )
-    monkeypatch.setattr(transport, "open_connection", lambda deadline: Connection("127.0.0.1", 1))
+    monkeypatch.setattr(transport.connector, "open", lambda deadline: Connection("127.0.0.1", 1))
     with ours, theirs, pytest.raises(thopters.NoAnswerError, match="broke off"):
         thopters.open_websocket(transport, "/", 10.0)
