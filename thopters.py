@@ -22,14 +22,20 @@ Exit status
   129, 130, 131, 141, 143 ended by a signal; `exec` passes on the remote command's own status,
   and is 255 with a message where that status is not known
 
-Start-up matters, for this is typed all day: only os and sys are imported here, every other
-module inside the function that needs it. Importing this module does nothing but define names.
+Start-up matters, for this is typed all day. At the top stand the modules that every run needs
+anyway; each other one is imported inside the function that needs it (re alone would take a
+quarter of the time of --help). Importing this module does nothing but define names.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import signal
+import stat
 import sys
+import time
 
 if sys.version_info < (3, 11):  # noqa: UP036 (3.9 and 3.10 get this far)
     sys.stderr.write(
@@ -60,10 +66,7 @@ if TYPE_CHECKING:
     Sink = Callable[[bytes | memoryview], None]
 
 
-# --- constants --------------------------------------------------------------------------
-
 __version__ = "0.1.0"
-
 DEFAULT_API_URL = "https://api.sprites.dev"
 DEFAULT_GITHUB_API = "https://api.github.com"
 INSTALL_PAGE = "https://sprites.dev"
@@ -80,53 +83,10 @@ EXIT_TIMED_OUT = 7
 EXIT_NO_PROGRAM = 127
 EXIT_STATUS_UNKNOWN = 255
 
-CONNECT_TIMEOUT_S = 10.0
-SILENCE_TIMEOUT_S = 30.0  # of a server that should be answering
-REQUEST_LIMIT_S = 60.0
-SLOWEST_UPLOAD = 20_000  # bytes per second
-NO_LIMIT_S = 45 * 86400.0  # more than a timer can wait on Windows is an error
-CREATE_LIMIT_S = 180.0
-STREAM_LIMIT_S = 600.0  # checkpoint and restore
-LAST_WORDS_S = 5.0  # for what may follow the event that says all is done
-WAKE_LIMIT_S = 120.0  # a cold sprite's first command
-PROBE_LIMIT_S = 3.0  # a fresh sprite's exec can hang instead of failing: ask again
-READY_LIMIT_S = 60.0
-INIT_LIMIT_S = 120.0
-SOON_S = 5.0  # after it was attached, a session that is lost again is a sign of something worse
-MOST_LOSSES = 5
-AT_ONCE_S = 0.5  # a detached command that ends so soon has failed to start, or was short
-IDENTITY_LIMIT_S = 5.0  # for the platform to tell a session's id, once the command runs
-QUIET_S = 1.0  # a session that was quiet for so long may have been lost because its sprite sleeps
-STATUS_LAG_S = 5.0  # of a sprite's status behind its falling asleep
-AWAY_LIMIT_S = 600.0  # for the API to be reached again
-SESSION_LAG_S = 3.0  # of the list of sessions behind a session's end
-HOLD_FIRST_S = 1  # a command that ends sooner holds nothing
-HOLD_EVERY_S = 60
-HOLD_AGAIN_S = 10  # where it could not be refreshed
-HOLD_EXPIRY_S = 300
-HOLD_MAX_S = 8 * 3600
-HOLD_LEAST_S = 10  # a shorter one could end before it is seen
-READ_BACK_LIMIT_S = 30.0
-OLD_AFTER_S = 10.0  # how much earlier than our question a sprite was made that is not ours
-PAUSE_LIMIT_S = 120.0
-PAUSE_LOOK_EVERY_S = 1.0
-KEYRING_LIMIT_S = 5.0
-MISSED_S = 0.3  # until a sprite that was not found is looked for once more
-SIGNAL_TRIES = 3
-SAME_SIGNAL_S = 0.02  # nobody presses ^C as fast
-PING_INTERVAL_S = 15.0
-DEAD_AFTER_S = 45.0
-STUCK_AFTER_S = 900.0  # of silence, where a slow reader may be what keeps the server from answering
-
 MAX_JSON_BYTES = 16 << 20
 MAX_ERROR_BYTES = 1 << 20
 MAX_LINE_BYTES = 1 << 20
 MAX_MESSAGE_BYTES = 16 << 20
-MAX_PAGES = 1000
-PAGE_SIZE = 50  # the documented maximum
-
-NAME_LENGTH = 63
-URL_NAME_LENGTH = 48  # a longer name and its suffix no longer fit into a DNS label
 
 
 # --- errors -----------------------------------------------------------------------------
@@ -218,6 +178,13 @@ class NoAnswerError(ThoptersError):
     code = "no_answer"
 
 
+class StatusUnknownError(ThoptersError):
+    """A remote command's exit status could not be learned."""
+
+    exit_code = EXIT_STATUS_UNKNOWN
+    code = "status_unknown"
+
+
 class After:
     """Says of what fails in it that it came after something which was, or may have been, done.
 
@@ -240,13 +207,6 @@ class After:
             raise NoAnswerError(error.message, hint=error.hint) from None
 
 
-class StatusUnknownError(ThoptersError):
-    """A remote command's exit status could not be learned."""
-
-    exit_code = EXIT_STATUS_UNKNOWN
-    code = "status_unknown"
-
-
 class Interrupted(BaseException):
     """A signal asks us to stop. Not an Exception, so that nothing swallows it."""
 
@@ -255,125 +215,7 @@ class Interrupted(BaseException):
         self.signum = signum
 
 
-# --- secrets ----------------------------------------------------------------------------
-
-
-class Secret:
-    """A value that can't be printed, formatted, compared or pickled by accident."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        """Return the value itself; a test counts the places that ask for it."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret(****)"
-
-    __str__ = __repr__
-
-    def __format__(self, spec: str) -> str:
-        return "****"
-
-    @property
-    def length(self) -> int:
-        return len(self._value)
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("secrets are not pickled")
-
-
-def quote_argument(value: bytes) -> bytes:
-    """Quote any bytes but NUL as one word for a POSIX shell.
-
-    Always, unlike shlex.quote: to zsh a bare `=ls` is the path of ls.
-    """
-    return b"'" + value.replace(b"'", b"'\"'\"'") + b"'"
-
-
-def secret_forms(value: str) -> set[str]:
-    """Return the ways in which a text can hold `value`: as it is and encoded."""
-    import base64
-    import json
-    import re
-    import urllib.parse
-
-    data = value.encode("utf-8", "surrogateescape")
-    urls = [urllib.parse.quote(data, safe=""), urllib.parse.quote_plus(data)]
-    urls += [re.sub("%..", lambda code: code[0].lower(), url) for url in urls]  # as git has it
-    jsons = [json.dumps(value, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)]
-    in_quotes = quote_argument(data)[1:-1].decode("utf-8", "surrogateescape")
-    forms = {value, *urls, *jsons, in_quotes, data.hex(), data.hex().upper()}
-    for offset in range(3):  # base64 of a text that holds it, whatever comes before and after
-        encoded = base64.b64encode(bytes(offset) + data).decode()
-        inner = encoded[(0, 2, 3)[offset] : 8 * (offset + len(data)) // 6]
-        forms |= {inner, inner.replace("+", "-").replace("/", "_")}
-    lines = [line for line in value.splitlines() if 8 <= len(line) < len(value)]  # shown apart
-    return {form for form in forms if len(form) >= 6}.union(*map(secret_forms, lines))
-
-
-class Redactor:
-    """Replaces every known secret, in every form that we know of, by ****."""
-
-    def __init__(self) -> None:
-        self._forms: set[str] = set()
-        self._yielding: set[str] = set()
-        self._names: set[str] = set()
-
-    def add(self, secret: Secret, *, yields: bool = False) -> None:
-        """Strike a secret out from now on; one that `yields` not where it is in a sprite's name."""
-        forms = secret_forms(secret.reveal())
-        if yields:
-            self._yielding = self._yielding | forms  # a thread may be reading the old
-        else:
-            self._forms = self._forms | forms
-
-    def spare(self, name: str) -> None:
-        """Take note of a sprite's name, once the API has shown that it is one."""
-        self._names = self._names | {name}
-
-    def __call__(self, text: str) -> str:
-        # a pattern of all forms of many long secrets would take a second to compile
-        found = [form for form in self._forms if form in text]
-        for form in self._yielding:
-            if form in text and not any(form in name for name in self._names):
-                found.append(form)
-        if not found:
-            return text
-        import re
-
-        found.sort(key=len, reverse=True)
-        return re.sub("|".join(map(re.escape, found)), "****", text)
-
-
-# --- system -----------------------------------------------------------------------------
-
-
-class Clock:
-    """Time and chance, in one place, so that tests can bring their own."""
-
-    def monotonic(self) -> float:
-        import time
-
-        return time.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        import time
-
-        time.sleep(seconds)
-
-    def utc(self) -> datetime.datetime:
-        import datetime
-
-        return datetime.datetime.now(datetime.timezone.utc)
-
-    def jitter(self) -> float:
-        import random
-
-        return random.random()  # noqa: S311 (spreads retries, guards nothing)
+# --- words ------------------------------------------------------------------------------
 
 
 def to_bytes(text: str) -> bytes:
@@ -384,59 +226,12 @@ def to_bytes(text: str) -> bytes:
         return text.encode("utf-8", "surrogatepass")
 
 
-def in_background(work: Callable[..., object], *arguments: object) -> threading.Thread:
-    """Run something in a thread that keeps nothing from ending; ThoptersError if there is none."""
-    import threading
+def quote_argument(value: bytes) -> bytes:
+    """Quote any bytes but NUL as one word for a POSIX shell.
 
-    thread = threading.Thread(target=work, args=arguments, daemon=True)
-    start_thread(thread)
-    return thread
-
-
-def start_thread(thread: threading.Thread) -> None:
-    try:
-        thread.start()
-    except RuntimeError:
-        raise ThoptersError(
-            "no thread can be started: the system allows no more of them",
-            hint="see its limits: ulimit -a",
-        ) from None
-
-
-def wait_for(
-    readers: Sequence[Any], writers: Sequence[Any], timeout_s: float | None
-) -> tuple[list[Any], list[Any]]:
-    """Return which can be read and which written, at most after a time; ValueError if closed."""
-    import select
-
-    try:
-        return select.select(readers, writers, [], timeout_s)[:2]
-    except ValueError:  # a descriptor above 1023, or a closed one
-        if not hasattr(select, "poll"):
-            raise
-    poll = select.poll()
-    wanted = {reader.fileno(): select.POLLIN for reader in readers}
-    for writer in writers:
-        wanted[writer.fileno()] = wanted.get(writer.fileno(), 0) | select.POLLOUT
-    for fd, events in wanted.items():
-        poll.register(fd, events)
-    found = dict(poll.poll(None if timeout_s is None else timeout_s * 1000))
-    # an error or a hang-up is for both to find out
-    readable = [reader for reader in readers if found.get(reader.fileno(), 0) & ~select.POLLOUT]
-    writable = [writer for writer in writers if found.get(writer.fileno(), 0) & ~select.POLLIN]
-    return readable, writable
-
-
-def tick(every_s: float) -> None:
-    """Interrupt what waits every so many seconds, 0 for no more."""
-    import signal
-
-    if hasattr(signal, "setitimer"):
-        signal.signal(signal.SIGALRM, lambda signum, frame: None)
-        signal.setitimer(signal.ITIMER_REAL, every_s, every_s)
-
-
-# --- terminal ---------------------------------------------------------------------------
+    Always, unlike shlex.quote: to zsh a bare `=ls` is the path of ls.
+    """
+    return b"'" + value.replace(b"'", b"'\"'\"'") + b"'"
 
 
 def clean(text: str) -> str:
@@ -505,35 +300,289 @@ def format_age(moment: datetime.datetime | None, now: datetime.datetime) -> str:
     return "just now" if seconds < 10 else f"{seconds} seconds ago"
 
 
-class EchoStaysOff:
-    """While a secret is typed: after a stop (Ctrl-Z) the shell has made the terminal show keys."""
+HOLD_LEAST_S = 10  # a shorter one could end before it is seen
 
-    def __init__(self, console: Console, question: str) -> None:
-        self._console = console
-        self._question = question
 
-    def __enter__(self) -> None:
-        import signal
+def duration(text: str) -> int:
+    """Return the seconds of a hold: 90, 45s, 30m, 2h or 1h30m."""
+    import re
 
-        if hasattr(signal, "SIGCONT"):
-            self._before = signal.signal(signal.SIGCONT, self._hide)
+    found = re.fullmatch(r"(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,9})s?)?", text)
+    parts = [int(part or 0) for part in found.groups()] if found else [0]
+    if not any(parts):
+        raise UsageError(f"{text[:64]!r} is no time", hint="use 90, 45s, 30m, 2h or 1h30m")
+    seconds = parts[0] * 3600 + parts[1] * 60 + parts[2]
+    if seconds < HOLD_LEAST_S:
+        raise UsageError(f"a hold can't be shorter than {HOLD_LEAST_S} s")
+    return seconds
 
-    def _hide(self, signum: int, frame: FrameType | None) -> None:
-        import contextlib
-        import termios
 
-        with contextlib.suppress(OSError, termios.error), open("/dev/tty", "rb", 0) as terminal:
-            mode = termios.tcgetattr(terminal)
-            mode[3] &= ~termios.ECHO
-            termios.tcsetattr(terminal, termios.TCSANOW, mode)
-            # not by the stream, in whose own write this may have come
-            os.write(2, to_bytes(self._console.safe(self._question) + " "))
+def is_variable(name: str) -> bool:
+    import re
 
-    def __exit__(self, *exc: object) -> None:
-        import signal
+    return bool(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name))
 
-        if hasattr(signal, "SIGCONT"):
-            signal.signal(signal.SIGCONT, self._before)
+
+def is_host(host: str) -> bool:
+    """Return whether a host's name can be asked for: printable ASCII, as IDNA wants its labels."""
+    labels = host.removesuffix(".").split(".")
+    printable = all("!" <= char <= "~" for char in host)
+    return printable and all(0 < len(label) < 64 for label in labels)
+
+
+def is_loopback(host: str) -> bool:
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+NAME_LENGTH = 63
+URL_NAME_LENGTH = 48  # a longer name and its suffix no longer fit into a DNS label
+
+
+def valid_name(text: str) -> str:
+    """Check the name of a sprite that should exist; anything a URL path could twist is refused."""
+    import re
+
+    bad = text in (".", "..") or len(text) > 128 or not re.fullmatch(r"[A-Za-z0-9._~@+:=,-]+", text)
+    if bad or text.startswith("-"):
+        raise UsageError(f"{text[:64]!r} is not a sprite's name", hint="see: thopters list")
+    return text
+
+
+def valid_new_name(text: str) -> str:
+    """Check the name of a sprite to be made: a DNS label, as the platform wants it."""
+    import re
+
+    if not re.fullmatch(rf"[a-z0-9]([a-z0-9-]{{0,{NAME_LENGTH - 2}}}[a-z0-9])?", text):
+        raise UsageError(
+            f"{text[:64]!r} can't be a sprite's name",
+            hint=f"use 1 to {NAME_LENGTH} of a-z, 0-9 and -, with a letter or digit at both ends",
+        )
+    return text
+
+
+def valid_checkpoint(text: str) -> str:
+    """Return a checkpoint's id in the platform's form: 3, v3 and checkpoints/v3 are the same."""
+    import re
+
+    text = text.removeprefix("checkpoints/")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text):
+        raise UsageError(
+            f"{text[:64]!r} is not a checkpoint's id", hint="see: thopters checkpoints NAME"
+        )
+    if text in ("Current", "active"):
+        raise UsageError(f"{text} stands for the present state, there is nothing to restore")
+    return "v" + text if text.isdigit() else text
+
+
+def valid_session(text: str) -> str:
+    import re
+
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", text):
+        raise UsageError(f"{text[:64]!r} is not a session's id", hint="see: thopters sessions NAME")
+    return text
+
+
+def valid_address(text: str) -> tuple[str, int]:
+    """Return host and port of HOST:PORT, [HOST]:PORT or :PORT."""
+    import re
+
+    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*):([0-9]{1,5})", text)
+    if not found or not 1 <= int(found[2]) <= 65535:
+        raise UsageError(f"{text[:64]!r} is not HOST:PORT")
+    return found[1].strip("[]") or "localhost", int(found[2])
+
+
+def valid_ports(text: str) -> tuple[int, int]:
+    """Return the local and the remote port of 8080 or 3001:3000."""
+    import re
+
+    if re.fullmatch(r"[0-9]{1,5}(:[0-9]{1,5})?", text):
+        local, _, remote = text.partition(":")
+        ports = int(local), int(remote or local)
+        if all(1 <= port <= 65535 for port in ports):
+            return ports
+    raise UsageError(
+        f"{text[:64]!r} is no port", hint="use PORT or LOCAL:REMOTE, each from 1 to 65535"
+    )
+
+
+# --- system -----------------------------------------------------------------------------
+
+
+class Clock:
+    """Time and chance, in one place, so that tests can bring their own."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def utc(self) -> datetime.datetime:
+        import datetime
+
+        return datetime.datetime.now(datetime.timezone.utc)
+
+    def jitter(self) -> float:
+        import random
+
+        return random.random()  # noqa: S311 (spreads retries, guards nothing)
+
+
+def in_background(work: Callable[..., object], *arguments: object) -> threading.Thread:
+    """Run something in a thread that keeps nothing from ending; ThoptersError if there is none."""
+    import threading
+
+    thread = threading.Thread(target=work, args=arguments, daemon=True)
+    start_thread(thread)
+    return thread
+
+
+def start_thread(thread: threading.Thread) -> None:
+    try:
+        thread.start()
+    except RuntimeError:
+        raise ThoptersError(
+            "no thread can be started: the system allows no more of them",
+            hint="see its limits: ulimit -a",
+        ) from None
+
+
+def wait_for(
+    readers: Sequence[Any], writers: Sequence[Any], timeout_s: float | None
+) -> tuple[list[Any], list[Any]]:
+    """Return which can be read and which written, at most after a time; ValueError if closed."""
+    import select
+
+    try:
+        return select.select(readers, writers, [], timeout_s)[:2]
+    except ValueError:  # a descriptor above 1023, or a closed one
+        if not hasattr(select, "poll"):
+            raise
+    poll = select.poll()
+    wanted = {reader.fileno(): select.POLLIN for reader in readers}
+    for writer in writers:
+        wanted[writer.fileno()] = wanted.get(writer.fileno(), 0) | select.POLLOUT
+    for fd, events in wanted.items():
+        poll.register(fd, events)
+    found = dict(poll.poll(None if timeout_s is None else timeout_s * 1000))
+    # an error or a hang-up is for both to find out
+    readable = [reader for reader in readers if found.get(reader.fileno(), 0) & ~select.POLLOUT]
+    writable = [writer for writer in writers if found.get(writer.fileno(), 0) & ~select.POLLIN]
+    return readable, writable
+
+
+def home_directory(environ: Mapping[str, str]) -> str:
+    """Return the user's home; UsageError where HOME is no absolute path."""
+    home = environ.get("USERPROFILE" if os.name == "nt" else "HOME", "")
+    if not os.path.isabs(home):
+        raise UsageError(
+            "cannot tell where your home directory is: HOME is "
+            + ("not an absolute path" if home else "not set"),
+            hint="set HOME, or name the files with THOPTERS_CONFIG and the token with SPRITE_TOKEN",
+        )
+    return home
+
+
+def is_special(path: str) -> bool:
+    """Return whether there is something that is neither a file nor a folder nor a link."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
+
+
+def is_placeless(path: str) -> bool:
+    """Return whether a path leads to what can't be replaced: a pipe, a device, a deleted file.
+
+    The shell gives /dev/fd/63 for such, which is a link to no path.
+    """
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    return not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)) or not status.st_nlink
+
+
+def sync_folder(folder: str) -> None:
+    """Force what a folder lists to the disk, where the folder and its file system allow that."""
+    try:
+        fd = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        sync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(fd)
+
+
+def sync(fd: int) -> None:
+    """Force a file to the disk; on macOS fsync alone leaves it in the disk's own memory."""
+    if sys.platform == "darwin":
+        import fcntl
+
+        with contextlib.suppress(OSError):  # a file system that does not know it
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(fd)
+
+
+def open_private(path: str, flags: int) -> int:
+    """Be the opener of a file that is ours alone; where a link lies in its place, it fails."""
+    fd = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    if hasattr(os, "fchmod"):
+        os.fchmod(fd, 0o600)  # a umask may have taken even that
+    return fd
+
+
+def try_lock(fd: int) -> bool:
+    """Take an open file's lock unless somebody else has it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def find_program(name: str, environ: Mapping[str, str]) -> str | None:
+    """Return the absolute path of a program; relative entries of PATH are not searched."""
+    folders = environ.get("PATH", "").split(os.pathsep)
+    for folder in [""] if os.path.isabs(name) else filter(os.path.isabs, folders):
+        path = os.path.join(folder, name)
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    return None
+
+
+def run_for_output(argv: list[str], limit_s: float) -> str | None:
+    """Run a local program and return its stdout, "" if it failed, None if it took too long."""
+    import subprocess
+
+    try:
+        done = subprocess.run(  # noqa: S603 (the one place that starts a program)
+            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=max(limit_s, 0.01)
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    except OSError:
+        return ""
+    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else ""
 
 
 class WritingOutput:
@@ -546,6 +595,337 @@ class WritingOutput:
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left would only fail again
             raise OutputError(f"cannot write the output: {error.strerror}") from None
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    import select
+
+    view = memoryview(data)
+    with WritingOutput():
+        while view:
+            try:
+                view = view[os.write(fd, view) :]
+            except BlockingIOError:  # whoever shares it with us wants it so
+                select.select([], [fd], [])
+
+
+def write_stdout(data: bytes | memoryview) -> None:
+    write_all(1, data)
+
+
+def binary_streams() -> None:
+    """Keep Windows from translating line ends."""
+    if os.name == "nt":
+        import msvcrt
+
+        for fd in (0, 1, 2):
+            msvcrt.setmode(fd, os.O_BINARY)  # type: ignore[attr-defined]
+
+
+def replace_closed_streams() -> None:
+    """Have three standard streams, though whoever started us has closed one.
+
+    What is opened next would take its place, and be read and written as if it were the user's.
+    So stdin cannot be read, stdout cannot be written, and nobody sees what goes to stderr.
+    """
+    modes = {"stdin": os.O_WRONLY, "stdout": os.O_RDONLY, "stderr": os.O_WRONLY}
+    for fd, (name, flags) in enumerate(modes.items()):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, flags), True)  # the lowest number that is free
+        if getattr(sys, name) is None:
+            stream = open(fd, "r" if fd == 0 else "w", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+
+
+def patient(stream: TextIO) -> TextIO:
+    """Return a stream to the same place that waits where it would block.
+
+    Whoever shares the place with us may want it so, as Node does. It is not for every stream: in
+    code that is not C, a signal can come between writing something and knowing that it is written.
+    """
+    import io
+
+    class Buffer(io.BufferedIOBase):
+        fileno, isatty = stream.fileno, stream.isatty
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            rest = memoryview(data)
+            while rest:
+                try:
+                    count = stream.buffer.write(rest) or 0  # None if there is no room at all
+                except BlockingIOError as full:
+                    count = full.characters_written
+                rest = rest[count:]
+                if rest:
+                    wait_for([], [self], None)
+            return len(data)
+
+        def flush(self) -> None:
+            while True:
+                try:
+                    return stream.buffer.flush()
+                except BlockingIOError:
+                    wait_for([], [self], None)
+
+    if os.name != "posix" or os.get_blocking(stream.fileno()):
+        return stream
+    by_line = bool(stream.line_buffering)
+    return io.TextIOWrapper(
+        Buffer(),
+        stream.encoding,
+        line_buffering=by_line,  # type: ignore[type-var]
+    )
+
+
+# --- signals ----------------------------------------------------------------------------
+
+
+def tick(every_s: float) -> None:
+    """Interrupt what waits every so many seconds, 0 for no more."""
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, lambda signum, frame: None)
+        signal.setitimer(signal.ITIMER_REAL, every_s, every_s)
+
+
+def stop_signals() -> list[int]:
+    """Return the signals that ask a program to stop, where the system has them."""
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+
+SAME_SIGNAL_S = 0.02  # nobody presses ^C as fast
+
+
+class SignalRelay:
+    """While a command runs, passes our first signal to stop on to it; a later one ends us.
+
+    `target` returns the remote process group, None as long as there is nothing to signal.
+    """
+
+    def __init__(self, target: Callable[[], int | None], send: Callable[[int, int], None]) -> None:
+        self.target = target
+        self.send = send
+        self.received: int | None = None
+        self._came_at = 0.0  # in seconds of the monotonic clock
+
+    def __enter__(self) -> SignalRelay:
+        self._before = []
+        for number in stop_signals():
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._before.append((number, signal.signal(number, self._receive)))
+        return self
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        is_soon = time.monotonic() - self._came_at < SAME_SIGNAL_S
+        if signum == self.received and (is_soon or signum == getattr(signal, "SIGHUP", 0)):
+            return  # a window that closes sends two, and so does `timeout`
+        group = self.target()
+        if self.received is not None or group is None:
+            raise Interrupted(signum)
+        self.received, self._came_at = signum, time.monotonic()
+        try:
+            in_background(self.send, group, signum)
+        except ThoptersError:
+            raise Interrupted(signum) from None
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before:
+            signal.signal(number, handler)
+
+
+class SignalsWait:
+    """Has a signal that asks us to stop wait until what is done here is done whole."""
+
+    def __enter__(self) -> None:
+        self._came: list[int] = []
+        self._before = {}
+        for number in stop_signals():
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, lambda n, _: self._came.append(n))
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        for number in self._came[:1]:
+            signal.raise_signal(number)
+
+
+class StopSignals:
+    """Turns what asks us to stop into Interrupted; a signal that is ignored (nohup) stays so.
+
+    What comes within a second of the first is taken for the same wish, so that what has to be
+    cleaned up and said gets its time. Python drops an exception where it has nowhere to go, as in
+    a finaliser; then the signal is sent once more, and what ends before it came ends as by it.
+    One that comes just before a call that waits is noticed when that is interrupted, by a tick.
+    """
+
+    TICK_S = 1.0
+
+    def __init__(self) -> None:
+        self.dropped: int | None = None
+        self._came_at: float | None = None  # in seconds of the monotonic clock
+
+    def catch(self) -> None:
+        sys.unraisablehook = self._send_again
+        for number in stop_signals():
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._interrupt)
+        tick(self.TICK_S)
+
+    def _interrupt(self, signum: int, frame: FrameType | None) -> None:
+        if self._came_at is None or time.monotonic() - self._came_at >= 1.0:
+            self._came_at, self.dropped = time.monotonic(), None
+            raise Interrupted(signum)
+
+    def _send_again(self, dropped: sys.UnraisableHookArgs) -> None:
+        if not isinstance(dropped.exc_value, Interrupted):
+            sys.__unraisablehook__(dropped)
+            return
+        import threading
+
+        self.dropped = dropped.exc_value.signum
+        threading.Timer(0.05, os.kill, (os.getpid(), self.dropped)).start()
+        self._came_at = None
+
+    def let_go(self) -> None:
+        """Let them end us again: all is done, and nothing is left to be said."""
+        tick(0)
+        for number in stop_signals():
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+
+
+def find_interrupted(error: BaseException | None) -> Interrupted | None:
+    """Return what an error hides: a signal in the release of a lock makes it a RuntimeError."""
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__context__
+    return error
+
+
+def die_of(signum: int) -> int:
+    """End as the signal ends a program, so that shells and loops see it and stop."""
+    if os.name == "posix":
+        signal.signal(signum, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signum])
+        os.kill(os.getpid(), signum)
+    return 128 + signum
+
+
+# --- console ----------------------------------------------------------------------------
+
+
+class Secret:
+    """A value that can't be printed, formatted, compared or pickled by accident."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the value itself; a test counts the places that ask for it."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(****)"
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return "****"
+
+    @property
+    def length(self) -> int:
+        return len(self._value)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("secrets are not pickled")
+
+
+def secret_forms(value: str) -> set[str]:
+    """Return the ways in which a text can hold `value`: as it is and encoded."""
+    import base64
+    import json
+    import re
+    import urllib.parse
+
+    data = value.encode("utf-8", "surrogateescape")
+    urls = [urllib.parse.quote(data, safe=""), urllib.parse.quote_plus(data)]
+    urls += [re.sub("%..", lambda code: code[0].lower(), url) for url in urls]  # as git has it
+    jsons = [json.dumps(value, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)]
+    in_quotes = quote_argument(data)[1:-1].decode("utf-8", "surrogateescape")
+    forms = {value, *urls, *jsons, in_quotes, data.hex(), data.hex().upper()}
+    for offset in range(3):  # base64 of a text that holds it, whatever comes before and after
+        encoded = base64.b64encode(bytes(offset) + data).decode()
+        inner = encoded[(0, 2, 3)[offset] : 8 * (offset + len(data)) // 6]
+        forms |= {inner, inner.replace("+", "-").replace("/", "_")}
+    lines = [line for line in value.splitlines() if 8 <= len(line) < len(value)]  # shown apart
+    return {form for form in forms if len(form) >= 6}.union(*map(secret_forms, lines))
+
+
+class Redactor:
+    """Replaces every known secret, in every form that we know of, by ****."""
+
+    def __init__(self) -> None:
+        self._forms: set[str] = set()
+        self._yielding: set[str] = set()
+        self._names: set[str] = set()
+
+    def add(self, secret: Secret, *, yields: bool = False) -> None:
+        """Strike a secret out from now on; one that `yields` not where it is in a sprite's name."""
+        forms = secret_forms(secret.reveal())
+        if yields:
+            self._yielding = self._yielding | forms  # a thread may be reading the old
+        else:
+            self._forms = self._forms | forms
+
+    def spare(self, name: str) -> None:
+        """Take note of a sprite's name, once the API has shown that it is one."""
+        self._names = self._names | {name}
+
+    def __call__(self, text: str) -> str:
+        # a pattern of all forms of many long secrets would take a second to compile
+        found = [form for form in self._forms if form in text]
+        for form in self._yielding:
+            if form in text and not any(form in name for name in self._names):
+                found.append(form)
+        if not found:
+            return text
+        import re
+
+        found.sort(key=len, reverse=True)
+        return re.sub("|".join(map(re.escape, found)), "****", text)
+
+
+class EchoStaysOff:
+    """While a secret is typed: after a stop (Ctrl-Z) the shell has made the terminal show keys."""
+
+    def __init__(self, console: Console, question: str) -> None:
+        self._console = console
+        self._question = question
+
+    def __enter__(self) -> None:
+        if hasattr(signal, "SIGCONT"):
+            self._before = signal.signal(signal.SIGCONT, self._hide)
+
+    def _hide(self, signum: int, frame: FrameType | None) -> None:
+        import termios
+
+        with contextlib.suppress(OSError, termios.error), open("/dev/tty", "rb", 0) as terminal:
+            mode = termios.tcgetattr(terminal)
+            mode[3] &= ~termios.ECHO
+            termios.tcsetattr(terminal, termios.TCSANOW, mode)
+            # not by the stream, in whose own write this may have come
+            os.write(2, to_bytes(self._console.safe(self._question) + " "))
+
+    def __exit__(self, *exc: object) -> None:
+        if hasattr(signal, "SIGCONT"):
+            signal.signal(signal.SIGCONT, self._before)
 
 
 class Console:
@@ -741,9 +1121,7 @@ class Activity:
         self._shown = False
 
     def __enter__(self) -> Activity:
-        import contextlib
         import threading
-        import time
 
         self._started = time.monotonic()
         self._stop = threading.Event()
@@ -755,8 +1133,6 @@ class Activity:
         return self
 
     def _run(self) -> None:
-        import time
-
         wait = self.SHOW_AFTER_S
         while not self._stop.wait(wait):
             with self._lock:
@@ -786,43 +1162,6 @@ class Activity:
 
 
 # --- config -----------------------------------------------------------------------------
-
-
-def home_directory(environ: Mapping[str, str]) -> str:
-    """Return the user's home; UsageError where HOME is no absolute path."""
-    home = environ.get("USERPROFILE" if os.name == "nt" else "HOME", "")
-    if not os.path.isabs(home):
-        raise UsageError(
-            "cannot tell where your home directory is: HOME is "
-            + ("not an absolute path" if home else "not set"),
-            hint="set HOME, or name the files with THOPTERS_CONFIG and the token with SPRITE_TOKEN",
-        )
-    return home
-
-
-def is_special(path: str) -> bool:
-    """Return whether there is something that is neither a file nor a folder nor a link."""
-    import stat
-
-    try:
-        mode = os.lstat(path).st_mode
-    except OSError:
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
-
-
-def is_placeless(path: str) -> bool:
-    """Return whether a path leads to what can't be replaced: a pipe, a device, a deleted file.
-
-    The shell gives /dev/fd/63 for such, which is a link to no path.
-    """
-    import stat
-
-    try:
-        status = os.stat(path)
-    except OSError:
-        return False
-    return not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)) or not status.st_nlink
 
 
 class DuplicateError(Exception):
@@ -868,7 +1207,6 @@ def read_json_file(path: str, check: Callable[[os.stat_result], None]) -> dict[s
 
 
 USUAL_SECRETS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GITHUB_PAT")
-
 # What bash does not let change or gives values of its own, and what steers a shell, the loader
 # or an interpreter
 SHELL_VARIABLES = (
@@ -891,12 +1229,6 @@ ZSH_VARIABLES = (
     "manpath", "module_path", "options", "parameters", "path", "pipestatus", "psvar", "signals",
     "status", "zsh_eval_context", "GID", "TTYIDLE", "USERNAME", "ZSH_SUBSHELL",
 )  # fmt: skip
-
-
-def is_variable(name: str) -> bool:
-    import re
-
-    return bool(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name))
 
 
 def value_flaw(key: str, value: str) -> str:
@@ -981,8 +1313,6 @@ class Config:
 
     def _check(self, status: os.stat_result) -> None:
         """Refuse another user's file; take away what others may do with ours."""
-        import stat
-
         if os.name != "posix" or not stat.S_ISREG(status.st_mode):
             return  # a pipe of the shell's, say, is read as it is
         if status.st_uid != os.geteuid():
@@ -1054,8 +1384,6 @@ class Config:
             raise ThoptersError(f"cannot write {self.path}: {error.strerror}") from None
 
     def _make_folder(self) -> None:
-        import contextlib
-
         missing, folder = [], self.folder
         while not os.path.lexists(folder):
             missing.append(folder)
@@ -1066,8 +1394,6 @@ class Config:
 
     def _lock(self) -> BinaryIO:
         """Return a file that holds the lock; should we die, the system lets go of it."""
-        import time
-
         lock = open(self.real_path + ".lock", "ab", opener=open_private)  # noqa: SIM115 (returned)
         end = time.monotonic() + self.LOCK_LIMIT_S
         try:
@@ -1104,8 +1430,6 @@ class Config:
 
     def _replace(self) -> None:
         """Write the document beside the file, force it to the disk, and put it in place."""
-        import contextlib
-
         data = self._encode()
         temporary = self.real_path + ".new"  # one name, so that a kill leaves one file at most
         with contextlib.suppress(FileNotFoundError):
@@ -1124,61 +1448,7 @@ class Config:
             sync_folder(self.folder)
 
 
-def sync_folder(folder: str) -> None:
-    """Force what a folder lists to the disk, where the folder and its file system allow that."""
-    import errno
-
-    try:
-        fd = os.open(folder, os.O_RDONLY)
-    except PermissionError:
-        return
-    try:
-        sync(fd)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(fd)
-
-
-def sync(fd: int) -> None:
-    """Force a file to the disk; on macOS fsync alone leaves it in the disk's own memory."""
-    import contextlib
-
-    if sys.platform == "darwin":
-        import fcntl
-
-        with contextlib.suppress(OSError):  # a file system that does not know it
-            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
-            return
-    os.fsync(fd)
-
-
-def open_private(path: str, flags: int) -> int:
-    """Be the opener of a file that is ours alone; where a link lies in its place, it fails."""
-    fd = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
-    if hasattr(os, "fchmod"):
-        os.fchmod(fd, 0o600)  # a umask may have taken even that
-    return fd
-
-
-def try_lock(fd: int) -> bool:
-    """Take an open file's lock unless somebody else has it."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
-
-
-# --- credentials ------------------------------------------------------------------------
+# --- token ------------------------------------------------------------------------------
 
 
 class Credential:
@@ -1222,22 +1492,6 @@ def api_base(
     return url.rstrip("/")
 
 
-def is_host(host: str) -> bool:
-    """Return whether a host's name can be asked for: printable ASCII, as IDNA wants its labels."""
-    labels = host.removesuffix(".").split(".")
-    printable = all("!" <= char <= "~" for char in host)
-    return printable and all(0 < len(label) < 64 for label in labels)
-
-
-def is_loopback(host: str) -> bool:
-    import ipaddress
-
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def check_token(text: str, source: str) -> Secret:
     """Return the token if it is one; else an error that names a position, never the text.
 
@@ -1255,28 +1509,7 @@ def check_token(text: str, source: str) -> Secret:
     return Secret(token)
 
 
-def find_credential(environ: Mapping[str, str], base: str, console: Console) -> Credential:
-    """Return the first token there is: the environment's, then the `sprite` program's login."""
-    values = {name: environ.get(name, "") for name in ("SPRITE_TOKEN", "SPRITES_TOKEN")}
-    given = [name for name, value in values.items() if value.strip()]
-    if len({values[name].strip() for name in given}) == 2:
-        console.warn("SPRITE_TOKEN and SPRITES_TOKEN differ; SPRITE_TOKEN is used")
-    if given:
-        return Credential(check_token(values[given[0]], given[0]), given[0])
-    tried = "SPRITE_TOKEN, SPRITES_TOKEN"
-    try:
-        store = SpriteStore(environ, base, console)
-    except UsageError:  # no home directory, so no store in it
-        store = None
-    if store:
-        credential = store.find()
-        if credential:
-            return credential
-        tried += f", {store.describe()}"
-    raise AuthError(
-        f"no token for {base}: looked at {tried}",
-        hint="set SPRITE_TOKEN, or log in with the sprite program: sprite login",
-    )
+KEYRING_LIMIT_S = 5.0
 
 
 class SpriteStore:
@@ -1472,8 +1705,6 @@ class SpriteStore:
             program = find_program("secret-tool", self.environ) if os.name == "posix" else None
         if not program:
             return
-        import time
-
         end = time.monotonic() + KEYRING_LIMIT_S
         for service, account in entries:
             if sys.platform == "darwin":
@@ -1520,32 +1751,34 @@ def decode_keyring(value: str) -> str:
     return value
 
 
-def find_program(name: str, environ: Mapping[str, str]) -> str | None:
-    """Return the absolute path of a program; relative entries of PATH are not searched."""
-    folders = environ.get("PATH", "").split(os.pathsep)
-    for folder in [""] if os.path.isabs(name) else filter(os.path.isabs, folders):
-        path = os.path.join(folder, name)
-        if os.path.isfile(path) and os.access(path, os.X_OK):
-            return path
-    return None
-
-
-def run_for_output(argv: list[str], limit_s: float) -> str | None:
-    """Run a local program and return its stdout, "" if it failed, None if it took too long."""
-    import subprocess
-
+def find_credential(environ: Mapping[str, str], base: str, console: Console) -> Credential:
+    """Return the first token there is: the environment's, then the `sprite` program's login."""
+    values = {name: environ.get(name, "") for name in ("SPRITE_TOKEN", "SPRITES_TOKEN")}
+    given = [name for name, value in values.items() if value.strip()]
+    if len({values[name].strip() for name in given}) == 2:
+        console.warn("SPRITE_TOKEN and SPRITES_TOKEN differ; SPRITE_TOKEN is used")
+    if given:
+        return Credential(check_token(values[given[0]], given[0]), given[0])
+    tried = "SPRITE_TOKEN, SPRITES_TOKEN"
     try:
-        done = subprocess.run(  # noqa: S603 (the one place that starts a program)
-            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=max(limit_s, 0.01)
-        )
-    except subprocess.TimeoutExpired:
-        return None
-    except OSError:
-        return ""
-    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else ""
+        store = SpriteStore(environ, base, console)
+    except UsageError:  # no home directory, so no store in it
+        store = None
+    if store:
+        credential = store.find()
+        if credential:
+            return credential
+        tried += f", {store.describe()}"
+    raise AuthError(
+        f"no token for {base}: looked at {tried}",
+        hint="set SPRITE_TOKEN, or log in with the sprite program: sprite login",
+    )
 
 
-# --- http -------------------------------------------------------------------------------
+# --- connections ------------------------------------------------------------------------
+
+CONNECT_TIMEOUT_S = 10.0
+SILENCE_TIMEOUT_S = 30.0  # of a server that should be answering
 
 
 class Deadline:
@@ -1581,8 +1814,6 @@ class Deadline:
 
     def renew(self, limit_s: float) -> None:
         """Have another limit from now on, for what comes next on the same connection."""
-        import contextlib
-
         self.limit_s = limit_s
         self._end = self._clock.monotonic() + limit_s
         if self._sock:
@@ -1600,7 +1831,6 @@ class Deadline:
         self._timer = timer
 
     def _expire(self) -> None:
-        import contextlib
         import socket
 
         self.passed = True
@@ -1619,6 +1849,175 @@ class Deadline:
 
     def __exit__(self, *exc: object) -> None:
         self.release()
+
+
+class Proxy:
+    """An HTTP proxy for CONNECT; its credentials go into one header and nowhere else."""
+
+    def __init__(self, url: str) -> None:
+        import urllib.parse
+
+        try:
+            parts = urllib.parse.urlsplit(url if "//" in url else "//" + url, scheme="http")
+            self.host, self.port = parts.hostname or "", parts.port or 80
+            if self.host and not is_host(self.host):
+                raise ValueError("not a host")
+        except ValueError:  # its words may hold a piece of the password
+            raise NotSentError(
+                "the proxy settings do not hold a URL",
+                hint="set HTTPS_PROXY to http://HOST:PORT; encode special characters of a password",
+                final=True,
+            ) from None
+        if parts.scheme != "http" or not self.host:
+            raise NotSentError(
+                f"the proxy settings name a proxy of a kind that is not supported ({parts.scheme})",
+                hint="set HTTPS_PROXY to an http:// proxy",
+                final=True,
+            )
+        self.headers: dict[str, str] = {}
+        self.secrets: list[Secret] = []  # the password, as it is written and as it is meant
+        if parts.username is not None:
+            import base64
+
+            texts = (parts.username, parts.password or "")
+            user, password = (urllib.parse.unquote_to_bytes(to_bytes(text)) for text in texts)
+            pair = base64.b64encode(user + b":" + password).decode()
+            self.headers["Proxy-Authorization"] = "Basic " + pair
+            meant = password.decode("utf-8", "surrogateescape")
+            self.secrets = [Secret(texts[1]), Secret(meant)]
+
+
+def find_proxy(host: str, port: int) -> Proxy | None:
+    """Return the proxy for an https address: HTTPS_PROXY or ALL_PROXY, unless NO_PROXY has it."""
+    import urllib.request
+
+    proxies = urllib.request.getproxies()
+    url = proxies.get("https") or proxies.get("all")
+    if not url or is_loopback(host) or no_proxy_matches(host, port, proxies.get("no", "")):
+        return None
+    return None if urllib.request.proxy_bypass(host) else Proxy(url)
+
+
+def no_proxy_matches(host: str, port: int, rules: str) -> bool:
+    """Return whether NO_PROXY names a host: `*`, a name or domain (.x, *.x, x), x:port, a CIDR."""
+    import ipaddress
+
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        address = None
+    for rule in rules.lower().replace(",", " ").split():
+        rule = rule.removesuffix(f":{port}") if "]:" in rule else rule
+        domain = rule.removesuffix(f":{port}").removeprefix("*").lstrip(".")
+        if rule == "*" or domain == host or (domain and host.endswith("." + domain)):
+            return True
+        try:
+            if address and address in ipaddress.ip_network(rule.strip("[]"), strict=False):
+                return True
+        except ValueError:
+            continue
+    return False
+
+
+def tls_context(environ: Mapping[str, str]) -> ssl.SSLContext:
+    """Return a verifying context: the system's authorities and those that the user names."""
+    import ssl
+
+    try:
+        context = ssl.create_default_context()  # honours SSL_CERT_FILE and SSL_CERT_DIR
+    except OSError as error:
+        raise NotSentError(
+            f"cannot write the file that SSLKEYLOGFILE names: {error.strerror}",
+            hint="unset SSLKEYLOGFILE: who reads that file can read what is sent",
+            final=True,
+        ) from None
+    if sys.platform == "darwin" and not context.cert_store_stats()["x509_ca"]:
+        # python.org's Python comes without authorities
+        with contextlib.suppress(OSError):
+            context.load_verify_locations("/etc/ssl/cert.pem")
+    for name in ("THOPTERS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        path = environ.get(name)
+        if path:
+            try:
+                folder = os.path.isdir(path)
+                context.load_verify_locations(None if folder else path, path if folder else None)
+            except (OSError, ssl.SSLError):
+                raise NotSentError(f"cannot read the certificates of {name}", final=True) from None
+    if any(environ.get(name) for name in ("SSL_CERT_FILE", "THOPTERS_CA_BUNDLE",
+                                          "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")):  # fmt: skip
+        # Python 3.13 refuses the roots of many companies, which lack a key identifier
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
+
+
+def resolve(host: str, port: int, deadline: Deadline) -> list[tuple[Any, ...]]:
+    """Return getaddrinfo's answer; in a thread, for a name server may never answer."""
+    import queue
+    import socket
+
+    answers: queue.SimpleQueue[list[Any] | OSError] = queue.SimpleQueue()
+    # as bytes a name goes to the system as it is; as text it has Python import its IDNA tables
+    name = host.encode()
+
+    def look_up() -> None:
+        try:
+            answers.put(socket.getaddrinfo(name, port, type=socket.SOCK_STREAM))
+        except OSError as error:
+            answers.put(error)
+
+    in_background(look_up)
+    try:
+        found = answers.get(timeout=min(CONNECT_TIMEOUT_S, deadline.remaining()))
+    except queue.Empty:
+        raise TimeoutError("the name look-up timed out") from None
+    if isinstance(found, OSError):
+        raise found
+    return found
+
+
+def set_socket_options(sock: socket.socket) -> None:
+    """Send small frames at once, and let the system notice a peer that is gone."""
+    import socket
+
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    idle = "TCP_KEEPALIVE" if sys.platform == "darwin" else "TCP_KEEPIDLE"
+    for name, value in ((idle, 15), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def connect_tcp(host: str, port: int, deadline: Deadline) -> socket.socket:
+    """Return a connected socket that `deadline` watches; OSError where no address answers."""
+    import socket
+
+    failure: OSError = OSError("no address")
+    for family, kind, protocol, _, address in resolve(host, port, deadline):
+        sock = None
+        try:
+            sock = socket.socket(family, kind, protocol)
+            sock.settimeout(min(CONNECT_TIMEOUT_S, deadline.remaining()))
+            sock.connect(address)
+            set_socket_options(sock)
+            sock.settimeout(deadline.silence_s and min(deadline.silence_s, deadline.limit_s))
+            deadline.watch(sock)
+            return sock
+        except OSError as error:  # a family that the system lacks, too
+            if sock:
+                sock.close()
+            failure = error
+    raise failure
+
+
+# --- http -------------------------------------------------------------------------------
+
+REQUEST_LIMIT_S = 60.0
+SLOWEST_UPLOAD = 20_000  # bytes per second
+NO_LIMIT_S = 45 * 86400.0  # more than a timer can wait on Windows is an error
+STREAM_LIMIT_S = 600.0  # checkpoint and restore
+LAST_WORDS_S = 5.0  # for what may follow the event that says all is done
+WAKE_LIMIT_S = 120.0  # a cold sprite's first command
+GLANCE_LIMIT_S = 3.0  # for a look that only words a message
 
 
 class Answer:
@@ -1791,165 +2190,6 @@ class RetryPolicy:
             give_up = self.failures >= self.TRIES
         self.waited_s += wait
         return None if give_up else wait
-
-
-class Proxy:
-    """An HTTP proxy for CONNECT; its credentials go into one header and nowhere else."""
-
-    def __init__(self, url: str) -> None:
-        import urllib.parse
-
-        try:
-            parts = urllib.parse.urlsplit(url if "//" in url else "//" + url, scheme="http")
-            self.host, self.port = parts.hostname or "", parts.port or 80
-            if self.host and not is_host(self.host):
-                raise ValueError("not a host")
-        except ValueError:  # its words may hold a piece of the password
-            raise NotSentError(
-                "the proxy settings do not hold a URL",
-                hint="set HTTPS_PROXY to http://HOST:PORT; encode special characters of a password",
-                final=True,
-            ) from None
-        if parts.scheme != "http" or not self.host:
-            raise NotSentError(
-                f"the proxy settings name a proxy of a kind that is not supported ({parts.scheme})",
-                hint="set HTTPS_PROXY to an http:// proxy",
-                final=True,
-            )
-        self.headers: dict[str, str] = {}
-        self.secrets: list[Secret] = []  # the password, as it is written and as it is meant
-        if parts.username is not None:
-            import base64
-
-            texts = (parts.username, parts.password or "")
-            user, password = (urllib.parse.unquote_to_bytes(to_bytes(text)) for text in texts)
-            pair = base64.b64encode(user + b":" + password).decode()
-            self.headers["Proxy-Authorization"] = "Basic " + pair
-            meant = password.decode("utf-8", "surrogateescape")
-            self.secrets = [Secret(texts[1]), Secret(meant)]
-
-
-def find_proxy(host: str, port: int) -> Proxy | None:
-    """Return the proxy for an https address: HTTPS_PROXY or ALL_PROXY, unless NO_PROXY has it."""
-    import urllib.request
-
-    proxies = urllib.request.getproxies()
-    url = proxies.get("https") or proxies.get("all")
-    if not url or is_loopback(host) or no_proxy_matches(host, port, proxies.get("no", "")):
-        return None
-    return None if urllib.request.proxy_bypass(host) else Proxy(url)
-
-
-def no_proxy_matches(host: str, port: int, rules: str) -> bool:
-    """Return whether NO_PROXY names a host: `*`, a name or domain (.x, *.x, x), x:port, a CIDR."""
-    import ipaddress
-
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        address = None
-    for rule in rules.lower().replace(",", " ").split():
-        rule = rule.removesuffix(f":{port}") if "]:" in rule else rule
-        domain = rule.removesuffix(f":{port}").removeprefix("*").lstrip(".")
-        if rule == "*" or domain == host or (domain and host.endswith("." + domain)):
-            return True
-        try:
-            if address and address in ipaddress.ip_network(rule.strip("[]"), strict=False):
-                return True
-        except ValueError:
-            continue
-    return False
-
-
-def tls_context(environ: Mapping[str, str]) -> ssl.SSLContext:
-    """Return a verifying context: the system's authorities and those that the user names."""
-    import contextlib
-    import ssl
-
-    try:
-        context = ssl.create_default_context()  # honours SSL_CERT_FILE and SSL_CERT_DIR
-    except OSError as error:
-        raise NotSentError(
-            f"cannot write the file that SSLKEYLOGFILE names: {error.strerror}",
-            hint="unset SSLKEYLOGFILE: who reads that file can read what is sent",
-            final=True,
-        ) from None
-    if sys.platform == "darwin" and not context.cert_store_stats()["x509_ca"]:
-        # python.org's Python comes without authorities
-        with contextlib.suppress(OSError):
-            context.load_verify_locations("/etc/ssl/cert.pem")
-    for name in ("THOPTERS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
-        path = environ.get(name)
-        if path:
-            try:
-                folder = os.path.isdir(path)
-                context.load_verify_locations(None if folder else path, path if folder else None)
-            except (OSError, ssl.SSLError):
-                raise NotSentError(f"cannot read the certificates of {name}", final=True) from None
-    if any(environ.get(name) for name in ("SSL_CERT_FILE", "THOPTERS_CA_BUNDLE",
-                                          "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")):  # fmt: skip
-        # Python 3.13 refuses the roots of many companies, which lack a key identifier
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    return context
-
-
-def resolve(host: str, port: int, deadline: Deadline) -> list[tuple[Any, ...]]:
-    """Return getaddrinfo's answer; in a thread, for a name server may never answer."""
-    import queue
-    import socket
-
-    answers: queue.SimpleQueue[list[Any] | OSError] = queue.SimpleQueue()
-    # as bytes a name goes to the system as it is; as text it has Python import its IDNA tables
-    name = host.encode()
-
-    def look_up() -> None:
-        try:
-            answers.put(socket.getaddrinfo(name, port, type=socket.SOCK_STREAM))
-        except OSError as error:
-            answers.put(error)
-
-    in_background(look_up)
-    try:
-        found = answers.get(timeout=min(CONNECT_TIMEOUT_S, deadline.remaining()))
-    except queue.Empty:
-        raise TimeoutError("the name look-up timed out") from None
-    if isinstance(found, OSError):
-        raise found
-    return found
-
-
-def set_socket_options(sock: socket.socket) -> None:
-    """Send small frames at once, and let the system notice a peer that is gone."""
-    import socket
-
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    idle = "TCP_KEEPALIVE" if sys.platform == "darwin" else "TCP_KEEPIDLE"
-    for name, value in ((idle, 15), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
-        if hasattr(socket, name):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def connect_tcp(host: str, port: int, deadline: Deadline) -> socket.socket:
-    """Return a connected socket that `deadline` watches; OSError where no address answers."""
-    import socket
-
-    failure: OSError = OSError("no address")
-    for family, kind, protocol, _, address in resolve(host, port, deadline):
-        sock = None
-        try:
-            sock = socket.socket(family, kind, protocol)
-            sock.settimeout(min(CONNECT_TIMEOUT_S, deadline.remaining()))
-            sock.connect(address)
-            set_socket_options(sock)
-            sock.settimeout(deadline.silence_s and min(deadline.silence_s, deadline.limit_s))
-            deadline.watch(sock)
-            return sock
-        except OSError as error:  # a family that the system lacks, too
-            if sock:
-                sock.close()
-            failure = error
-    raise failure
 
 
 class Transport:
@@ -2191,6 +2431,17 @@ class Transport:
                 f"{error.message}; an earlier try may have been carried out", hint=error.hint
             ) from None
 
+    def glance(self, path: str, query: Sequence[tuple[str, str]] = ()) -> Answer | None:
+        """GET once, for what only words a message: None where no answer comes within seconds.
+
+        Who reads that message has waited for it already.
+        """
+        try:
+            return self.fetch_once("GET", self.target(path, query), None, GLANCE_LIMIT_S)
+        except (NotSentError, NoAnswerError) as error:
+            self.console.detail(error.message)
+            return None
+
     def retry(self, policy: RetryPolicy, attempt: Callable[[], Answer | T]) -> Answer | T:
         """Call `attempt` until it opens something, its answer is final, or `policy` gives up."""
         while True:
@@ -2258,18 +2509,6 @@ class Transport:
         response = self._open("POST", target, body, deadline, content_type)
         self.traced("POST", target, started, response)
         return response if response.status == 200 else self.read_answer(response, deadline)
-
-
-class UpgradeBrokenError(NoAnswerError):
-    """What answers a WebSocket upgrade is no WebSocket server, whatever it says."""
-
-    final = True  # asking again would change nothing
-
-    def __init__(self, how: str) -> None:
-        super().__init__(
-            f"something between here and the API {how} the WebSocket upgrade",
-            hint="exec -T, init, create and cp do without; for the rest use another network",
-        )
 
 
 class RefusedError(ThoptersError):
@@ -2341,6 +2580,9 @@ def parse_event(line: bytes) -> dict[str, Any]:
 
 # --- websocket --------------------------------------------------------------------------
 
+PING_INTERVAL_S = 15.0
+DEAD_AFTER_S = 45.0
+STUCK_AFTER_S = 900.0  # of silence, where a slow reader may be what keeps the server from answering
 OP_CONTINUATION, OP_TEXT, OP_BINARY, OP_CLOSE, OP_PING, OP_PONG = 0, 1, 2, 8, 9, 10
 
 
@@ -2458,6 +2700,14 @@ class FrameParser:
         return first & 0x0F, bool(first & 0x80), view[head : head + size]
 
 
+# Liveness. A peer that is gone without a word is known by its silence alone, so we ping, and the
+# answers prove that it is there. But a server passes our input on in the order in which it came:
+# while a program does not read, the server can be stuck with that, and answers no ping. So each
+# ping carries the number of bytes of input sent before it, and its answer says that the server has
+# got rid of those. As long as more than a program's side takes unread is on its way, silence is no
+# sign of death, and the limit is a long one. Two other times are no silence: that in which a slow
+# reader of ours kept us busy, and that in which we were stopped ourselves. Bytes that had to wait
+# and then were taken are as good as something heard.
 class WebSocket:
     """A client's side of an open WebSocket; never blocks but in `wait`.
 
@@ -2465,14 +2715,16 @@ class WebSocket:
     """
 
     MOST_UNSENT = 1 << 20  # with more than that no ping is answered at once
+    UNREAD_ROOM = 4095  # bytes that a terminal, or a pipe, takes though its program does not read
 
     def __init__(self, connection: http.client.HTTPConnection, early: bytes, clock: Clock) -> None:
         import threading
 
         self.sock: socket.socket = connection.sock
-        self.heard_at = clock.monotonic()
-        self._asked_at = self.heard_at
-        self.pong = b""  # what the last one brought back
+        self._heard_at = clock.monotonic()
+        self._asked_at = self._heard_at
+        self._input = 0  # bytes sent that a program may leave unread
+        self._pong = b""  # what the last one brought back
         self._ping: bytes | None = None  # the newest that is not answered
         self._clock = clock
         self._connection = connection
@@ -2483,10 +2735,27 @@ class WebSocket:
         self._closed = threading.Event()
         self.sock.setblocking(False)
 
-    def send(self, opcode: int, payload: bytes) -> None:
+    def send(self, opcode: int, payload: bytes, *, input_bytes: int = 0) -> None:
+        """Send a frame; `input_bytes` of it are for a program that may not read them for long."""
         with self._lock:
             self._outgoing += encode_frame(opcode, payload, os.urandom(4))
+            self._input += input_bytes
             self._flush()
+
+    def ping(self) -> None:
+        """Ask the server whether it is there, and has got rid of the input so far."""
+        with self._lock:
+            count = self._input.to_bytes(8, "big")
+            self._outgoing += encode_frame(OP_PING, count, os.urandom(4))
+            self._flush()
+
+    def unread(self) -> int:
+        """Return how many bytes of input the server is not known to have got rid of."""
+        return self._input - int.from_bytes(self._pong, "big")
+
+    def is_behind(self) -> bool:
+        """Return whether so much input is on its way that the server may be stuck with it."""
+        return self.unread() > self.UNREAD_ROOM
 
     def unsent(self) -> int:
         """Return how many bytes the connection has not taken yet."""
@@ -2497,9 +2766,16 @@ class WebSocket:
         if self._closed.is_set():
             return False
         if wait_for([], [self.sock], timeout_s)[1]:
-            with self._lock:
-                self._flush()
+            self._flush_more()
         return True
+
+    def _flush_more(self) -> None:
+        """Send what had to wait; that it is taken shows that somebody is there."""
+        with self._lock:
+            before = len(self._outgoing)
+            self._flush()
+            if len(self._outgoing) < before:
+                self._heard_at = self._clock.monotonic()
 
     def _flush(self) -> None:
         import ssl
@@ -2517,10 +2793,12 @@ class WebSocket:
     def messages(self) -> Iterator[tuple[int, bytes | memoryview]]:
         """Yield the (opcode, payload) of the text and binary messages of one receive.
 
-        Raises WebSocketLost at the end of the connection. Pings are answered here.
+        Raises WebSocketLost at the end of the connection, also where silence shows it. Pings are
+        answered here.
         """
         self._answer_ping()
         if not self._unparsed and not self._receive():
+            self._check_liveness()
             return
         self._unparsed = False
         for opcode, payload in self._parser.messages():
@@ -2530,9 +2808,10 @@ class WebSocket:
             elif opcode == OP_CLOSE:
                 raise end_of(bytes(payload))
             elif opcode == OP_PONG:
-                self.pong = bytes(payload)
+                self._pong = bytes(payload)
             else:
                 yield opcode, payload
+                self._heard_at = self._clock.monotonic()  # our reader's time is no silence
 
     def _answer_ping(self) -> None:
         """Send the pong that is due, unless much waits already: it may stand for those before."""
@@ -2562,15 +2841,20 @@ class WebSocket:
         if not count:
             raise end_of(b"")
         self._parser.received(count)
-        self.heard_at = self._clock.monotonic()
+        self._heard_at = self._clock.monotonic()
         return True
+
+    def _check_liveness(self) -> None:
+        limit_s = STUCK_AFTER_S if self.is_behind() else DEAD_AFTER_S
+        if self.silence() > limit_s:
+            raise WebSocketLost(f"nothing was heard for {limit_s:.0f} s")
 
     def silence(self) -> float:
         """Return for how long nothing came; a time in which we were stopped does not count."""
         now = self._clock.monotonic()
-        self.heard_at = min(now, self.heard_at + max(0.0, now - self._asked_at - 2.0))
+        self._heard_at = min(now, self._heard_at + max(0.0, now - self._asked_at - 2.0))
         self._asked_at = now
-        return now - self.heard_at
+        return now - self._heard_at
 
     def wait(self, timeout_s: float, others: Sequence[Any] = ()) -> list[Any]:
         """Wait for the connection or one of `others`; return which of these can be read."""
@@ -2581,17 +2865,15 @@ class WebSocket:
         writers = [self.sock] if self._outgoing else []
         readable, writable = wait_for([self.sock, *others], writers, timeout_s)
         if writable:
-            with self._lock:
-                self._flush()
+            self._flush_more()
         return [other for other in others if other in readable]
 
-    def keep_alive(self, words: Callable[[], bytes] = bytes) -> None:
+    def keep_alive(self) -> None:
         """Ping from a thread, also while the caller is busy writing to a slow reader."""
-        import contextlib
 
         def ping() -> None:
             while not self._closed.wait(PING_INTERVAL_S):
-                self.send(OP_PING, words())
+                self.ping()
 
         with contextlib.suppress(ThoptersError):  # the system's own probes have to do
             in_background(ping)
@@ -2612,6 +2894,18 @@ def end_of(payload: bytes) -> WebSocketLost:
         lost = WebSocketLost(f"closed with code {code}" + (f": {text}" if text else ""))
     lost.is_end = len(payload) < 2 or payload[:2] in (b"\x03\xe8", b"\x03\xe9")  # 1000, 1001
     return lost
+
+
+class UpgradeBrokenError(NoAnswerError):
+    """What answers a WebSocket upgrade is no WebSocket server, whatever it says."""
+
+    final = True  # asking again would change nothing
+
+    def __init__(self, how: str) -> None:
+        super().__init__(
+            f"something between here and the API {how} the WebSocket upgrade",
+            hint="exec -T, init, create and cp do without; for the rest use another network",
+        )
 
 
 def open_websocket(transport: Transport, target: str, limit_s: float) -> WebSocket | Answer:
@@ -2664,7 +2958,12 @@ def open_websocket(transport: Transport, target: str, limit_s: float) -> WebSock
     return WebSocket(connection, early, transport.clock)
 
 
-# --- sprites api ------------------------------------------------------------------------
+# --- api --------------------------------------------------------------------------------
+
+CREATE_LIMIT_S = 180.0
+MISSED_S = 0.3  # until a sprite that was not found is looked for once more
+MAX_PAGES = 1000
+PAGE_SIZE = 50  # the documented maximum
 
 
 def text_field(item: dict[str, Any], *keys: str) -> str:
@@ -2672,7 +2971,7 @@ def text_field(item: dict[str, Any], *keys: str) -> str:
     return next((item[key] for key in keys if isinstance(item.get(key), str)), "")
 
 
-def known_fields(item: Sprite | Checkpoint | Session) -> dict[str, Any]:
+def known_fields(item: SpriteInfo | Checkpoint | Session) -> dict[str, Any]:
     """Return the fields of an object, None for a text that is empty."""
     values = {key: getattr(item, key) for key in item.__slots__}
     return {key: None if value == "" else value for key, value in values.items()}
@@ -2703,7 +3002,7 @@ def host_of(url: str) -> str:
 ASLEEP = ("warm", "cold", "suspended", "sleeping", "paused", "stopped")
 
 
-class Sprite:
+class SpriteInfo:
     """What the API says of a sprite; "" where it says nothing."""
 
     __slots__ = (
@@ -2804,11 +3103,11 @@ class Listing:
     __slots__ = ("counts", "sprites")
 
     def __init__(self) -> None:
-        self.sprites: dict[str, Sprite] = {}
+        self.sprites: dict[str, SpriteInfo] = {}
         self.counts: dict[str, tuple[int, int | None]] = {}
 
     def add(self, page: dict[str, Any]) -> None:
-        for item in read_items(Sprite, listed(page, "sprites"), "sprites", "name"):
+        for item in read_items(SpriteInfo, listed(page, "sprites"), "sprites", "name"):
             self.sprites[item.name] = item
         org = page.get("org")
         numbers = {**page, **org} if isinstance(org, dict) else page
@@ -2837,11 +3136,8 @@ class SpritesApi:
         """Return the server's time, so that ages are right under a wrong local clock."""
         return self.transport.server_date or self.clock.utc()
 
-    def path(self, name: str, *rest: str) -> str:
-        import urllib.parse
-
-        parts = ["", "v1", "sprites", name, *rest]
-        return "/".join(urllib.parse.quote(to_bytes(part), safe="") for part in parts)
+    def sprite(self, name: str) -> Sprite:
+        return Sprite(name, self.console, self.clock, lambda: self)
 
     def refuse(
         self, answer: Answer, doing: str, name: str = "", *, changes: bool = False
@@ -2873,7 +3169,7 @@ class SpritesApi:
                 hint="a token may be limited to a name prefix or a label; use another",
             )
         if status == 404 and name:
-            raise self.unknown_sprite(name, self.listed_names())
+            raise self.unknown_sprite(name, self.glance_at_names(""))
         if status in (404, 410):
             raise NotFoundError(f"cannot {doing}: {reason}")
         if status in (402, 429):
@@ -2896,6 +3192,17 @@ class SpritesApi:
         """Return the names of all sprites, none where they can't be listed."""
         try:
             return list(self.list_sprites("").sprites)
+        except ThoptersError:
+            return []
+
+    def glance_at_names(self, prefix: str) -> list[str]:
+        """Return the names on a list's first page, for a message; none where it can't be had."""
+        query = [("prefix", prefix)] if prefix else []
+        try:
+            answer = self.transport.glance("/v1/sprites", query)
+            page = self.fetch_json(answer, "list sprites") if answer else None
+            items = listed(page, "sprites") or []
+            return [item.name for item in read_items(SpriteInfo, items, "sprites", "name")]
         except ThoptersError:
             return []
 
@@ -2934,75 +3241,122 @@ class SpritesApi:
             seen.add(token)
         raise ThoptersError("the API's list of sprites does not end; an incomplete one is no use")
 
-    def get_sprite(self, name: str) -> Sprite | None:
-        """Return a sprite, None if there is none. Neither wakes it nor counts as activity."""
-        answer = self.transport.fetch("GET", self.path(name))
-        if answer.status == 404:
-            return None
-        item = self.fetch_json(answer, f"look at {name}")
-        sprite = Sprite(item if isinstance(item, dict) else {})
-        if sprite.name != name:
-            raise NoAnswerError(f"the API's answer about {name} is about something else")
-        self.console.redact.spare(name)
-        return sprite
-
-    def require_sprite(self, name: str) -> Sprite:
-        """Return a sprite; asked for again if it is listed, as a GET misses one now and then."""
-        sprite, names = self.get_sprite(name), list[str]()
-        if sprite is None:
-            names = self.listed_names()
-        if name in names:
-            self.clock.sleep(MISSED_S)
-            sprite = self.get_sprite(name)
-        if sprite is None:
-            raise self.unknown_sprite(name, names)
-        return sprite
-
     def create_sprite(self, name: str) -> Answer:
         """POST once per call; only what was surely not carried out is sent again by itself."""
         return self.transport.fetch(
             "POST", "/v1/sprites", document={"name": name}, limit_s=CREATE_LIMIT_S
         )
 
-    def update_url_auth(self, name: str, auth: str) -> Sprite:
+
+class Sprite:
+    """The handle of one sprite: its name, the endpoints for it, and what its users work with.
+
+    Whatever is done to a sprite takes this as its first argument. To get one costs nothing: no
+    request is made, and the token is not looked for before the first.
+    """
+
+    __slots__ = ("_connect", "clock", "console", "name")
+
+    def __init__(
+        self, name: str, console: Console, clock: Clock, connect: Callable[[], SpritesApi]
+    ) -> None:
+        self.name = name
+        self.console = console
+        self.clock = clock
+        self._connect = connect
+
+    @property
+    def api(self) -> SpritesApi:
+        return self._connect()
+
+    def path(self, *rest: str) -> str:
+        """Return the path of an endpoint below the sprite's own."""
+        import urllib.parse
+
+        parts = ["", "v1", "sprites", self.name, *rest]
+        return "/".join(urllib.parse.quote(to_bytes(part), safe="") for part in parts)
+
+    def find(self) -> SpriteInfo | None:
+        """Return a sprite, None if there is none. Neither wakes it nor counts as activity."""
+        answer = self.api.transport.fetch("GET", self.path())
+        if answer.status == 404:
+            return None
+        item = self.api.fetch_json(answer, f"look at {self.name}")
+        info = SpriteInfo(item if isinstance(item, dict) else {})
+        if info.name != self.name:
+            raise NoAnswerError(f"the API's answer about {self.name} is about something else")
+        self.console.redact.spare(self.name)
+        return info
+
+    def require(self) -> SpriteInfo:
+        """Return a sprite; asked for again if it is listed, as a GET misses one now and then."""
+        info, names = self.find(), list[str]()
+        if info is None:
+            names = self.api.listed_names()
+        if self.name in names:
+            self.clock.sleep(MISSED_S)
+            info = self.find()
+        if info is None:
+            raise self.api.unknown_sprite(self.name, names)
+        return info
+
+    def glance_at_state(self) -> str:
+        """Return a sprite's state in the user's words, for a message.
+
+        "gone" if there is none, which a list confirms, since a GET misses one now and then; ""
+        where the API does not tell within seconds.
+        """
+        answer = self.api.transport.glance(self.path())
+        if answer is None or answer.status not in (200, 404):
+            return ""
+        if answer.status == 404:
+            answer = self.api.transport.glance("/v1/sprites", [("prefix", self.name)])
+            page = answer.details() if answer and answer.status == 200 else {}
+            items = listed(page, "sprites")
+            if items is None or page.get("has_more") is True:
+                return ""
+            names = [text_field(item, "name") for item in items if isinstance(item, dict)]
+            return "" if self.name in names else "gone"
+        info = SpriteInfo(answer.details())
+        return info.state() if info.name == self.name else ""
+
+    def set_url_auth(self, auth: str) -> SpriteInfo:
         """Set who may open the URL ("public" or "sprite"), and return what a GET then says.
 
         No source says whether that keeps a `private_access` ("admins", "org_users").
         """
         settings = {"url_settings": {"auth": auth}}
-        doing = f"change the URL of {name}"
-        answer = self._change("PUT", self.path(name), doing, document=settings)
+        doing = f"change the URL of {self.name}"
+        answer = self._change("PUT", self.path(), doing, document=settings)
         if not 200 <= answer.status < 300:
-            self.refuse(answer, doing, name, changes=True)
-        with After(f"the API accepted the change of the URL of {name}"):
-            sprite = self.require_sprite(name)
-        if sprite.auth != auth:
-            seen = f"the URL of {name} is still {sprite.auth}"
-            unseen = f"it does not tell who may open the URL of {name}"
-            raise ThoptersError(
-                f"the API accepted the change, but {seen if sprite.auth else unseen}"
-            )
-        return sprite
+            self.api.refuse(answer, doing, self.name, changes=True)
+        with After(f"the API accepted the change of the URL of {self.name}"):
+            info = self.require()
+        if info.auth != auth:
+            seen = f"the URL of {self.name} is still {info.auth}"
+            unseen = f"it does not tell who may open the URL of {self.name}"
+            raise ThoptersError(f"the API accepted the change, but {seen if info.auth else unseen}")
+        return info
 
     def _change(self, method: str, path: str, doing: str, *, document: object = None) -> Answer:
         """Send what changes something; where no answer comes, the error says of what."""
         try:
-            return self.transport.fetch(method, path, document=document)
+            return self.api.transport.fetch(method, path, document=document)
         except NoAnswerError as error:
             raise doubt(doing, error) from None
 
-    def delete_sprite(self, name: str) -> None:
+    def delete(self) -> None:
         """Delete a sprite; gone already counts if an earlier try of ours may have done it."""
-        answer = self._change("DELETE", self.path(name), f"destroy {name}")
+        answer = self._change("DELETE", self.path(), f"destroy {self.name}")
         gone = answer.status in (200, 202, 204) or (answer.status == 404 and answer.uncertain)
         if not gone:
-            self.refuse(answer, f"destroy {name}", name, changes=True)
+            self.api.refuse(answer, f"destroy {self.name}", self.name, changes=True)
 
-    def list_checkpoints(self, name: str, *, include_auto: bool) -> list[Checkpoint]:
+    def list_checkpoints(self, *, include_auto: bool) -> list[Checkpoint]:
         """Return the checkpoints, newest first, without the row that stands for the present."""
         query = [("includeAuto", "true")] if include_auto else []
-        answer = self.transport.fetch("GET", self.path(name, "checkpoints"), query=query)
-        items = self.fetch_json(answer, f"list the checkpoints of {name}", name)
+        answer = self.api.transport.fetch("GET", self.path("checkpoints"), query=query)
+        items = self.api.fetch_json(answer, f"list the checkpoints of {self.name}", self.name)
         found = read_items(Checkpoint, [] if items is None else items, "checkpoints")
         found = [item for item in found if item.id not in ("Current", "active")]
         never = parse_time("0001-01-01T00:00:00Z")
@@ -3012,32 +3366,34 @@ class SpritesApi:
         )
         return [item for item in found if include_auto or not item.is_auto]
 
-    def create_checkpoint(self, name: str, comment: str) -> Iterator[str]:
+    def create_checkpoint(self, comment: str) -> Iterator[str]:
         """Make a checkpoint, yielding the platform's words, the final ones last."""
         document = {"comment": comment} if comment else {}
-        return self._follow(self.path(name, "checkpoint"), document, f"checkpoint {name}", name)
+        doing = f"checkpoint {self.name}"
+        return self._follow(self.path("checkpoint"), document, doing, missing=self.name)
 
-    def restore_checkpoint(self, name: str, identity: str) -> Iterator[str]:
+    def restore_checkpoint(self, identity: str) -> Iterator[str]:
         """Restore a checkpoint, yielding the platform's words. It goes on behind the last one."""
-        path = self.path(name, "checkpoints", identity, "restore")
-        return self._follow(path, {}, f"restore {identity} of {name}", "")
+        path = self.path("checkpoints", identity, "restore")
+        return self._follow(path, {}, f"restore {identity} of {self.name}")
 
-    def list_sessions(self, name: str) -> list[Session]:
+    def list_sessions(self) -> list[Session]:
         """Return the sessions of a sprite. Wakes it, and counts as activity."""
-        answer = self.transport.fetch("GET", self.path(name, "exec"), wakes=True)
-        items = self.fetch_json(answer, f"list the sessions of {name}", name)
+        answer = self.api.transport.fetch("GET", self.path("exec"), wakes=True)
+        items = self.api.fetch_json(answer, f"list the sessions of {self.name}", self.name)
         if isinstance(items, dict):  # live; the documentation shows the bare list
             items = listed(items, "sessions")
         elif items is None:
             items = []
         return read_items(Session, items, "sessions")
 
-    def kill_session(self, name: str, identity: str, signal_name: str) -> None:
+    def kill_session(self, identity: str, signal_name: str) -> None:
         """End a session, by SIGKILL after 10 s; one that is gone already counts."""
         query = [("signal", signal_name), ("timeout", "10s")]
-        path = self.path(name, "exec", identity, "kill")
+        path = self.path("exec", identity, "kill")
         try:
-            for _ in self._follow(path, {}, f"end session {identity} of {name}", "", query):
+            doing = f"end session {identity} of {self.name}"
+            for _ in self._follow(path, {}, doing, query=query):
                 pass
         except NotFoundError:
             pass
@@ -3047,17 +3403,20 @@ class SpritesApi:
         path: str,
         document: object,
         doing: str,
-        name: str,
+        *,
+        missing: str = "",
         query: Sequence[tuple[str, str]] = (),
     ) -> Iterator[str]:
         """Yield the texts of a stream of events; an error unless `complete` comes.
+
+        `missing` is the sprite that a 404 means, "" where it may mean something in the sprite.
 
         A failure arrives as an event inside an HTTP 200, so nothing else proves a success. It may
         also come behind `complete`; how the stream then ends does not matter.
         """
         done = False
         try:
-            for event in self.transport.stream(path, document, query):
+            for event in self.api.transport.stream(path, document, query):
                 kind, text = event.get("type"), text_field(event, "data", "message")
                 if kind == "error" or event.get("error"):
                     why = text_field(event, "error", "data", "message") or "no reason given"
@@ -3065,7 +3424,7 @@ class SpritesApi:
                 yield text
                 done = done or kind == "complete"
         except RefusedError as error:
-            self.refuse(error.answer, doing, name, changes=True)
+            self.api.refuse(error.answer, doing, missing, changes=True)
         except NoAnswerError as error:
             if not done:
                 raise doubt(doing, error) from None
@@ -3075,20 +3434,98 @@ class SpritesApi:
             )
 
 
-# --- exec -------------------------------------------------------------------------------
+# --- sprite program ---------------------------------------------------------------------
+
+
+def find_sprite_program(environ: Mapping[str, str]) -> str | None:
+    return find_program("sprite.exe" if os.name == "nt" else "sprite", environ)
+
+
+def sprite_options(api: SpritesApi, info: SpriteInfo) -> list[str]:
+    """Return the options that have the `sprite` program act on just this sprite.
+
+    It goes by a login and a selection of its own, so it might reach a sprite of the same name in
+    another org: then ThoptersError. `-o` is left out where it would change that selection.
+    """
+    transport, name, owner = api.transport, info.name, info.organization
+    base = f"{transport.base.scheme}://{transport.base.netloc}{transport.base.path}"
+    store = SpriteStore(transport.environ, base, api.console)
+    if store.is_empty() and transport.environ.get("SPRITE_TOKEN"):
+        return ["-s", name]  # the same token leads to the same org
+    selected = store.program_org()
+    if selected is None:
+        raise ThoptersError(
+            f"the sprite program is not logged in to {base}, so it does not reach {name}",
+            hint="run: sprite login; or set SPRITE_TOKEN and nothing else",
+        )
+    if not owner and transport.credential.org != selected:
+        raise ThoptersError(
+            f"cannot tell whether the org that the sprite program has selected ({selected}) is "
+            f"the one of {name}",
+            hint="log in with that program, and unset SPRITE_TOKEN and SPRITES_TOKEN",
+        )
+    if owner and owner != selected:
+        raise ThoptersError(
+            f"{name} belongs to the org {owner}, but the sprite program has {selected} selected",
+            hint=f"select the other one in it: sprite -o {owner} list",
+        )
+    return ["-s", name] if transport.environ.get("SPRITE_ORG") else ["-s", name, "-o", selected]
+
+
+def become_sprite_program(argv: list[str], environ: Mapping[str, str]) -> int:
+    """Run the `sprite` program in our place, so that its signals and its exit status are ours."""
+    # it starts the kind of shell that is the local one, and SPRITE_URL leads past -s and -o
+    dropped = ("SPRITE_URL", "BASH_VERSION", "FISH_VERSION", "ZSH_NAME", "ZSH_VERSION")
+    env = {key: value for key, value in environ.items() if key not in dropped}
+    env["SHELL"] = "/bin/bash"
+    sys.stdout.flush()
+    try:
+        if os.name == "posix":
+            tick(0)  # it would go on, and end that program
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec keeps that
+            os.execve(argv[0], argv, env)  # noqa: S606 (an absolute path, and words of our own)
+        import subprocess
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return subprocess.call(argv, env=env)  # noqa: S603 (the same)
+    except OSError as error:
+        raise ThoptersError(f"cannot run {argv[0]}: {error.strerror}") from None
+
+
+def sprite_command(app: App, info: SpriteInfo) -> list[str] | None:
+    """Return how to call the `sprite` program for a sprite; None where ours is to be used.
+
+    That is: wished by THOPTERS_NATIVE, no program, or one that would not reach this sprite.
+    """
+    path = find_sprite_program(app.environ)
+    if app.environ.get("THOPTERS_NATIVE") or path is None:
+        return None
+    try:
+        return [path, *sprite_options(app.api, info)]
+    except ThoptersError as error:
+        app.console.detail(f"{error.message}; it is not used")
+        return None
+
+
+# --- remote commands --------------------------------------------------------------------
 
 STREAM_STDIN, STREAM_STDOUT, STREAM_STDERR, STREAM_EXIT, STREAM_EOF = 0, 1, 2, 3, 4
-
+PROBE_LIMIT_S = 3.0  # a fresh sprite's exec can hang instead of failing: ask again
+SIGNAL_TRIES = 3
+SESSION_LAG_S = 3.0  # of the list of sessions behind a session's end
+HOLD_FIRST_S = 1  # a command that ends sooner holds nothing
+HOLD_EVERY_S = 60
+HOLD_AGAIN_S = 10  # where it could not be refreshed
+HOLD_EXPIRY_S = 300
+HOLD_MAX_S = 8 * 3600
 # The platform starts a process before our stream is attached, writes URLs into logs and refuses
 # long ones. So the URL holds this constant alone, and the rest comes on stdin: a script that ends
 # with a NUL. The shell's own read takes not one byte more, and a script cut short never runs.
 BOOTSTRAP = 'LC_ALL=C IFS= read -r -d "" _thopters || exit 255; eval "$_thopters"'
-
 # The first line on stdout is ours: it proves that the script runs, and holds the group to signal
 PREAMBLE = b"thopters-exec "
 PID_DIGITS = 10  # at most: int() itself refuses thousands
 WIPE = b"\x1b[H\x1b[2J"  # on a terminal: takes it off the screen that an attach shows again
-
 # The traps keep the wrapper alive, so that a signal to the group reaches us as 128+n; the shell's
 # own words about it ("Killed") go to /dev/null, and the command's stderr is the real one
 SCRIPT = b"""\
@@ -3234,7 +3671,12 @@ class Garbled(Exception):
 
 
 class SocketInput:
-    """Input that comes over a local socket, as something that select can wait for."""
+    """Input that comes over a local socket, as something that select can wait for.
+
+    `is_always_read` if it is for a program of ours, which never leaves it unread for long.
+    """
+
+    is_always_read = False
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -3248,7 +3690,6 @@ class SocketInput:
 
     def stop(self) -> None:
         """End a read that waits in another thread: to close the socket would not."""
-        import contextlib
         import socket
 
         with contextlib.suppress(OSError):
@@ -3347,7 +3788,6 @@ class ExecSession:
         self.websocket = websocket
         self.clock = clock
         self.output = output
-        self._fed = False  # whether input was forwarded
 
     def run(
         self,
@@ -3361,6 +3801,7 @@ class ExecSession:
         The command's input is `data`, then what `stdin` has to its end; None ends it at once.
         """
         self._send_script(script, stdin, data)
+        self.websocket.keep_alive()
         end = None if limit_s is None else self.clock.monotonic() + limit_s
         while True:
             status = self.look()
@@ -3387,8 +3828,6 @@ class ExecSession:
 
     def await_group(self, limit_s: float) -> int | None:
         """Return the remote process group, as soon as it is known; None if it does not come."""
-        import contextlib
-
         end = self.clock.monotonic() + limit_s
         with contextlib.suppress(ExecLost, OSError):
             while self.output.group is None and self.clock.monotonic() < end:
@@ -3403,25 +3842,16 @@ class ExecSession:
                 status = self._take(opcode, payload)
                 if status is not None:
                     return status
-                # the time that a slow reader of ours takes is no silence of the server's
-                self.websocket.heard_at = self.clock.monotonic()
         except (WebSocketLost, Garbled) as lost:
             raise self._lost(str(lost)) from None
         return None
-
-    def keep_alive(self) -> None:
-        self.websocket.keep_alive()
 
     def close(self) -> None:
         self.websocket.close()
 
     def _check_time(self, end: float | None, limit_s: float | None) -> None:
-        now = self.clock.monotonic()
-        if end is not None and now > end:
+        if end is not None and self.clock.monotonic() > end:
             raise self._lost(f"it took longer than {limit_s:.0f} s")
-        # a command that leaves its input unread can keep the server from answering our pings
-        if self.websocket.silence() > DEAD_AFTER_S and not self._fed:
-            raise self._lost(f"nothing was heard for {DEAD_AFTER_S:.0f} s")
 
     def _lost(self, why: str) -> ExecLost:
         return ExecLost(why, started=self.output.group is not None)
@@ -3433,8 +3863,8 @@ class ExecSession:
             return stdin
         data = stdin.read()
         number = STREAM_STDIN if data else STREAM_EOF
-        self.websocket.send(OP_BINARY, bytes((number,)) + data)
-        self._fed = True
+        unread = 0 if stdin.is_always_read else len(data)
+        self.websocket.send(OP_BINARY, bytes((number,)) + data, input_bytes=unread)
         return stdin if data else None
 
     def _take(self, opcode: int, payload: bytes | memoryview) -> int | None:
@@ -3490,16 +3920,12 @@ class PostExec:
 
     runner = RUN_IN_HEX
 
-    def __init__(self, api: SpritesApi, name: str, output: ExecOutput, limit_s: float) -> None:
-        self.api = api
-        self.name = name
+    def __init__(self, sprite: Sprite, output: ExecOutput, limit_s: float) -> None:
+        self.sprite = sprite
         self.output = output
         self.starting_limit_s = limit_s
         self._streams = {STREAM_STDOUT: HexStream(output.out), STREAM_STDERR: HexStream(output.err)}
         output.out, output.err = self._streams[STREAM_STDOUT], self._streams[STREAM_STDERR]
-
-    def keep_alive(self) -> None:
-        """There are no pings here; the system's own probes find out that a peer is gone."""
 
     def close(self) -> None:
         """There is nothing to close: the answer ends with the command."""
@@ -3516,8 +3942,8 @@ class PostExec:
     ) -> int:
         """Run the script as ExecSession does, with all of the input at once."""
         body = script + b"\0" + data + read_input(stdin)
-        transport = self.api.transport
-        target = exec_target(self.api, self.name)
+        transport = self.sprite.api.transport
+        target = exec_target(self.sprite)
         policy = RetryPolicy(repeatable=False, starting_limit_s=self.starting_limit_s)
         head_limit_s = REQUEST_LIMIT_S + len(body) / SLOWEST_UPLOAD
         with Deadline(limit_s or head_limit_s, transport.clock, silence_s=limit_s) as deadline:
@@ -3533,7 +3959,7 @@ class PostExec:
                     if failure_kind(response) == AMBIGUOUS:
                         why = f"the API answered {response.status}: {response.reason()}"
                         raise ExecLost(why, started=False)
-                    refuse_exec(self.api, self.name, response, self.starting_limit_s)
+                    refuse_exec(self.sprite, response, self.starting_limit_s)
                 if limit_s is None:
                     deadline.renew(NO_LIMIT_S)
                 with response:
@@ -3596,54 +4022,54 @@ def exit_status_of_text(payload: bytes) -> int | None:
     return code if 0 <= code <= 255 else 255
 
 
-def exec_target(api: SpritesApi, name: str, *, outlives_us: bool = False) -> str:
+def exec_target(sprite: Sprite, *, outlives_us: bool = False) -> str:
     words = ("bash", "-c", BOOTSTRAP)
     query = [*(("cmd", word) for word in words), ("path", "bash"), ("stdin", "true")]
     if outlives_us:
         query.append(("max_run_after_disconnect", "0"))  # no limit; else it is ten seconds
-    return api.transport.target(api.path(name, "exec"), query)
+    return sprite.api.transport.target(sprite.path("exec"), query)
 
 
 def open_exec(
-    api: SpritesApi, name: str, output: ExecOutput, limit_s: float = WAKE_LIMIT_S
+    sprite: Sprite, output: ExecOutput, limit_s: float = WAKE_LIMIT_S
 ) -> ExecSession | PostExec:
     """Open the way for a command, waking the sprite; errors if it can't be had in `limit_s`.
 
     Nothing runs before the script is sent, so every failure up to here may be tried again.
     """
-    if not api.websockets_refused:
+    if not sprite.api.websockets_refused:
         try:
-            websocket = open_sprite_socket(api, name, exec_target(api, name), limit_s)
-            return ExecSession(websocket, api.clock, output)
+            websocket = open_sprite_socket(sprite, exec_target(sprite), limit_s)
+            return ExecSession(websocket, sprite.clock, output)
         except UpgradeBrokenError as error:
-            api.console.detail(f"{error.message}; commands are sent by POST instead")
-            api.websockets_refused = True
-    return PostExec(api, name, output, limit_s)
+            sprite.console.detail(f"{error.message}; commands are sent by POST instead")
+            sprite.api.websockets_refused = True
+    return PostExec(sprite, output, limit_s)
 
 
-def open_outliving(api: SpritesApi, name: str) -> ExecSession:
+def open_outliving(sprite: Sprite) -> ExecSession:
     """Open the way for a command of ours that goes on without us, and shows nothing.
 
     It has no terminal, so that `attach` does not take it for one of the user's.
     """
-    target = exec_target(api, name, outlives_us=True)
-    websocket = open_sprite_socket(api, name, target, WAKE_LIMIT_S)
-    return ExecSession(websocket, api.clock, ExecOutput(lambda _: None, lambda _: None))
+    target = exec_target(sprite, outlives_us=True)
+    websocket = open_sprite_socket(sprite, target, WAKE_LIMIT_S)
+    return ExecSession(websocket, sprite.clock, ExecOutput(lambda _: None, lambda _: None))
 
 
-def open_sprite_socket(api: SpritesApi, name: str, target: str, limit_s: float) -> WebSocket:
+def open_sprite_socket(sprite: Sprite, target: str, limit_s: float) -> WebSocket:
     """Open a WebSocket into a sprite, waking it; UpgradeBrokenError where something in between
     refuses WebSockets."""
     policy = RetryPolicy(repeatable=True, starting_limit_s=limit_s, wakes=True)
-    result = api.transport.retry(
-        policy, lambda: open_websocket(api.transport, target, min(limit_s, REQUEST_LIMIT_S))
+    result = sprite.api.transport.retry(
+        policy, lambda: open_websocket(sprite.api.transport, target, min(limit_s, REQUEST_LIMIT_S))
     )
     if not isinstance(result, Answer):
-        api.console.redact.spare(name)
+        sprite.console.redact.spare(sprite.name)
         return result
     if is_refused_upgrade(result):
         raise UpgradeBrokenError(f"answered {result.status} to")
-    refuse_exec(api, name, result, limit_s)
+    refuse_exec(sprite, result, limit_s)
 
 
 def is_refused_upgrade(answer: Answer) -> bool:
@@ -3657,15 +4083,16 @@ def is_refused_upgrade(answer: Answer) -> bool:
     return answer.status in (400, 403, 405, 426, 501) and not answer.error_code()
 
 
-def refuse_exec(api: SpritesApi, name: str, answer: Answer, limit_s: float) -> NoReturn:
+def refuse_exec(sprite: Sprite, answer: Answer, limit_s: float) -> NoReturn:
     if failure_kind(answer) == STARTING:
-        raise TimedOutError(f"{name} is still starting after {limit_s:.0f} s", hint="try again")
-    api.refuse(answer, f"run a command in {name}", name)
+        raise TimedOutError(
+            f"{sprite.name} is still starting after {limit_s:.0f} s", hint="try again"
+        )
+    sprite.api.refuse(answer, f"run a command in {sprite.name}", sprite.name)
 
 
 def run_quietly(
-    api: SpritesApi,
-    name: str,
+    sprite: Sprite,
     argv: Sequence[bytes],
     *,
     limit_s: float,
@@ -3679,7 +4106,7 @@ def run_quietly(
     is none or another, as of a shell that was killed; and the errors of open_exec.
     """
     out, err = bytearray(), bytearray()
-    session = open_exec(api, name, ExecOutput(out.extend, err.extend), open_limit_s)
+    session = open_exec(sprite, ExecOutput(out.extend, err.extend), open_limit_s)
     try:
         script = exec_script(argv, runner=session.runner, with_keys=False)
         status = session.run(script, None, limit_s, data)
@@ -3693,18 +4120,17 @@ def run_quietly(
 NOT_YET = 9  # the exit status of a command that waits for something
 
 
-def wait_until_ready(api: SpritesApi, name: str, limit_s: float, argv: Sequence[bytes]) -> None:
+def wait_until_ready(sprite: Sprite, limit_s: float, argv: Sequence[bytes]) -> None:
     """Ask with short commands until one exits 0; NotReadyError after `limit_s`.
 
     One that exits NOT_YET has looked, and seen that it is not so.
     """
-    end = api.clock.monotonic() + limit_s
+    end = sprite.clock.monotonic() + limit_s
     while True:
         why = failed = "it is not yet so"
         try:
             status, _, _ = run_quietly(
-                api,
-                name,
+                sprite,
                 argv,
                 limit_s=PROBE_LIMIT_S,
                 open_limit_s=PROBE_LIMIT_S,
@@ -3718,94 +4144,36 @@ def wait_until_ready(api: SpritesApi, name: str, limit_s: float, argv: Sequence[
             raise
         except ThoptersError as error:
             why = error.message
-        if api.clock.monotonic() > end:
+        if sprite.clock.monotonic() > end:
             raise NotReadyError(
-                f"{name} runs no command yet after {limit_s:.0f} s: {why}", answers=why == failed
+                f"{sprite.name} runs no command yet after {limit_s:.0f} s: {why}",
+                answers=why == failed,
             )
-        api.console.detail(f"{name} is not ready: {why}")
-        api.clock.sleep(0.2)
+        sprite.console.detail(f"{sprite.name} is not ready: {why}")
+        sprite.clock.sleep(0.2)
 
 
-class SignalRelay:
-    """While a command runs, passes our first signal to stop on to it; a later one ends us.
-
-    `target` returns the remote process group, None as long as there is nothing to signal.
-    """
-
-    def __init__(self, target: Callable[[], int | None], send: Callable[[int, int], None]) -> None:
-        self.target = target
-        self.send = send
-        self.received: int | None = None
-        self._came_at = 0.0  # in seconds of the monotonic clock
-
-    def __enter__(self) -> SignalRelay:
-        import signal
-
-        self._before = []
-        for number in stop_signals():
-            if signal.getsignal(number) != signal.SIG_IGN:
-                self._before.append((number, signal.signal(number, self._receive)))
-        return self
-
-    def _receive(self, signum: int, frame: FrameType | None) -> None:
-        import signal
-        import time
-
-        is_soon = time.monotonic() - self._came_at < SAME_SIGNAL_S
-        if signum == self.received and (is_soon or signum == getattr(signal, "SIGHUP", 0)):
-            return  # a window that closes sends two, and so does `timeout`
-        group = self.target()
-        if self.received is not None or group is None:
-            raise Interrupted(signum)
-        self.received, self._came_at = signum, time.monotonic()
+def probe(sprite: Sprite, script: bytes) -> bytes:
+    """Run a short script of ours in a sprite and return its stdout; an error unless it exits 0."""
+    with sprite.console.working(f"waiting for {sprite.name}"):
         try:
-            in_background(self.send, group, signum)
-        except ThoptersError:
-            raise Interrupted(signum) from None
-
-    def __exit__(self, *exc: object) -> None:
-        import signal
-
-        for number, handler in self._before:
-            signal.signal(number, handler)
-
-
-def stop_signals() -> list[int]:
-    """Return the signals that ask a program to stop, where the system has them."""
-    import signal
-
-    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
-    return [getattr(signal, name) for name in names if hasattr(signal, name)]
+            status, out, _ = run_quietly(
+                sprite,
+                [b"bash", b"-c", script],
+                limit_s=REQUEST_LIMIT_S,
+                open_limit_s=WAKE_LIMIT_S,
+            )
+        except ExecLost as lost:
+            raise ThoptersError(f"cannot run a command in {sprite.name}: {lost}") from None
+    if status:
+        raise ThoptersError(f"cannot write to the disk of {sprite.name}")
+    return out
 
 
-class SignalsWait:
-    """Has a signal that asks us to stop wait until what is done here is done whole."""
-
-    def __enter__(self) -> None:
-        import signal
-
-        self._came: list[int] = []
-        self._before = {}
-        for number in stop_signals():
-            if signal.getsignal(number) != signal.SIG_IGN:
-                self._before[number] = signal.signal(number, lambda n, _: self._came.append(n))
-
-    def __exit__(self, *exc: object) -> None:
-        import signal
-
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        for number in self._came[:1]:
-            signal.raise_signal(number)
-
-
-def signal_group(api: SpritesApi, name: str, group: int, signum: int) -> None:
+def signal_group(sprite: Sprite, group: int, signum: int) -> None:
     """Send a signal to a command in a sprite, by a second one: the platform's own call may reach
     the group's leader alone, which is our wrapper. Best effort: failing changes nothing here, and
     only a moment is waited, for the user wants us to end."""
-    import contextlib
-    import signal
-
     word = signal.Signals(signum).name[3:]
     script = f"kill -s {word} -- -{group} 2>/dev/null || pkill -{word} -P {group}"
     argv = [b"bash", b"-c", script.encode()]
@@ -3813,10 +4181,10 @@ def signal_group(api: SpritesApi, name: str, group: int, signum: int) -> None:
     def send() -> None:
         for _ in range(SIGNAL_TRIES):
             try:
-                run_quietly(api, name, argv, limit_s=5.0, open_limit_s=PROBE_LIMIT_S)
+                run_quietly(sprite, argv, limit_s=5.0, open_limit_s=PROBE_LIMIT_S)
                 return
             except (ThoptersError, ExecLost) as error:
-                api.console.detail(f"the signal may not have reached the command: {error}")
+                sprite.console.detail(f"the signal may not have reached the command: {error}")
                 if isinstance(error, ExecLost) and error.started:
                     return  # twice is not the same as once
 
@@ -3824,20 +4192,299 @@ def signal_group(api: SpritesApi, name: str, group: int, signum: int) -> None:
         in_background(send).join(PROBE_LIMIT_S)
 
 
-def write_all(fd: int, data: bytes | memoryview) -> None:
-    import select
+# To the whole group of a session, if its id is the process that leads it: the platform's own call
+# may reach the leader alone, and that is our wrapper. 0 is gone, 3 another process, 4 still there
+SIGNAL_SCRIPT = b"""\
+id=$1 name=$2
+if [ ! "$3" ]; then
+  read -r stat < "/proc/$id/stat" && set -- ${stat##*)} && [ "$4" = "$id" ] || exit 3
+fi
+kill -s "$name" -- "-$id" || exit 3
+for _ in {1..50}; do kill -0 -- "-$id" || exit 0; sleep 0.1; done
+exit 4
+"""
 
-    view = memoryview(data)
-    with WritingOutput():
-        while view:
+
+def end_session(sprite: Sprite, session: Session, signal_name: str = "") -> bool:
+    """Signal a session, and return whether it is gone; without a name, see to that it is."""
+    wanted = signal_name or ("HUP" if session.is_terminal else "TERM")  # a shell survives TERM
+    status = signal_session(sprite, session.id, wanted, must_know=bool(signal_name))
+    if status == 4 and not signal_name:
+        status, wanted = signal_session(sprite, session.id, "KILL", is_leader=True), "KILL"
+    if status == 3 and signal_name not in ("", "KILL"):  # the platform's call KILLs after a time
+        if session.id not in [item.id for item in sprite.list_sessions()]:
+            return True
+        raise ThoptersError(
+            f"session {session.id} of {sprite.name} can't be sent {signal_name} alone: "
+            "its processes were not found",
+            hint=f"end it: thopters kill {sprite.name} {session.id}",
+        )
+    if status == 3 or (status == 4 and not signal_name):
+        sprite.kill_session(session.id, "SIG" + wanted)
+    limit_s = 0.0 if status == 4 and signal_name else SESSION_LAG_S
+    end = sprite.clock.monotonic() + limit_s
+    with After(f"session {session.id} of {sprite.name} got {wanted}"):
+        while session.id in [item.id for item in sprite.list_sessions()]:
+            if sprite.clock.monotonic() >= end:
+                return False
+            sprite.clock.sleep(0.2)
+    return True
+
+
+def signal_session(
+    sprite: Sprite,
+    identity: str,
+    signal_name: str,
+    *,
+    is_leader: bool = False,
+    must_know: bool = False,
+) -> int:
+    """Run SIGNAL_SCRIPT, and return its status; 3, or an error if we `must_know`, without one.
+
+    `is_leader`: the id is known to be one, though that process may have ended by now.
+    """
+    words = [to_bytes(identity), signal_name.encode(), b"known" if is_leader else b""]
+    argv = [b"bash", b"-c", SIGNAL_SCRIPT, b"thopters", *words]
+    try:
+        status, _, _ = run_quietly(
+            sprite,
+            argv,
+            limit_s=SILENCE_TIMEOUT_S,
+            open_limit_s=WAKE_LIMIT_S,
+            statuses=(0, 3, 4),
+        )
+    except ExecLost as lost:
+        if not must_know:
+            return 3
+        raise NoAnswerError(
+            f"cannot tell whether session {identity} of {sprite.name} got {signal_name}: {lost}"
+        ) from None
+    return status
+
+
+def run_attached(
+    sprite: Sprite,
+    session: ExecSession | PostExec,
+    script: bytes,
+    stdin: SocketInput | None,
+) -> int:
+    """Run the command to its end, passing signals on, and return its status."""
+
+    def pass_on(group: int, signum: int) -> None:
+        signal_group(sprite, group, signum)
+
+    try:
+        with SignalRelay(lambda: session.output.group, pass_on) as relay:
+            status = session.run(script, stdin)
+    except ExecLost as lost:
+        raise lost_status(sprite, lost) from None
+    except BaseException as error:  # a second signal, or nobody reads our output any more
+        broken = isinstance(error, (BrokenPipeError, OutputError))
+        group = session.output.group
+        if group and (broken or isinstance(error, Interrupted)):
+            pass_on(group, signal.SIGTERM if broken else signal.SIGKILL)
+        raise
+    finally:
+        session.close()
+    if relay.received and status == 128 + relay.received:
+        raise Interrupted(relay.received)
+    return status
+
+
+def lost_status(sprite: Sprite, lost: ExecLost) -> StatusUnknownError:
+    """Say what is known of a command whose exit status never came."""
+    state = sprite.glance_at_state()
+    why, hint = str(lost), f"see what it has done: thopters exec {sprite.name} -- ps aux"
+    if state == "gone":
+        why, hint = f"there is no sprite {sprite.name} any more", "see what there is: thopters list"
+    if not lost.started:
+        return StatusUnknownError(
+            f"the connection to {sprite.name} was lost before the command answered ({why}): "
+            "it is not known whether it has run; it was not run again",
+            hint=hint,
+        )
+    if state == "hibernating":
+        why = "the sprite has paused, as it does when a command is quiet for long"
+        hint = "it may go on when the sprite wakes; " + hint
+    return StatusUnknownError(
+        f"the command's exit status is unknown: the connection to {sprite.name} ended ({why}); "
+        "it was not run again",
+        hint=hint,
+    )
+
+
+# --- holds ------------------------------------------------------------------------------
+
+# A hold is a task of the platform: a sprite does not go to sleep while one has not expired. The
+# API for them is inside the sprite alone, on a socket; on some images only behind a program.
+# That takes an answer of an error for a success, so a list has to show what came of it.
+TASKS_SCRIPT = b"""\
+ask() {
+  curl -fsS --path-as-is --max-time 5 -X "$1" --unix-socket /.sprite/api.sock "http://sprite$2" ||
+    sprite-env curl -X "$1" "$2"
+}
+[ ! "$1" ] || ask DELETE "/v1/tasks/$1" > /dev/null
+ask GET /v1/tasks || exit 1
+"""
+
+
+class Hold:
+    """A task that keeps a sprite awake; `expires_at` is an RFC 3339 stamp."""
+
+    __slots__ = ("expires_at", "name")
+
+    def __init__(self, item: dict[str, Any]) -> None:
+        self.name = text_field(item, "name")
+        self.expires_at = text_field(item, "expires_at")
+
+
+def list_holds(sprite: Sprite, *, release: str = "") -> list[Hold]:
+    """Return the holds of a sprite, after `release` has been deleted.
+
+    ThoptersError where the task API can't be reached or refuses.
+    """
+    import json
+    import urllib.parse
+
+    path = urllib.parse.quote(to_bytes(release), safe="").encode()
+    argv = [b"bash", b"-c", TASKS_SCRIPT, b"thopters", path]
+    why = "the image lacks the task API"
+    try:
+        status, out, err = run_quietly(
+            sprite, argv, limit_s=SILENCE_TIMEOUT_S, open_limit_s=WAKE_LIMIT_S
+        )
+        why = " ".join(err.decode("utf-8", "replace").splitlines()[:1]) or why
+    except ExecLost as lost:
+        status, out, why = None, b"", str(lost)
+    if status != 0:
+        raise ThoptersError(f"cannot ask about holds in {sprite.name}: {why}")
+    try:
+        document = json.loads(out)
+    except (ValueError, RecursionError):
+        document = None
+    return read_items(Hold, listed(document, "tasks"), f"holds in {sprite.name}", "name")
+
+
+def release_hold(sprite: Sprite, hold: str) -> None:
+    """Delete a hold; one that has expired meanwhile is as good."""
+    if hold in [item.name for item in list_holds(sprite, release=hold)]:
+        raise ThoptersError(f"hold {hold} of {sprite.name} can't be ended: it is still there")
+
+
+# To the loop beside a command on a terminal: somebody is there. 3 where no such loop reads it
+HERE_SCRIPT = b"""\
+grep -q thopters-ready "/proc/$1/cmdline" && [ -p "/proc/$1/fd/9" ] || exit 3
+timeout 5 bash -c 'trap "" PIPE; echo > "$1"' bash "/proc/$1/fd/9"
+case $? in 0) ;; 1|126|127) exit 3;; *) exit 255;; esac
+"""
+
+
+class Presence:
+    """While we are attached to a terminal, has its hold refreshed.
+
+    The platform lets such a session live on when we vanish, and nothing tells it. So the hold of
+    a command that has not asked for its own is to expire then.
+    """
+
+    def __init__(self, sprite: Sprite, session: TerminalSession) -> None:
+        self.sprite = sprite
+        self.session = session
+
+    def __enter__(self) -> None:
+        import threading
+
+        self._left = threading.Event()
+        with contextlib.suppress(ThoptersError):
+            in_background(self._refresh)
+
+    def _refresh(self) -> None:
+        wait_s: float = 0 if self.session.identity else HOLD_EVERY_S  # a new one has its first
+        while not self._left.wait(wait_s):
+            wait_s = HOLD_EVERY_S
             try:
-                view = view[os.write(fd, view) :]
-            except BlockingIOError:  # whoever shares it with us wants it so
-                select.select([], [fd], [])
+                if not self._tell():
+                    return
+            except (ThoptersError, ExecLost):
+                wait_s = HOLD_AGAIN_S
+
+    def _tell(self) -> bool:
+        """Return False where nothing holds. A sprite that sleeps is not woken by this."""
+        info = self.sprite.find()
+        if info is None or info.is_asleep():
+            return True
+        identity = to_bytes(str(self.session.group or self.session.identity))
+        argv = [b"bash", b"-c", HERE_SCRIPT, b"thopters", identity]
+        status, _, _ = run_quietly(
+            self.sprite,
+            argv,
+            limit_s=SILENCE_TIMEOUT_S,
+            open_limit_s=PROBE_LIMIT_S,
+            statuses=(0, 3),
+        )
+        return status == 0
+
+    def __exit__(self, *exc: object) -> None:
+        self._left.set()
 
 
-# --- terminal sessions ------------------------------------------------------------------
+# Keeps a command, and so its hold, until the time is up or another hold or a release comes
+KEEP_SCRIPT = (
+    UPTIME
+    + b"""\
+file=~/.thopters/hold mine="$1 thopters-$PPID"
+mkdir -p ~/.thopters && echo "$mine" > "$file" || exit
+uptime
+end=$((now + $2))
+while uptime && [ "$now" -lt "$end" ] && [ "$(cat "$file" 2> /dev/null)" = "$mine" ]; do
+  sleep 1
+done
+"""
+)
+# What has expired, or died, leaves its file; the id of its process may be another's by now
+RELEASE_SCRIPT = b"""\
+read -r token task < ~/.thopters/hold || exit 0
+rm -f ~/.thopters/hold || exit 1
+! grep -qsaF -f <(echo "$token") /proc/[0-9]*/cmdline || echo "$task"
+"""
 
+
+def wait_for_hold(sprite: Sprite, session: ExecSession) -> int | None:
+    """Return once the hold is there, or the status of what has ended; TimedOutError after 10 s."""
+    end, task = sprite.clock.monotonic() + 10.0, f"thopters-{session.output.group}"
+    while task not in [hold.name for hold in list_holds(sprite)]:
+        ended = session.look()
+        if ended is not None:
+            return ended
+        if sprite.clock.monotonic() > end:
+            raise TimedOutError("it does not appear")
+        sprite.clock.sleep(0.3)
+    return None
+
+
+def release_holds(sprite: Sprite) -> int:
+    """End the hold that was asked for by hand, and see it gone."""
+    end = sprite.clock.monotonic() + 15.0
+    list_holds(sprite)  # an error on an image without them
+    held = probe(sprite, RELEASE_SCRIPT).decode("ascii", "replace").strip()
+    told_to_end = After(f"the hold {held} of {sprite.name} was told to end")
+    with sprite.console.working(f"letting {sprite.name} sleep"), told_to_end:
+        while held and held in [hold.name for hold in list_holds(sprite)]:
+            if sprite.clock.monotonic() > end:
+                raise TimedOutError("it is still there")
+            sprite.clock.sleep(0.5)
+    sprite.console.answer(f"{sprite.name} {'may sleep again' if held else 'was not held by hand'}")
+    return EXIT_OK
+
+
+# --- terminal ---------------------------------------------------------------------------
+
+AT_ONCE_S = 0.5  # a detached command that ends so soon has failed to start, or was short
+IDENTITY_LIMIT_S = 5.0  # for the platform to tell a session's id, once the command runs
+QUIET_S = 1.0  # a session that was quiet for so long may have been lost because its sprite sleeps
+SOON_S = 5.0  # after it was attached, a session that is lost again is a sign of something worse
+MOST_LOSSES = 5
+STATUS_LAG_S = 5.0  # of a sprite's status behind its falling asleep
+AWAY_LIMIT_S = 600.0  # for the API to be reached again
 # With a terminal stdin is a tty, so the script comes as base64, which no tty changes. The remote
 # side says when it is ready, for what is sent sooner would be echoed; if nothing comes it leaves.
 TTY_BOOTSTRAP = (
@@ -3855,7 +4502,6 @@ INTERRUPT_KEY = rb"\x1b\[99;5(?::1)?u|\x1b\[27;5;99~"  # ^C in those forms, wher
 REPORT = rb"\x1b\[[IO]|\x1b\[<[0-9;]*[Mm]|\x1b\[M[\x20-\xff]{3}"
 CUT_REPORT = rb"\x1b\[(<[0-9;]*|M[\x20-\xff]{0,2})?\Z"
 DEFAULT_SIZE = (80, 24)
-TERMINAL_ROOM = 4095  # bytes of input that a terminal holds for a program that does not read
 
 
 class Detached(Exception):
@@ -3916,7 +4562,6 @@ def set_terminal(settings: list[Any]) -> None:
 
     That wait fails when a signal comes, the tick too, and output may be stopped for ever.
     """
-    import contextlib
     import termios
 
     # the other way would drop what is typed already
@@ -3951,8 +4596,6 @@ class LocalTerminal:
             self._settings = termios.tcgetattr(0)
 
     def __enter__(self) -> LocalTerminal:
-        import signal
-
         self._changes, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
         handlers = {signal.SIGWINCH: self._resized, signal.SIGCONT: self._continued}
@@ -3992,7 +4635,6 @@ class LocalTerminal:
 
     def forget_keys(self) -> None:
         """Drop what was typed for a remote program: a local shell would run it."""
-        import contextlib
         import termios
 
         self.kept = b""
@@ -4002,14 +4644,10 @@ class LocalTerminal:
 
     def undo_modes(self) -> None:
         """Have our screen as it was, though the remote program could not see to that."""
-        import contextlib
-
         with contextlib.suppress(OutputError):  # taken away
             write_all(1, self._modes.undo())
 
     def _resized(self, signum: int, frame: FrameType | None) -> None:
-        import contextlib
-
         with contextlib.suppress(BlockingIOError):
             os.write(self._wake, b"x")
 
@@ -4045,7 +4683,6 @@ class LocalTerminal:
         """
         import re
         import select
-        import signal
 
         sources = [self.keyboard] if self.is_terminal else []  # a file's end is no key
         if select.select(sources, [], [], timeout_s)[0]:
@@ -4063,8 +4700,6 @@ class LocalTerminal:
         return kept or self._read()
 
     def _read(self) -> bytes:
-        import signal
-
         try:
             keys = self.keyboard.read()
         except InputError:
@@ -4085,8 +4720,6 @@ class LocalTerminal:
 
     def is_leave(self, error: BaseException) -> bool:
         """Return whether the user wants to leave: Ctrl-\\, also where it is a signal."""
-        import signal
-
         typed = self._mode is not None and self._mode[0]
         if isinstance(error, Interrupted):
             return typed and error.signum == signal.SIGQUIT
@@ -4095,8 +4728,6 @@ class LocalTerminal:
     def restore(self) -> None:
         """Put the settings back, also where a signal came between two of our own lines."""
         if self.is_terminal:
-            import signal
-
             try:
                 signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
                 self._mode = None
@@ -4105,8 +4736,6 @@ class LocalTerminal:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals())
 
     def __exit__(self, *exc: object) -> None:
-        import signal
-
         self.restore()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
@@ -4181,10 +4810,6 @@ class TerminalSession:
                 open_input = self._type(terminal.read_keys(), terminal)
                 ended_at = self.clock.monotonic()
 
-    def is_behind(self) -> bool:
-        """Return whether more was typed than the server is known to have got rid of."""
-        return self.typed - int.from_bytes(self.websocket.pong, "big") > TERMINAL_ROOM
-
     def _type(self, keys: bytes, terminal: LocalTerminal) -> bool:
         """Send what was typed; False at the end of the input."""
         import re
@@ -4194,7 +4819,7 @@ class TerminalSession:
         if before:
             self._active_at = self.clock.monotonic()
             self.typed += len(before)
-            self.websocket.send(OP_BINARY, before)
+            self.websocket.send(OP_BINARY, before, input_bytes=len(before))
         if leave:
             raise Detached
         return bool(keys)
@@ -4217,18 +4842,9 @@ class TerminalSession:
                     return status
                 if opcode == OP_BINARY:
                     self._take_output(payload)
-                self.websocket.heard_at = self.clock.monotonic()
         except (WebSocketLost, Garbled) as lost:
             raise self._lost(str(lost)) from None
-        # a server that can't get rid of our bytes answers no pings; some a terminal takes anyway
-        limit_s = STUCK_AFTER_S if self.is_behind() else DEAD_AFTER_S
-        if self.websocket.silence() > limit_s:
-            raise self._lost(f"nothing was heard for {limit_s:.0f} s")
         return None
-
-    def keep_alive(self) -> None:
-        """Ping, and say in each how much was typed before it."""
-        self.websocket.keep_alive(lambda: self.typed.to_bytes(8, "big"))
 
     def _lost(self, why: str) -> ExecLost:
         quiet = self.clock.monotonic() - self._active_at > QUIET_S
@@ -4269,53 +4885,274 @@ class TerminalSession:
 
 
 def open_terminal(
-    api: SpritesApi, name: str, out: Sink, script: bytes, size: tuple[int, int]
+    sprite: Sprite, out: Sink, script: bytes, size: tuple[int, int]
 ) -> TerminalSession:
     """Start a session on a terminal of `size` (columns, rows), waking the sprite."""
     words = ("bash", "-c", TTY_BOOTSTRAP)
     query = [*(("cmd", word) for word in words), ("path", "bash"), ("tty", "true")]
     query += [("stdin", "true"), ("cols", str(size[0])), ("rows", str(size[1]))]
-    target = api.transport.target(api.path(name, "exec"), query)
-    websocket = open_sprite_socket(api, name, target, WAKE_LIMIT_S)
-    return TerminalSession(websocket, api.clock, out, script)
+    target = sprite.api.transport.target(sprite.path("exec"), query)
+    websocket = open_sprite_socket(sprite, target, WAKE_LIMIT_S)
+    return TerminalSession(websocket, sprite.clock, out, script)
 
 
-def attach_terminal(api: SpritesApi, name: str, out: Sink, identity: str) -> TerminalSession | None:
+def attach_terminal(sprite: Sprite, out: Sink, identity: str) -> TerminalSession | None:
     """Attach to a session, waking the sprite; None if there is no such session any more.
 
     A 404 alone is no proof: the API gives one now and then for what is there, its list lags
     behind what has ended, and sprites of before rc30 know a session by the query.
     """
     old_form = [("id", identity), ("tty", "true"), ("stdin", "true")]
-    target = api.transport.target(api.path(name, "exec", identity))
-    last = api.transport.target(api.path(name, "exec"), old_form)
+    target = sprite.api.transport.target(sprite.path("exec", identity))
+    last = sprite.api.transport.target(sprite.path("exec"), old_form)
     end = None
     while True:
         try:
-            websocket = open_sprite_socket(api, name, target, WAKE_LIMIT_S)
+            websocket = open_sprite_socket(sprite, target, WAKE_LIMIT_S)
             break
         except (NotFoundError, UpgradeBrokenError) as error:
-            end = end or api.clock.monotonic() + SESSION_LAG_S
+            end = end or sprite.clock.monotonic() + SESSION_LAG_S
             if isinstance(error, UpgradeBrokenError) and target != last:
                 raise
-            if not is_listed(api, name, identity):
+            if not is_listed(sprite, identity):
                 return None
             if target == last:
                 raise ThoptersError(
-                    f"session {identity} of {name} is listed, but can't be attached to"
+                    f"session {identity} of {sprite.name} is listed, but can't be attached to"
                 ) from None
-            target = last if api.clock.monotonic() >= end else target
-            api.clock.sleep(MISSED_S)
-    session = TerminalSession(websocket, api.clock, out)
+            target = last if sprite.clock.monotonic() >= end else target
+            sprite.clock.sleep(MISSED_S)
+    session = TerminalSession(websocket, sprite.clock, out)
     session.identity = identity
     return session
 
 
-def is_listed(api: SpritesApi, name: str, identity: str) -> bool:
+def is_listed(sprite: Sprite, identity: str) -> bool:
     try:
-        return identity in [item.id for item in api.list_sessions(name)]
+        return identity in [item.id for item in sprite.list_sessions()]
     except NotFoundError:
         return False
+
+
+def run_on_terminal(sprite: Sprite, script: bytes, *, is_shell: bool, stays: bool = False) -> int:
+    """Run a command or a shell on a terminal to its end, over pauses of the sprite."""
+    terminal = LocalTerminal()
+
+    def start() -> TerminalSession:
+        with sprite.console.working(f"waiting for {sprite.name}"):
+            return open_terminal(sprite, terminal.show, script, terminal.size())
+
+    new_shell = script if is_shell else None
+    return stay_on_terminal(sprite, terminal, start, new_shell, stays=stays)
+
+
+def stay_on_terminal(
+    sprite: Sprite,
+    terminal: LocalTerminal,
+    start: Callable[[], TerminalSession],
+    new_shell: bytes | None,
+    *,
+    stays: bool,
+) -> int:
+    """Open a session by `start`, and stay with it; the terminal is put back whatever happens."""
+    try:
+        with terminal:
+            return follow_session(sprite, start(), terminal, new_shell, stays=stays)
+    except BaseException:
+        terminal.forget_keys()
+        raise
+    finally:
+        terminal.restore()
+
+
+def say_between(console: Console, text: str) -> None:
+    """Say something between what a remote program has shown, on a line of its own."""
+    console.note("")
+    console.note(f"[{text}]")
+
+
+def follow_session(
+    sprite: Sprite,
+    session: TerminalSession,
+    terminal: LocalTerminal,
+    new_shell: bytes | None,
+    *,
+    stays: bool,
+) -> int:
+    """Stay with a session until it ends or the user leaves; attach again where it was lost.
+
+    `new_shell` is the script that starts another one where the session is gone; `stays` if the
+    session's hold may depend on our staying.
+    """
+    losses = 0  # in a row, each soon after it was attached
+    try:
+        while True:
+            began = sprite.clock.monotonic()
+            try:
+                session.websocket.keep_alive()
+                presence = Presence(sprite, session) if stays else contextlib.nullcontext()
+                with presence:
+                    return session.run(terminal)
+            except ExecLost as lost:
+                terminal.quiet()
+                session.websocket.close()
+                losses = losses + 1 if sprite.clock.monotonic() - began < SOON_S else 0
+                if losses > MOST_LOSSES:
+                    raise lost_status(sprite, lost) from None
+                sprite.clock.sleep(losses and 0.1 * 2**losses)
+                session = again(sprite, session, terminal, lost, new_shell)
+    except BaseException as left:
+        wanted = terminal.is_leave(left)
+        terminal.restore()
+        terminal.undo_modes()
+        if session.identity and not session.script:
+            back = f"thopters attach {sprite.name} {session.identity}"
+            sleeps = f", and {sprite.name} may sleep when all is quiet" if stays else ""
+            say_between(sprite.console, f"the session goes on{sleeps}; back to it: {back}")
+        if not wanted:
+            raise
+        return EXIT_OK
+    finally:
+        session.websocket.close()
+
+
+def again(
+    sprite: Sprite,
+    session: TerminalSession,
+    terminal: LocalTerminal,
+    lost: ExecLost,
+    new_shell: bytes | None,
+) -> TerminalSession:
+    """Attach to a session again after its connection was lost, or start another shell.
+
+    Detached where the user wants none. A sprite that sleeps is not woken before the user types:
+    nobody pays for an idle prompt.
+    """
+    keys = b""
+    if new_shell is None and not (session.identity and session.runs):
+        raise lost_status(sprite, lost)  # there is no way back
+    if session.typed and not terminal.is_terminal:
+        raise lost_status(sprite, lost)  # what was on its way is gone, and can't be typed again
+    if not fell_asleep(sprite, terminal, lost):
+        doubt = (
+            "; what was typed last may not have arrived" if session.websocket.is_behind() else ""
+        )
+        say_between(sprite.console, f"the connection was lost ({lost}){doubt}; attaching again")
+    elif not terminal.is_terminal:
+        raise lost_status(sprite, lost)
+    else:
+        say_between(
+            sprite.console, f"{sprite.name} has paused; the next key wakes it, Ctrl-\\ leaves"
+        )
+        keys = terminal.wait_for_key()
+    found = None
+    if session.identity and session.runs:
+        found = attach_terminal(sprite, terminal.show, session.identity)
+    if found:
+        found.resize(*terminal.size())
+        if keys:
+            found.websocket.send(OP_BINARY, keys)
+        return found
+    gone = "has ended" if session.identity else "never told its id, so there is no way back"
+    session.identity = ""
+    if new_shell is None or not terminal.is_terminal:
+        raise lost_status(sprite, lost)
+    terminal.undo_modes()
+    say_between(sprite.console, f"the session {gone}; a key starts a new shell, Ctrl-\\ leaves")
+    terminal.wait_for_key()
+    return open_terminal(sprite, terminal.show, new_shell, terminal.size())
+
+
+def fell_asleep(sprite: Sprite, terminal: LocalTerminal, lost: ExecLost) -> bool:
+    """Return whether the sprite sleeps; after a quiet time its status gets time to say so.
+
+    To attach would wake it, only to be lost again. A key means that the user wants it awake.
+    """
+    info = look_patiently(sprite, terminal)
+    end = sprite.clock.monotonic() + (STATUS_LAG_S if lost.quiet else 0)
+    while info and not info.is_asleep():
+        if sprite.clock.monotonic() >= end or terminal.has_keys(0.5):
+            return False
+        info = look_patiently(sprite, terminal)
+    return info is not None
+
+
+def look_patiently(sprite: Sprite, terminal: LocalTerminal) -> SpriteInfo | None:
+    """Return a sprite, None where there is none for us; an API that is out of reach gets its time.
+
+    So a network that changes ends no session, and wakes no sprite that has paused meanwhile.
+    """
+    end, said = sprite.clock.monotonic() + AWAY_LIMIT_S, False
+    while True:
+        try:
+            return sprite.require()
+        except (AuthError, NotFoundError):
+            return None
+        except ThoptersError as error:
+            if sprite.clock.monotonic() >= end:
+                return None
+            if not said:
+                way = ", Ctrl-\\ leaves" if terminal.is_terminal else ""
+                say_between(sprite.console, f"{error.message}; trying on{way}")
+            said = True
+            terminal.has_keys(1.0)
+
+
+def is_asleep(sprite: Sprite) -> bool:
+    try:
+        return sprite.require().is_asleep()
+    except ThoptersError:
+        return False
+
+
+def terminal_variables(environ: Mapping[str, str]) -> list[tuple[str, bytes]]:
+    """Return what tells a remote program about our terminal."""
+    names = ("TERM", "COLORTERM", "LANG")
+    return [(name, os.fsencode(environ[name])) for name in names if environ.get(name)]
+
+
+def shell_script(app: App, hold_max_s: int) -> bytes:
+    return exec_script(
+        [b"bash", b"-l"],
+        env=terminal_variables(app.environ),
+        hold_max_s=hold_max_s,
+        runner=RUN_SHELL,
+        on_terminal=True,
+    )
+
+
+def start_detached(sprite: Sprite, script: bytes) -> int:
+    """Start a command that outlives this program, see it run, and print its session's id."""
+    shown = bytearray()
+    with sprite.console.working(f"starting it in {sprite.name}"):
+        session = open_terminal(sprite, shown.extend, script, DEFAULT_SIZE)
+        try:
+            status = session.start()
+        except ExecLost as lost:
+            raise lost_status(sprite, lost) from None
+        except BaseException:
+            if not session.script:
+                look = f"attach {sprite.name} {session.identity}"
+                look = look if session.identity else f"sessions {sprite.name}"
+                sprite.console.note(f"it may go on in {sprite.name}; look at it: thopters {look}")
+            raise
+        finally:
+            session.websocket.close()
+    if status:
+        write_all(2, bytes(shown))
+        sprite.console.note(f"it ended at once, with status {status}")
+        return status
+    if not session.identity:
+        raise ThoptersError(
+            f"it was started in {sprite.name}, but the platform does not tell its session's id",
+            hint=f"look for it: thopters sessions {sprite.name}",
+        )
+    sprite.console.answer(clean(session.identity))
+    if status == 0:
+        sprite.console.note("it has ended already, with status 0")
+    else:
+        sprite.console.hint(f"look at it: thopters attach {sprite.name} {session.identity}")
+    return EXIT_OK
 
 
 # --- ports ------------------------------------------------------------------------------
@@ -4323,16 +5160,16 @@ def is_listed(api: SpritesApi, name: str, identity: str) -> bool:
 LINGER_S = 10.0  # of silence, for an answer after the local side has sent all
 
 
-def open_port(api: SpritesApi, name: str, host: str, port: int) -> WebSocket:
+def open_port(sprite: Sprite, host: str, port: int) -> WebSocket:
     """Connect to a port in a sprite, waking it; ThoptersError where nobody listens there."""
     import json
 
-    target = api.transport.target(api.path(name, "proxy"))
-    websocket = open_sprite_socket(api, name, target, WAKE_LIMIT_S)
+    target = sprite.api.transport.target(sprite.path("proxy"))
+    websocket = open_sprite_socket(sprite, target, WAKE_LIMIT_S)
     websocket.send(OP_TEXT, json.dumps({"host": host, "port": port}).encode())
-    end, why = api.clock.monotonic() + CONNECT_TIMEOUT_S, "no answer came"
+    end, why = sprite.clock.monotonic() + CONNECT_TIMEOUT_S, "no answer came"
     try:
-        while api.clock.monotonic() < end:
+        while sprite.clock.monotonic() < end:
             for opcode, payload in websocket.one_message():
                 if opcode == OP_TEXT and b'"connected"' in bytes(payload):
                     return websocket
@@ -4341,7 +5178,9 @@ def open_port(api: SpritesApi, name: str, host: str, port: int) -> WebSocket:
     except WebSocketLost as lost:
         why = str(lost)
     websocket.close()
-    raise ThoptersError(f"cannot reach port {port} of {host or 'localhost'} in {name}: {why}")
+    raise ThoptersError(
+        f"cannot reach port {port} of {host or 'localhost'} in {sprite.name}: {why}"
+    )
 
 
 def join(websocket: WebSocket, clock: Clock, source: SocketInput, sink: Sink) -> None:
@@ -4360,31 +5199,24 @@ def join(websocket: WebSocket, clock: Clock, source: SocketInput, sink: Sink) ->
 
 
 def pass_on(websocket: WebSocket, clock: Clock, sender: Sender, sink: Sink) -> NoReturn:
-    """Pass what the server sends on to `sink`, and watch that all are still there.
-
-    A server that can't get rid of our bytes answers no pings. So each ping says how many bytes
-    were sent before it, and when it comes back the server has got rid of these.
-    """
+    """Pass what the server sends on to `sink`, and watch that all are still there."""
     pinged_at, ended_at = clock.monotonic(), None
     while True:
         for opcode, payload in websocket.messages():
             if opcode == OP_BINARY:
                 sink(payload)
-                websocket.heard_at = clock.monotonic()  # our reader's time is no silence
         websocket.wait(min(1.0, PING_INTERVAL_S))
         if sender.error:
             raise sender.error
-        now, ended = clock.monotonic(), sender.ended
-        is_behind = sender.sent > int.from_bytes(websocket.pong, "big")
-        limit = STUCK_AFTER_S if is_behind else LINGER_S if ended else DEAD_AFTER_S
-        ended_at = ended_at or (now if ended else None)
-        if min(websocket.silence(), now - ended_at if ended_at else sys.maxsize) > limit:
+        now, is_waiting = clock.monotonic(), sender.ended and websocket.unread() <= 0
+        ended_at = ended_at or (now if is_waiting else None)
+        if ended_at and min(websocket.silence(), now - ended_at) > LINGER_S:
             lost = WebSocketLost("nothing came any more")
-            lost.is_late = ended and not is_behind
+            lost.is_late = True
             raise lost
-        if (is_behind or not ended) and now - pinged_at > PING_INTERVAL_S:
+        if not is_waiting and now - pinged_at > PING_INTERVAL_S:
             pinged_at = now
-            sender.ping()
+            websocket.ping()
 
 
 class Sender:
@@ -4396,34 +5228,28 @@ class Sender:
     def __init__(self, websocket: WebSocket, source: SocketInput) -> None:
         self.websocket = websocket
         self.source = source
-        self.sent = 0  # bytes
         self.ended = False
         self.error: OSError | InputError | None = None
-
-    def ping(self) -> None:
-        self.websocket.send(OP_PING, self.sent.to_bytes(8, "big"))
 
     def run(self) -> None:
         try:
             while data := self.source.read():
-                self.websocket.send(OP_BINARY, data)
-                self.sent += len(data)
+                self.websocket.send(OP_BINARY, data, input_bytes=len(data))
                 while self.websocket.unsent() and self.websocket.drain(1.0):
                     pass
         except (OSError, InputError) as error:
             self.error = error
         except ValueError:  # it was closed meanwhile
             pass
-        self.ping()
+        self.websocket.ping()
         self.ended = True
 
 
 class Forwarder:
     """Listens on local ports, and joins each connection to a port of a sprite."""
 
-    def __init__(self, api: SpritesApi, name: str) -> None:
-        self.api = api
-        self.name = name
+    def __init__(self, sprite: Sprite) -> None:
+        self.sprite = sprite
         self._listeners: dict[socket.socket, int] = {}  # and the remote port of each
 
     def listen(self, local: int, remote: int, taken: Sequence[int]) -> None:
@@ -4453,33 +5279,32 @@ class Forwarder:
                 except ConnectionError:  # it was gone again
                     pass
                 except (OSError, ThoptersError) as error:  # too many
-                    say = self.api.console.detail if is_told else self.api.console.warn
+                    say = self.sprite.console.detail if is_told else self.sprite.console.warn
                     say(f"a connection could not be taken: {getattr(error, 'strerror', error)}")
                     is_told = True
-                    self.api.clock.sleep(0.1)
+                    self.sprite.clock.sleep(0.1)
 
     def _forward(self, client: socket.socket, remote: int) -> None:
-        import contextlib
         import socket
 
         with client:
             try:
-                websocket = open_port(self.api, self.name, "localhost", remote)
+                websocket = open_port(self.sprite, "localhost", remote)
             except ThoptersError as error:
-                self.api.console.warn(error.message)
+                self.sprite.console.warn(error.message)
                 return
             try:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                join(websocket, self.api.clock, SocketInput(client), client.sendall)
+                join(websocket, self.sprite.clock, SocketInput(client), client.sendall)
             except WebSocketLost as lost:
                 if lost.is_end:
-                    self.api.console.detail(f"a connection to port {remote} has ended: {lost}")
+                    self.sprite.console.detail(f"a connection to port {remote} has ended: {lost}")
                 else:
-                    say = self.api.console.detail if lost.is_late else self.api.console.warn
+                    say = self.sprite.console.detail if lost.is_late else self.sprite.console.warn
                     say(f"a connection to port {remote} was lost: {lost}")
                     reset(client)
             except ThoptersError as error:
-                self.api.console.warn(error.message)
+                self.sprite.console.warn(error.message)
                 reset(client)
             except OSError:  # the local side is gone
                 pass
@@ -4495,7 +5320,6 @@ class Forwarder:
 
 def reset(sock: socket.socket) -> None:
     """Have the close of a socket be a reset: what has come is not all."""
-    import contextlib
     import socket
     import struct
 
@@ -4506,7 +5330,6 @@ def reset(sock: socket.socket) -> None:
 
 def loopback_listeners(port: int) -> Iterator[socket.socket]:
     """Yield listeners on both loopback addresses; OSError where the port is not free."""
-    import errno
     import socket
 
     for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
@@ -4548,256 +5371,33 @@ def is_port_free(port: int) -> bool:
     return True
 
 
-# --- holds ------------------------------------------------------------------------------
-
-# A hold is a task of the platform: a sprite does not go to sleep while one has not expired. The
-# API for them is inside the sprite alone, on a socket; on some images only behind a program.
-# That takes an answer of an error for a success, so a list has to show what came of it.
-TASKS_SCRIPT = b"""\
-ask() {
-  curl -fsS --path-as-is --max-time 5 -X "$1" --unix-socket /.sprite/api.sock "http://sprite$2" ||
-    sprite-env curl -X "$1" "$2"
-}
-[ ! "$1" ] || ask DELETE "/v1/tasks/$1" > /dev/null
-ask GET /v1/tasks || exit 1
-"""
-
-
-class Hold:
-    """A task that keeps a sprite awake; `expires_at` is an RFC 3339 stamp."""
-
-    __slots__ = ("expires_at", "name")
-
-    def __init__(self, item: dict[str, Any]) -> None:
-        self.name = text_field(item, "name")
-        self.expires_at = text_field(item, "expires_at")
-
-
-def list_holds(api: SpritesApi, name: str, *, release: str = "") -> list[Hold]:
-    """Return the holds of a sprite, after `release` has been deleted.
-
-    ThoptersError where the task API can't be reached or refuses.
-    """
-    import json
-    import urllib.parse
-
-    path = urllib.parse.quote(to_bytes(release), safe="").encode()
-    argv = [b"bash", b"-c", TASKS_SCRIPT, b"thopters", path]
-    why = "the image lacks the task API"
-    try:
-        status, out, err = run_quietly(
-            api, name, argv, limit_s=SILENCE_TIMEOUT_S, open_limit_s=WAKE_LIMIT_S
-        )
-        why = " ".join(err.decode("utf-8", "replace").splitlines()[:1]) or why
-    except ExecLost as lost:
-        status, out, why = None, b"", str(lost)
-    if status != 0:
-        raise ThoptersError(f"cannot ask about holds in {name}: {why}")
-    try:
-        document = json.loads(out)
-    except (ValueError, RecursionError):
-        document = None
-    return read_items(Hold, listed(document, "tasks"), f"holds in {name}", "name")
-
-
-def release_hold(api: SpritesApi, name: str, hold: str) -> None:
-    """Delete a hold; one that has expired meanwhile is as good."""
-    if hold in [item.name for item in list_holds(api, name, release=hold)]:
-        raise ThoptersError(f"hold {hold} of {name} can't be ended: it is still there")
-
-
-# To the loop beside a command on a terminal: somebody is there. 3 where no such loop reads it
-HERE_SCRIPT = b"""\
-grep -q thopters-ready "/proc/$1/cmdline" && [ -p "/proc/$1/fd/9" ] || exit 3
-timeout 5 bash -c 'trap "" PIPE; echo > "$1"' bash "/proc/$1/fd/9"
-case $? in 0) ;; 1|126|127) exit 3;; *) exit 255;; esac
-"""
-
-
-class Presence:
-    """While we are attached to a terminal, has its hold refreshed.
-
-    The platform lets such a session live on when we vanish, and nothing tells it. So the hold of
-    a command that has not asked for its own is to expire then.
-    """
-
-    def __init__(self, api: SpritesApi, name: str, session: TerminalSession) -> None:
-        self.api = api
-        self.name = name
-        self.session = session
-
-    def __enter__(self) -> None:
-        import contextlib
-        import threading
-
-        self._left = threading.Event()
-        with contextlib.suppress(ThoptersError):
-            in_background(self._refresh)
-
-    def _refresh(self) -> None:
-        wait_s: float = 0 if self.session.identity else HOLD_EVERY_S  # a new one has its first
-        while not self._left.wait(wait_s):
-            wait_s = HOLD_EVERY_S
-            try:
-                if not self._tell():
-                    return
-            except (ThoptersError, ExecLost):
-                wait_s = HOLD_AGAIN_S
-
-    def _tell(self) -> bool:
-        """Return False where nothing holds. A sprite that sleeps is not woken by this."""
-        sprite = self.api.get_sprite(self.name)
-        if sprite is None or sprite.is_asleep():
-            return True
-        identity = to_bytes(str(self.session.group or self.session.identity))
-        argv = [b"bash", b"-c", HERE_SCRIPT, b"thopters", identity]
-        status, _, _ = run_quietly(
-            self.api,
-            self.name,
-            argv,
-            limit_s=SILENCE_TIMEOUT_S,
-            open_limit_s=PROBE_LIMIT_S,
-            statuses=(0, 3),
-        )
-        return status == 0
-
-    def __exit__(self, *exc: object) -> None:
-        self._left.set()
-
-
-# To the whole group of a session, if its id is the process that leads it: the platform's own call
-# may reach the leader alone, and that is our wrapper. 0 is gone, 3 another process, 4 still there
-SIGNAL_SCRIPT = b"""\
-id=$1 name=$2
-if [ ! "$3" ]; then
-  read -r stat < "/proc/$id/stat" && set -- ${stat##*)} && [ "$4" = "$id" ] || exit 3
-fi
-kill -s "$name" -- "-$id" || exit 3
-for _ in {1..50}; do kill -0 -- "-$id" || exit 0; sleep 0.1; done
-exit 4
-"""
-
-
-def end_session(api: SpritesApi, name: str, session: Session, signal_name: str = "") -> bool:
-    """Signal a session, and return whether it is gone; without a name, see to that it is."""
-    wanted = signal_name or ("HUP" if session.is_terminal else "TERM")  # a shell survives TERM
-    status = signal_session(api, name, session.id, wanted, must_know=bool(signal_name))
-    if status == 4 and not signal_name:
-        status, wanted = signal_session(api, name, session.id, "KILL", is_leader=True), "KILL"
-    if status == 3 and signal_name not in ("", "KILL"):  # the platform's call KILLs after a time
-        if session.id not in [item.id for item in api.list_sessions(name)]:
-            return True
-        raise ThoptersError(
-            f"session {session.id} of {name} can't be sent {signal_name} alone: its processes "
-            "were not found",
-            hint=f"end it: thopters kill {name} {session.id}",
-        )
-    if status == 3 or (status == 4 and not signal_name):
-        api.kill_session(name, session.id, "SIG" + wanted)
-    limit_s = 0.0 if status == 4 and signal_name else SESSION_LAG_S
-    end = api.clock.monotonic() + limit_s
-    with After(f"session {session.id} of {name} got {wanted}"):
-        while session.id in [item.id for item in api.list_sessions(name)]:
-            if api.clock.monotonic() >= end:
-                return False
-            api.clock.sleep(0.2)
-    return True
-
-
-def signal_session(
-    api: SpritesApi,
-    name: str,
-    identity: str,
-    signal_name: str,
-    *,
-    is_leader: bool = False,
-    must_know: bool = False,
-) -> int:
-    """Run SIGNAL_SCRIPT, and return its status; 3, or an error if we `must_know`, without one.
-
-    `is_leader`: the id is known to be one, though that process may have ended by now.
-    """
-    words = [to_bytes(identity), signal_name.encode(), b"known" if is_leader else b""]
-    argv = [b"bash", b"-c", SIGNAL_SCRIPT, b"thopters", *words]
-    try:
-        status, _, _ = run_quietly(
-            api,
-            name,
-            argv,
-            limit_s=SILENCE_TIMEOUT_S,
-            open_limit_s=WAKE_LIMIT_S,
-            statuses=(0, 3, 4),
-        )
-    except ExecLost as lost:
-        if not must_know:
-            return 3
-        raise NoAnswerError(
-            f"cannot tell whether session {identity} of {name} got {signal_name}: {lost}"
-        ) from None
-    return status
-
-
-# --- sprite program ---------------------------------------------------------------------
-
-
-def find_sprite_program(environ: Mapping[str, str]) -> str | None:
-    return find_program("sprite.exe" if os.name == "nt" else "sprite", environ)
-
-
-def sprite_options(api: SpritesApi, sprite: Sprite) -> list[str]:
-    """Return the options that have the `sprite` program act on just this sprite.
-
-    It goes by a login and a selection of its own, so it might reach a sprite of the same name in
-    another org: then ThoptersError. `-o` is left out where it would change that selection.
-    """
-    transport, name, owner = api.transport, sprite.name, sprite.organization
-    base = f"{transport.base.scheme}://{transport.base.netloc}{transport.base.path}"
-    store = SpriteStore(transport.environ, base, api.console)
-    if store.is_empty() and transport.environ.get("SPRITE_TOKEN"):
-        return ["-s", name]  # the same token leads to the same org
-    selected = store.program_org()
-    if selected is None:
-        raise ThoptersError(
-            f"the sprite program is not logged in to {base}, so it does not reach {name}",
-            hint="run: sprite login; or set SPRITE_TOKEN and nothing else",
-        )
-    if not owner and transport.credential.org != selected:
-        raise ThoptersError(
-            f"cannot tell whether the org that the sprite program has selected ({selected}) is "
-            f"the one of {name}",
-            hint="log in with that program, and unset SPRITE_TOKEN and SPRITES_TOKEN",
-        )
-    if owner and owner != selected:
-        raise ThoptersError(
-            f"{name} belongs to the org {owner}, but the sprite program has {selected} selected",
-            hint=f"select the other one in it: sprite -o {owner} list",
-        )
-    return ["-s", name] if transport.environ.get("SPRITE_ORG") else ["-s", name, "-o", selected]
-
-
-def become_sprite_program(argv: list[str], environ: Mapping[str, str]) -> int:
-    """Run the `sprite` program in our place, so that its signals and its exit status are ours."""
-    import signal
-
-    # it starts the kind of shell that is the local one, and SPRITE_URL leads past -s and -o
-    dropped = ("SPRITE_URL", "BASH_VERSION", "FISH_VERSION", "ZSH_NAME", "ZSH_VERSION")
-    env = {key: value for key, value in environ.items() if key not in dropped}
-    env["SHELL"] = "/bin/bash"
+def join_stdio(sprite: Sprite, host: str, port: int) -> int:
+    """Be the connection itself, for a program such as ssh that starts us for that."""
     sys.stdout.flush()
+    binary_streams()
+    websocket = open_port(sprite, host, port)
     try:
-        if os.name == "posix":
-            tick(0)  # it would go on, and end that program
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec keeps that
-            os.execve(argv[0], argv, env)  # noqa: S606 (an absolute path, and words of our own)
-        import subprocess
+        join(websocket, sprite.clock, LocalInput(), write_stdout)
+    except WebSocketLost as lost:
+        if lost.is_late:
+            raise NoAnswerError(
+                f"nothing came from {host}:{port} in {sprite.name} for {LINGER_S:.0f} s after "
+                "the end of the input, and the connection was not closed there",
+                hint="what was sent was taken; whether all of the answer came is not known",
+            ) from None
+        # a pause may look like an end, and it is cheap to know
+        if not lost.is_end or is_asleep(sprite):
+            raise NoAnswerError(f"the connection to {sprite.name} was lost: {lost}") from None
+        sprite.console.detail(f"the connection has ended: {lost}")
+    except Interrupted as interrupted:
+        if interrupted.signum != getattr(signal, "SIGHUP", 0):
+            raise  # a HUP is how ssh says that it is done with us
+    finally:
+        websocket.close()
+    return EXIT_OK
 
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        return subprocess.call(argv, env=env)  # noqa: S603 (the same)
-    except OSError as error:
-        raise ThoptersError(f"cannot run {argv[0]}: {error.strerror}") from None
 
-
-# --- copying ----------------------------------------------------------------------------
+# --- files ------------------------------------------------------------------------------
 
 # Both ways a tar stream goes over one exec, and all of it below a folder `t`. What arrives is
 # unpacked beside its place. Once all of it has come and every entry fits what is there, the files
@@ -5152,18 +5752,17 @@ class Unpacker:
 
 
 def run_copy(
-    api: SpritesApi, name: str, argv: list[bytes], source: SocketInput | None, sink: Sink
+    sprite: Sprite, argv: list[bytes], source: SocketInput | None, sink: Sink
 ) -> tuple[int, list[str]]:
     """Run one side of a copy in a sprite; ThoptersError unless it ends well.
 
     Returns the status, 0 or 5 from DOWNLOAD_SCRIPT where files changed while they were read, and
     the lines of stderr.
     """
-    import signal
-
     errors = bytearray()
-    session = open_exec(api, name, ExecOutput(sink, errors.extend))
-    session.keep_alive()
+    session = open_exec(sprite, ExecOutput(sink, errors.extend))
+    if source:
+        source.is_always_read = True
     try:
         script = exec_script(argv, hold_max_s=HOLD_MAX_S, runner=session.runner, with_keys=False)
         status = session.run(script, source)
@@ -5171,35 +5770,35 @@ def run_copy(
         raise NoAnswerError(f"cannot tell whether all was copied: {lost}") from None
     except BaseException as error:
         if source and isinstance(error, Interrupted):  # all may just have been sent
-            api.console.note(f"it is not known whether {name} has any of it")
+            sprite.console.note(f"it is not known whether {sprite.name} has any of it")
         if group := session.await_group(2.0):  # it has something to take away
-            signal_group(api, name, group, signal.SIGTERM)
+            signal_group(sprite, group, signal.SIGTERM)
         raise
     finally:
         session.close()
     words = errors.decode("utf-8", "replace").strip().splitlines()
     if status not in (0, 5):
-        why = words[0] if words else f"the command in {name} ended with {status}"
+        why = words[0] if words else f"the command in {sprite.name} ended with {status}"
         hint = NOT_PUT if status <= 2 or not source else "some of it may be in place"
         raise ThoptersError(f"cannot copy: {why}", hint=hint)
     return status, words
 
 
-def upload(api: SpritesApi, name: str, sources: Sequence[tuple[str, str]], target: bytes) -> Copy:
+def upload(sprite: Sprite, sources: Sequence[tuple[str, str]], target: bytes) -> Copy:
     """Copy local files and folders, each with its name there, into a sprite.
 
     One without a name is a folder whose content is copied.
     """
     import socket
 
-    copy = Copy(api.console)
+    copy = Copy(sprite.console)
     ours, theirs = socket.socketpair()
     kind = b"many" if len(sources) > 1 else b"one" if sources[0][1] else b"contents"
     argv = [b"bash", b"-c", UPLOAD_SCRIPT, b"thopters-cp", target, kind, random_word()]
     packer = in_background(copy.pack, sources, theirs)
     try:
         with ours:
-            run_copy(api, name, argv, SocketInput(ours), lambda data: None)
+            run_copy(sprite, argv, SocketInput(ours), lambda data: None)
     except (OSError, ThoptersError) as error:
         packer.join()
         raise local_error(copy, error) from None
@@ -5208,9 +5807,7 @@ def upload(api: SpritesApi, name: str, sources: Sequence[tuple[str, str]], targe
     return copy
 
 
-def download(
-    api: SpritesApi, name: str, sources: Sequence[bytes], folder: str, *, into: bool
-) -> Copy:
+def download(sprite: Sprite, sources: Sequence[bytes], folder: str, *, into: bool) -> Copy:
     """Copy files and folders of a sprite into `t` in a local folder, which is ours alone.
 
     From there they go `into` a folder, or one of them becomes it.
@@ -5218,7 +5815,7 @@ def download(
     import re
     import socket
 
-    copy = Copy(api.console)
+    copy = Copy(sprite.console)
     ours, theirs = socket.socketpair()
     names = [os.fsdecode(os.path.basename(path.rstrip(b"/"))) for path in sources]
     expected = None if names[0] in ALL_IN_IT else names
@@ -5227,7 +5824,7 @@ def download(
     unpacker = in_background(copy.unpack, folder, expected, theirs, root)
     try:
         with ours:
-            status, words = run_copy(api, name, argv, None, ours.sendall)
+            status, words = run_copy(sprite, argv, None, ours.sendall)
             copy.has_changed = status != 0
             copy.left_out += re.findall(
                 r"^tar: (?:\./)?(.*): socket ignored$", "\n".join(words), re.M
@@ -5314,8 +5911,6 @@ def move(source: str, target: str) -> None:
 
 def remove_tree(folder: str) -> None:
     """Remove a folder of ours with all in it, also where its owner may not write."""
-    import contextlib
-
     found = [folder]  # and those in it, each behind the one that holds it
     try:
         for parent in found:
@@ -5334,8 +5929,125 @@ def remove_tree(folder: str) -> None:
         raise
 
 
-# --- init -------------------------------------------------------------------------------
+def split_path(text: str) -> tuple[str | None, str]:
+    """Return the sprite and the path of NAME:PATH; None for a local path, as ./a:b is one."""
+    name, colon, path = text.partition(":")
+    is_drive = os.name == "nt" and len(name) == 1
+    if not colon or not name or "/" in name or is_drive:
+        return None, text
+    return valid_name(name), path
 
+
+def copy_in(sprite: Sprite, sources: list[str], target: bytes) -> int:
+    if "-" in sources:
+        if len(sources) > 1:
+            raise UsageError("- stands for one file, and can't be copied with others")
+        return copy_stdin(sprite, target)
+    for path in sources:
+        if not os.path.lexists(path):
+            raise ThoptersError(f"there is no {path}")
+    named = [(path, last_part(path)) for path in sources]
+    check_names([last for _, last in named])
+    if named[0][1] in ALL_IN_IT:
+        named = [(named[0][0], "")]
+    with sprite.console.working(f"copying to {sprite.name}"):
+        copy = upload(sprite, named, target)
+    return finish_copy(sprite, copy)
+
+
+class EndedInput(LocalInput):
+    """Our stdin, and behind its end a word: to be cut off does not look like that."""
+
+    def __init__(self, word: bytes) -> None:
+        super().__init__()
+        self._words = [word]
+
+    def read(self) -> bytes:
+        return super().read() or (self._words.pop() if self._words else b"")
+
+
+def copy_stdin(sprite: Sprite, target: bytes) -> int:
+    word = random_word()
+    argv = [b"bash", b"-c", FILE_SCRIPT, b"thopters-cp", target, word, random_word()]
+    with sprite.console.working(f"copying to {sprite.name}"):
+        run_copy(sprite, argv, EndedInput(word), lambda data: None)
+    return EXIT_OK
+
+
+def copy_out(sprite: Sprite, sources: list[str], target: str) -> int:
+    if target == "-":
+        if len(sources) > 1:
+            raise UsageError("- stands for one file")
+        sys.stdout.flush()
+        binary_streams()
+        # to cat, - is its stdin
+        argv = [b"cat", b"--", b"./-" if sources[0] == "-" else os.fsencode(sources[0])]
+        run_copy(sprite, argv, None, write_stdout)
+        return EXIT_OK
+    names = [last_part(path) for path in sources]
+    check_names(names)
+    into = os.path.isdir(target)
+    if not into and (len(sources) > 1 or not target or target.endswith("/")):
+        raise ThoptersError(f"{target or repr(target)} is not a directory")
+    if os.path.islink(target):
+        target = os.path.realpath(target)  # as cp does; the link stays
+    place = target if into else os.path.dirname(target) or "."
+    folder = os.path.join(place, f".thopters-cp.{random_word().decode()}")
+    try:
+        make_folder(folder)
+        with sprite.console.working(f"copying from {sprite.name}"):
+            copy = download(sprite, list(map(os.fsencode, sources)), folder, into=into)
+        top = os.path.join(folder, "t")
+        if names[0] in ALL_IN_IT:
+            found = moves(top, target)
+        else:
+            found = [
+                pair
+                for entry in os.listdir(top)
+                for pair in moves(
+                    os.path.join(top, entry), os.path.join(target, entry) if into else target
+                )
+            ]
+        with SignalsWait():
+            put_in_place(found)
+    finally:
+        remove_tree(folder)
+    return finish_copy(sprite, copy)
+
+
+def make_folder(folder: str) -> None:
+    try:
+        os.mkdir(folder, 0o700)
+    except OSError as error:
+        place = os.path.dirname(folder)
+        raise ThoptersError(f"cannot write to {place}: {error.strerror}") from None
+
+
+def last_part(path: str) -> str:
+    return os.path.basename(path.rstrip("/"))
+
+
+def check_names(names: list[str]) -> None:
+    """Raise UsageError where two sources would be one file."""
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"two of the files would be {twice!r}")
+    if len(names) > 1 and set(names) & set(ALL_IN_IT):
+        raise UsageError("what is in a directory can't be copied with others")
+
+
+def finish_copy(sprite: Sprite, copy: Copy) -> int:
+    """Say what was left out, which makes it a failure, as with cp, and what may be torn."""
+    if copy.has_changed:
+        sprite.console.warn("some files changed while they were read")
+    for member in copy.left_out:
+        sprite.console.warn(f"left out: {member}: a special file, or a link that leads outside")
+    return EXIT_FAILED if copy.left_out else EXIT_OK
+
+
+# --- keys -------------------------------------------------------------------------------
+
+INIT_LIMIT_S = 120.0
 # What runs in a sprite to put the keys in. It is constant: everything of the user's comes on its
 # stdin, each part with a NUL behind it, so that no value is ever program text or on a command
 # line, and a request cut short changes nothing. It is careful with start-up files: one block of
@@ -5515,7 +6227,6 @@ fi
 echo thopters-init-ok
 """
 INIT_PROOF = "thopters-init-ok"
-
 # In the shell that is looked at: names come on descriptor 9, digests of the values go to 8, as in
 #   while IFS= read -r _thopters; do eval "printf '%s\0' \"\${$_thopters-}\""; done <&9 | sha256sum
 SEE = rb"""eval "printf '%s\\0' \"\${$_thopters-}\"" """
@@ -5552,18 +6263,17 @@ def init_data(config: Config | None) -> bytes:
     return b"".join(part + b"\0" for part in parts)
 
 
-def init_sprite(api: SpritesApi, name: str, config: Config | None) -> list[str]:
+def init_sprite(sprite: Sprite, config: Config | None) -> list[str]:
     """Put the keys into a sprite and return what is to be warned of.
 
     Raises NoAnswerError where the outcome is unknown, ThoptersError where it is not as it should.
     Doing it again is harmless.
     """
     argv = [b"bash", b"-c", INIT_SCRIPT, b"thopters-init", SEE_ALL, SEE_EACH]
-    again = f"when that is mended, put them in: thopters init {name}"
+    again = f"when that is mended, put them in: thopters init {sprite.name}"
     try:
         status, out, err = run_quietly(
-            api,
-            name,
+            sprite,
             argv,
             limit_s=INIT_LIMIT_S,
             open_limit_s=WAKE_LIMIT_S,
@@ -5572,149 +6282,68 @@ def init_sprite(api: SpritesApi, name: str, config: Config | None) -> list[str]:
         )
     except ExecLost as lost:
         raise NoAnswerError(
-            f"cannot tell whether the keys are in {name}: {lost}",
-            hint=f"put them in again: thopters init {name}",
+            f"cannot tell whether the keys are in {sprite.name}: {lost}",
+            hint=f"put them in again: thopters init {sprite.name}",
         ) from None
     lines = out.decode("utf-8", "replace").splitlines()
     if status or lines[-1:] != [INIT_PROOF]:
         failures = [line[5:] for line in lines if line.startswith("fail ")]
         words = err.decode("utf-8", "replace").strip().splitlines()
         why = "; ".join(failures or words[-1:]) or f"the script ended with {status}"
-        raise ThoptersError(f"cannot put all keys into {name}: {why}", hint=again)
+        raise ThoptersError(f"cannot put all keys into {sprite.name}: {why}", hint=again)
     return [line[5:] for line in lines if line.startswith("warn ")]
 
 
-# --- commands ---------------------------------------------------------------------------
+def init(sprite: Sprite, config: Config | None) -> dict[str, Any]:
+    """Put the keys into a sprite, warn of what is missing, and return what was done."""
+    warnings = missing_keys(config)
+    with sprite.console.working(f"putting the keys into {sprite.name}"):
+        warnings += init_sprite(sprite, config)
+    for text in warnings:
+        sprite.console.warn(text)
+    git = None
+    if config and (config.git_user or config.git_email):
+        git = {"user": config.git_user or None, "email": config.git_email or None}
+    return {
+        "name": sprite.name,
+        "variables": sorted(config.secrets) if config else [],
+        "git": git,
+        "warnings": warnings,
+    }
 
 
-class App:
-    """What a command works with; the API is made, and the token looked for, when first needed."""
-
-    def __init__(self, console: Console, environ: Mapping[str, str], clock: Clock) -> None:
-        self.console = console
-        self.environ = environ
-        self.clock = clock
-        self._api: SpritesApi | None = None
-        self._config: Config | None = None
-
-    @property
-    def config(self) -> Config:
-        if self._config is None:
-            self._config = Config(self.environ, self.console)
-        return self._config
-
-    def config_if_any(self) -> Config | None:
-        """Return the configuration, None where there can be none: without a home directory."""
-        try:
-            return self.config
-        except UsageError:
-            return None
-
-    @property
-    def api(self) -> SpritesApi:
-        if self._api is None:
-            import contextlib
-
-            base = api_base(self.environ)
-            credential = find_credential(self.environ, base, self.console)
-            self.console.redact.add(credential.token)
-            with contextlib.suppress(ThoptersError):  # servers may say back what sprites hold
-                self.config_if_any()
-            self.console.detail(f"{base} with the token from {credential.source}")
-            transport = Transport(
-                base, credential, console=self.console, clock=self.clock, environ=self.environ
-            )
-            self._api = SpritesApi(transport)
-        return self._api
+def missing_keys(config: Config | None) -> list[str]:
+    """Return a warning for each thing that a sprite will lack; OPENAI_API_KEY is optional."""
+    if config is None or not config.exists:
+        return ["there is no configuration, so the sprite gets no keys; make one: thopters setup"]
+    missing = []
+    if "ANTHROPIC_API_KEY" not in config.secrets:
+        missing.append("ANTHROPIC_API_KEY is not configured: Claude Code will ask for a login")
+    if "GITHUB_PAT" not in config.secrets:
+        missing.append("GITHUB_PAT is not configured: git reaches no private repository")
+    if not config.git_user or not config.git_email:
+        missing.append(
+            "git's user and email are not configured: without its own, git will not commit"
+        )
+    return missing
 
 
-class Command:
-    """Decorate a function to make it a command of the program.
-
-    `add` declares its arguments; `examples` are true ones, a test runs them; `own_failure` is the
-    exit status of every failure of ours but wrong usage; with `takes_command`, what follows `--`
-    becomes `args.command`. The function returns the exit status.
-    """
-
-    run: Callable[[App, argparse.Namespace], int]
-
-    def __init__(
-        self,
-        name: str,
-        summary: str,
-        add: Callable[[argparse.ArgumentParser], None],
-        examples: Sequence[str],
-        *,
-        aliases: tuple[str, ...] = (),
-        own_failure: int | None = None,
-        takes_command: bool = False,
-    ) -> None:
-        self.name = name
-        self.summary = summary
-        self.add = add
-        self.examples = examples
-        self.aliases = aliases
-        self.own_failure = own_failure
-        self.takes_command = takes_command
-
-    def __call__(
-        self, run: Callable[[App, argparse.Namespace], int]
-    ) -> Callable[[App, argparse.Namespace], int]:
-        self.run = run
-        COMMANDS.append(self)
-        return run
+def describe_init(config: Config | None, report: dict[str, Any]) -> str:
+    if config is None or not config.exists:
+        return "there is no configuration, so what is in it stays"
+    git, variables = report["git"], ", ".join(report["variables"])
+    who = f"git as {git['user'] or '-'} <{git['email'] or '-'}>" if git else "no git identity"
+    return f"{variables or 'no variables'}; {who}"
 
 
-COMMANDS: list[Command] = []  # in the order of the help
+# --- life -------------------------------------------------------------------------------
+
 YES = ("y", "yes")
-
-
-def valid_name(text: str) -> str:
-    """Check the name of a sprite that should exist; anything a URL path could twist is refused."""
-    import re
-
-    bad = text in (".", "..") or len(text) > 128 or not re.fullmatch(r"[A-Za-z0-9._~@+:=,-]+", text)
-    if bad or text.startswith("-"):
-        raise UsageError(f"{text[:64]!r} is not a sprite's name", hint="see: thopters list")
-    return text
-
-
-def valid_new_name(text: str) -> str:
-    """Check the name of a sprite to be made: a DNS label, as the platform wants it."""
-    import re
-
-    if not re.fullmatch(rf"[a-z0-9]([a-z0-9-]{{0,{NAME_LENGTH - 2}}}[a-z0-9])?", text):
-        raise UsageError(
-            f"{text[:64]!r} can't be a sprite's name",
-            hint=f"use 1 to {NAME_LENGTH} of a-z, 0-9 and -, with a letter or digit at both ends",
-        )
-    return text
-
-
-def valid_checkpoint(text: str) -> str:
-    """Return a checkpoint's id in the platform's form: 3, v3 and checkpoints/v3 are the same."""
-    import re
-
-    text = text.removeprefix("checkpoints/")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text):
-        raise UsageError(
-            f"{text[:64]!r} is not a checkpoint's id", hint="see: thopters checkpoints NAME"
-        )
-    if text in ("Current", "active"):
-        raise UsageError(f"{text} stands for the present state, there is nothing to restore")
-    return "v" + text if text.isdigit() else text
-
-
-def add_name(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="the sprite")
-
-
-def add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON, an error too")
-
-
-def add_yes(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("--yes", action="store_true", help=f"{what} without asking")
+READY_LIMIT_S = 60.0
+READ_BACK_LIMIT_S = 30.0
+OLD_AFTER_S = 10.0  # how much earlier than our question a sprite was made that is not ours
+PAUSE_LIMIT_S = 120.0
+PAUSE_LOOK_EVERY_S = 1.0
 
 
 def each(
@@ -5751,7 +6380,803 @@ def finish(console: Console, done: str, results: list[Any], failed: list[Thopter
     return max((error.exit_code for error in failed), default=EXIT_OK)
 
 
-# setup
+def no_consent(doing: str) -> UsageError:
+    return UsageError(f"will not {doing} unasked, and there is no terminal to ask on",
+                      hint="say --yes if that is meant")  # fmt: skip
+
+
+def init_created(sprite: Sprite, config: Config | None, *, made: bool) -> dict[str, Any]:
+    """Put the keys in; whatever ends it, the sprite is kept, and it is said how to go on."""
+    was = "was created" if made else "exists"
+    keep = f"thopters init {sprite.name}; or remove it: thopters destroy {sprite.name}"
+    try:
+        with After(f"{sprite.name} {was}", f"put them in: {keep}"):
+            return init(sprite, config)
+    except ThoptersError:
+        raise
+    except BaseException:
+        sprite.console.note(
+            f"{sprite.name} {was}, but not all keys may be in it. Go on with: {keep}"
+        )
+        raise
+
+
+def already_exists(name: str) -> ExistsError:
+    return ExistsError(
+        f"there is a sprite {name} already",
+        hint=f"use it: thopters exec {name} -- COMMAND; or create it with --if-missing",
+    )
+
+
+def create_or_find(sprite: Sprite) -> tuple[SpriteInfo, bool]:
+    """Make a sprite that was absent; return it once the API has it, and whether we made it.
+
+    The API can answer 500, or nothing, and have made it all the same: so whenever that is
+    possible we look for it, and POST a second time only if it stays absent.
+    """
+    look = f"look again: thopters list --prefix {sprite.name}"
+    since = sprite.api.transport.server_date  # of the answer that it was absent
+    try:
+        found, why = post_and_look(sprite, since, again=False)
+        if found is None:
+            with After(f"{sprite.name} may have been created ({why})", look):
+                found, why = post_and_look(sprite, since, again=True)
+    except ThoptersError:
+        raise
+    except BaseException:
+        say_what_exists(sprite)
+        raise
+    if found is None:
+        raise NoAnswerError(
+            f"cannot create {sprite.name}: {why}", hint=f"it did not appear; {look}"
+        )
+    return found
+
+
+def post_and_look(
+    sprite: Sprite, since: datetime.datetime | None, *, again: bool
+) -> tuple[tuple[SpriteInfo, bool] | None, str]:
+    """Ask once for a sprite; None, and why, where none came of it that can be seen."""
+    try:
+        answer = sprite.api.create_sprite(sprite.name)
+        if failure_kind(answer) != AMBIGUOUS:
+            info, made = created_sprite(sprite, answer, again=again)
+            return (info, made and (not again or is_new(info, since))), ""
+        why = f"the API answered {answer.status}: {answer.reason()}"
+    except NoAnswerError as error:
+        why = error.message
+    sprite.console.detail(f"{why}; looking whether {sprite.name} exists now")
+    found = read_back(sprite, READ_BACK_LIMIT_S)
+    return (found, is_new(found, since)) if found else None, why
+
+
+def is_new(info: SpriteInfo, since: datetime.datetime | None) -> bool:
+    """Return whether a sprite was made after we began, by the server's clock, as far as it tells.
+
+    A GET misses one now and then: that it was not found at first is no proof.
+    """
+    made = parse_time(info.created_at)
+    return not made or not since or (since - made).total_seconds() < OLD_AFTER_S
+
+
+def created_sprite(sprite: Sprite, answer: Answer, *, again: bool) -> tuple[SpriteInfo, bool]:
+    """Return the sprite that a definite answer speaks of and whether we made it, or raise."""
+    if 200 <= answer.status < 300:
+        item = decode_json(answer)
+        info = SpriteInfo(item if isinstance(item, dict) else {})
+        told = info.name == sprite.name and info.url
+        info = info if told else expect_sprite(sprite)
+        sprite.console.redact.spare(sprite.name)
+        return info, True
+    words = ("exist", "taken", "already")  # 409 in practice; the documentation says 400
+    says_so = answer.status in (400, 422) and any(w in answer.reason().lower() for w in words)
+    if answer.status == 409 or says_so:
+        existing = read_back(sprite, 2.0)
+        if existing:
+            return existing, again  # absent before our first POST, so that one made it
+    sprite.api.refuse(answer, f"create {sprite.name}")
+
+
+def expect_sprite(sprite: Sprite) -> SpriteInfo:
+    """Return a sprite that the API says it has made; a GET can miss it for a moment."""
+    info = read_back(sprite, READ_BACK_LIMIT_S)
+    if info is None:
+        raise NoAnswerError(
+            f"the API says that it created {sprite.name}, but does not find it",
+            hint=f"look again: thopters list --prefix {sprite.name}",
+        )
+    return info
+
+
+def read_back(sprite: Sprite, limit_s: float) -> SpriteInfo | None:
+    """Look for a sprite until it is there or the time is up."""
+    end, wait = sprite.clock.monotonic() + limit_s, 0.2
+    while True:
+        try:
+            info = sprite.find()
+        except ThoptersError:
+            info = None
+        if info or sprite.clock.monotonic() + wait > end:
+            return info
+        sprite.clock.sleep(wait)
+        wait = min(2 * wait, 5.0)
+
+
+def say_what_exists(sprite: Sprite) -> None:
+    """Tell, after an interrupted create, what the API has; its absence now proves nothing."""
+    if read_back(sprite, 5.0):
+        sprite.console.note(
+            f"{sprite.name} was created; remove it with: thopters destroy {sprite.name}"
+        )
+    else:
+        sprite.console.note(
+            f"{sprite.name} is not there, but may still be on its way; see: thopters list"
+        )
+
+
+def get_ready(sprite: Sprite) -> None:
+    """Wait until a new sprite runs commands; whatever ends the wait, the sprite is kept."""
+    keep = f"thopters exec {sprite.name} -- COMMAND; or remove it: thopters destroy {sprite.name}"
+    try:
+        with After(f"{sprite.name} was created", f"it may only need time: {keep}"):
+            wait_until_ready(sprite, READY_LIMIT_S, [b"true"])
+    except ThoptersError:
+        raise
+    except BaseException:
+        sprite.console.note(
+            f"{sprite.name} was created; it is not known to be ready. Go on with: {keep}"
+        )
+        raise
+
+
+def resume(sprite: Sprite) -> dict[str, Any]:
+    """Wake a sprite by a command that does nothing: the platform has no call for it."""
+    before = sprite.require().status
+    started = sprite.clock.monotonic()
+    with sprite.console.working(f"waking {sprite.name}"):
+        wait_until_ready(sprite, WAKE_LIMIT_S, [b"true"])
+    seconds = round(sprite.clock.monotonic() - started, 2)
+    if not sprite.console.json:
+        was = "was running already, and answered" if before == "running" else f"was {before}, woke"
+        sprite.console.answer(f"{sprite.name} {clean(was)} in {seconds:.2f} s")
+    return {"name": sprite.name, "was": before or None, "seconds": seconds}
+
+
+class Keeper:
+    """What may keep a sprite awake: a session or a hold, and the words that describe it."""
+
+    __slots__ = ("about", "id", "kind", "session")
+
+    def __init__(
+        self, kind: str, identity: str, about: str, session: Session | None = None
+    ) -> None:
+        self.kind = kind
+        self.id = identity
+        self.about = about
+        self.session = session
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id} ({self.about})"
+
+
+class Pause:
+    """A sprite on its way to sleep: its status before, and what was ended for that."""
+
+    __slots__ = ("ended", "sprite", "was")
+
+    def __init__(self, sprite: Sprite, was: str) -> None:
+        self.sprite = sprite
+        self.was = was
+        self.ended: list[str] = []
+
+    @property
+    def name(self) -> str:
+        return self.sprite.name
+
+    def after(self) -> After:
+        return After(f"{', '.join(self.ended)} of {self.sprite.name} ended" if self.ended else "")
+
+
+def quieten(sprite: Sprite, *, force: bool) -> Pause:
+    """Look once at what keeps a sprite awake, and end it with the user's consent.
+
+    One that sleeps is left alone: a look inside would wake it.
+    """
+    pause = Pause(sprite, sprite.require().status)
+    if pause.was != "running":
+        return pause
+    with sprite.console.working(f"looking at what keeps {sprite.name} awake"):
+        keepers, unseen = find_keepers(sprite)
+    sprite.console.detail(unseen or "its holds were seen")
+    for keeper in keepers:
+        sprite.console.note(f"{sprite.name} may be kept awake by {keeper}")
+    if not keepers or not may_end(sprite, len(keepers), force=force):
+        return pause
+    if sprite.require().is_asleep():
+        return pause  # it has fallen asleep while the question stood there
+    with sprite.console.working(f"ending what keeps {sprite.name} awake"):
+        for keeper in keepers:
+            with pause.after():
+                end_keeper(sprite, keeper)
+            pause.ended.append(f"{keeper.kind} {keeper.id}")
+    return pause
+
+
+def find_keepers(sprite: Sprite) -> tuple[list[Keeper], str]:
+    """Return the sessions and holds of a sprite that is awake, and why no hold could be seen.
+
+    To look is activity itself.
+    """
+    found, now = [], sprite.api.now()
+    for session in sprite.list_sessions():
+        active = format_age(parse_time(session.last_activity), now)
+        about = f"{session.command or 'unknown'}, last active {active}"
+        about = f"terminal, {about}" if session.is_terminal else about
+        found.append(Keeper("session", session.id, about, session))
+    try:
+        for hold in list_holds(sprite):
+            until = format_time(parse_time(hold.expires_at))
+            found.append(Keeper("hold", hold.name, f"until {until}"))
+    except ThoptersError as error:
+        return found, error.message
+    return found, ""
+
+
+def may_end(sprite: Sprite, count: int, *, force: bool) -> bool:
+    """Return whether the user consents to end what runs in a sprite."""
+    if force:
+        return True
+    if not sprite.console.can_ask():
+        sprite.console.hint("--force ends what keeps it awake")
+        return False
+    what = "it" if count == 1 else f"all {count}"
+    if (
+        sprite.console.ask(f"End {what}, so that {sprite.name} can sleep? [y/N]").strip().lower()
+        in YES
+    ):
+        return True
+    raise UsageError(f"{sprite.name} was left as it is")
+
+
+def end_keeper(sprite: Sprite, keeper: Keeper) -> None:
+    if keeper.session is None:
+        release_hold(sprite, keeper.id)
+    elif not end_session(sprite, keeper.session):
+        raise ThoptersError(f"session {keeper.id} of {sprite.name} can't be ended: it still runs")
+
+
+def see_asleep(pause: Pause, args: argparse.Namespace, started: float) -> dict[str, Any]:
+    """Wait until a sprite sleeps, by looks that neither wake it nor count as activity."""
+    sprite, console = pause.sprite, pause.sprite.console
+    info = sprite.require()
+    with console.working(f"waiting for {sprite.name} to fall asleep"):
+        while not info.is_asleep() and not args.no_wait:
+            if sprite.clock.monotonic() - started >= args.timeout:
+                raise still_awake(sprite, info, args)
+            sprite.clock.sleep(PAUSE_LOOK_EVERY_S)
+            info = sprite.require()
+    seconds = round(sprite.clock.monotonic() - started, 1)
+    if not console.json:
+        console.answer(f"{sprite.name} {describe_pause(pause, info, seconds, args.no_wait)}")
+    return {
+        "name": sprite.name,
+        "was": pause.was or None,
+        "status": info.status or None,
+        "ended": pause.ended,
+        "seconds": seconds,
+    }
+
+
+def describe_pause(pause: Pause, info: SpriteInfo, seconds: float, no_wait: bool) -> str:
+    """Say how a pause came out. After a look inside, a status of sleep that was not waited for
+    may be an old one."""
+    woken = pause.was == "running" and no_wait
+    if woken or not info.is_asleep():
+        state = pause.was if woken else clean(info.state())
+        return f"is {state}; it falls asleep by itself when all is quiet"
+    if pause.was in ASLEEP:
+        return f"is asleep already ({info.status})"
+    return f"fell asleep after {seconds:.1f} s ({info.status})"
+
+
+def still_awake(sprite: Sprite, info: SpriteInfo, args: argparse.Namespace) -> TimedOutError:
+    """Return the error for a sprite that does not fall asleep, with what still keeps it awake."""
+    keepers: list[Keeper] = []
+    unseen = "it was not looked into"
+    if info.status == "running":
+        keepers, unseen = find_keepers(sprite)
+    reasons = [f"it may be kept awake by {keeper}" for keeper in keepers]
+    reasons += [unseen] if unseen else []
+    why = "; ".join(reasons) or "no session and no hold was found"
+    hint = f"end these: thopters pause {sprite.name} --force"
+    return TimedOutError(
+        f"{sprite.name} is still {info.state()} after {args.timeout:.0f} s: {why}",
+        hint=hint if keepers else "open connections, through its URL too, keep it awake",
+    )
+
+
+def take_checkpoint(sprite: Sprite, comment: str, known: Sequence[str] = ()) -> str:
+    """Make a checkpoint and return its id, which the platform tells in prose only.
+
+    `known` are the ids from before, where they have been looked at anyway.
+    """
+    started = sprite.clock.monotonic()
+    texts = follow(sprite, f"checkpointing {sprite.name}", sprite.create_checkpoint(comment))
+    return checkpoint_id(texts) or new_checkpoint(sprite, comment, known, started)
+
+
+def follow(sprite: Sprite, doing: str, words: Iterator[str]) -> list[str]:
+    """Show the platform's progress on stderr as it comes, and return it."""
+    texts = []
+    with sprite.console.working(doing):
+        for text in words:
+            texts.append(text)
+            safe = sprite.console.redact(text)  # as a whole, for it may be one of many lines
+            for line in filter(None, map(str.strip, safe.splitlines())):
+                if not sprite.console.json:
+                    sprite.console.note("  " + line)
+    return texts
+
+
+def checkpoint_id(texts: list[str]) -> str:
+    """Return the id in the platform's words: "  ID: v3", or "Checkpoint v3 created" at the end.
+
+    Only where such a line begins with them, and the last one: a comment may be among the words.
+    """
+    import re
+
+    lines = [line.strip() for text in texts for line in text.splitlines()]
+    for pattern in (r"ID:\s*(\S+)", r"Checkpoint\s+(\S+)\s+created\b.*"):
+        for line in reversed(lines):
+            found = re.fullmatch(pattern, line)
+            if found and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", found[1]):
+                return found[1]
+    return ""
+
+
+def new_checkpoint(sprite: Sprite, comment: str, known: Sequence[str], started: float) -> str:
+    """Return the one checkpoint that can have been made since `started`.
+
+    A list may lag behind, and comments repeat, so the age counts, by the server's clock alone. To
+    look at the ids beforehand would cost every checkpoint a request, and hardly one needs it.
+    """
+    with After(f"the checkpoint of {sprite.name} was made"):
+        found = sprite.list_checkpoints(include_auto=False)
+    oldest = sprite.clock.monotonic() - started + 1.0  # both stamps may lack a part of a second
+    new = []
+    for item in found:
+        made = parse_time(item.create_time)
+        is_young = made and (sprite.api.now() - made).total_seconds() <= oldest
+        if is_young and item.comment == comment and item.id not in known:
+            new.append(item.id)
+    if len(new) != 1:
+        raise NoAnswerError(
+            f"the checkpoint of {sprite.name} was made, but its id was not told",
+            hint=f"see: thopters checkpoints {sprite.name}",
+        )
+    return new[0]
+
+
+def warn_of_health(sprite: Sprite, checkpoint: Checkpoint) -> None:
+    if checkpoint.health:
+        sprite.console.warn(f"the platform says of checkpoint {checkpoint.id}: {checkpoint.health}")
+
+
+def require_checkpoint(sprite: Sprite, identity: str) -> list[str]:
+    """Return the ids of all checkpoints; NotFoundError if `identity` is none of them."""
+    found = sprite.list_checkpoints(include_auto=True)
+    known = [item.id for item in found]
+    for item in found:
+        if item.id == identity:
+            warn_of_health(sprite, item)
+    if identity not in known:
+        some = ", ".join(known[:5]) or "none at all"
+        raise NotFoundError(
+            f"{sprite.name} has no checkpoint {identity}",
+            hint=f"it has {some}: thopters checkpoints {sprite.name}",
+        )
+    return known
+
+
+MARKER_SCRIPT = b"[ ! -e ~/%s ] || exit %d"
+LOOK_FOR_KEYS = b"if [ -e ~/.thopters/env ]; then echo keys; fi"
+
+
+def renew_keys(
+    sprite: Sprite, identity: str, config: Config | None, *, had_keys: bool, done: str
+) -> dict[str, Any] | None:
+    """Put today's keys into a restored sprite, which has those of the checkpoint's day, or none.
+
+    None, and nothing done, where it had none before and has none now.
+    """
+    try:
+        with After(done):
+            if config is None or not config.exists:
+                if probe(sprite, b"[ ! -s ~/.thopters/env ] || echo keys"):
+                    sprite.console.warn(
+                        f"the keys in {sprite.name} are those of {identity}: "
+                        "there is no configuration to renew them"
+                    )
+                return None
+            if not had_keys and not probe(sprite, LOOK_FOR_KEYS):
+                return None
+            report = init(sprite, config)
+    except ThoptersError:
+        raise
+    except BaseException:
+        sprite.console.note(f"{sprite.name} was restored to {identity}, but may hold its old keys")
+        raise
+    sprite.console.note(f"today's keys were put into {sprite.name} again")
+    return report
+
+
+def restore(sprite: Sprite, identity: str, saved: str | None) -> bool:
+    """Restore and see it happen: a file of ours on the old disk has to be gone.
+
+    Returns whether the sprite had keys of ours before. The restore is asynchronous: after the
+    stream's end the old environment may still answer. Never sent twice.
+    """
+    marker = f".thopters-restore-{os.urandom(8).hex()}".encode()
+    undo = f"; the state before is checkpoint {saved}" if saved else ""
+    backup = f"; checkpoint {saved} holds the present state" if saved else ""
+    note = left = f"{sprite.name} was not restored{backup}"
+    try:
+        had_keys = bool(probe(sprite, b": > ~/" + marker + b" && " + LOOK_FOR_KEYS))
+        note = f"{sprite.name} may or may not be at {identity} now{undo}"
+        follow(sprite, f"restoring {sprite.name}", sprite.restore_checkpoint(identity))
+        with sprite.console.working(f"waiting for {sprite.name}"):
+            wait_until_ready(
+                sprite, WAKE_LIMIT_S, [b"bash", b"-c", MARKER_SCRIPT % (marker, NOT_YET)]
+            )
+    except BaseException as error:
+        if was_refused(error):
+            note = left
+        elif isinstance(error, NotReadyError) and error.answers:
+            note = f"{sprite.name} still shows the disk from before{undo}"
+        sprite.console.note(note)  # before another signal can come
+        remove_marker(sprite, marker)
+        raise
+    return had_keys
+
+
+def was_refused(error: BaseException) -> bool:
+    """Return whether an error stands for an answer by which nothing was done."""
+    refusal = error.__context__
+    if not isinstance(refusal, RefusedError):
+        return False
+    kind = failure_kind(refusal.answer)
+    return kind in (BUSY, STARTING) or (kind is None and 400 <= refusal.answer.status < 500)
+
+
+def remove_marker(sprite: Sprite, marker: bytes) -> None:
+    try:
+        run_quietly(
+            sprite,
+            [b"bash", b"-c", b"rm -f ~/" + marker],
+            limit_s=PROBE_LIMIT_S,
+            open_limit_s=PROBE_LIMIT_S,
+        )
+    except (ThoptersError, ExecLost):
+        sprite.console.detail(f"an empty file ~/{marker.decode()} may be left in {sprite.name}")
+
+
+def confirm_destroy(app: App, info: SpriteInfo) -> None:
+    facts = ", ".join(filter(None, (info.state(), info.url)))
+    app.console.note(f"{info.name} ({facts}) goes with all its files and checkpoints, for good.")
+    if app.console.ask(f"Type {info.name} to destroy it:") != info.name:
+        raise UsageError("that is not the name: nothing was destroyed")
+
+
+def destroy(sprite: Sprite) -> str:
+    """Delete a sprite and see it gone."""
+    with sprite.console.working(f"destroying {sprite.name}"):
+        sprite.delete()
+        end = sprite.clock.monotonic() + 10.0
+        with After(f"the API said that it deletes {sprite.name}"):
+            while sprite.find():
+                if sprite.clock.monotonic() > end:
+                    raise TimedOutError("it is still there after 10 s")
+                sprite.clock.sleep(0.3)
+    if not sprite.console.json:
+        sprite.console.answer(f"destroyed {sprite.name}")
+    return sprite.name
+
+
+# --- command line -----------------------------------------------------------------------
+
+
+class Argument:
+    """One argument of a command, in the words of argparse's add_argument.
+
+    The action "boolean" makes --X and --no-X of --X.
+    """
+
+    __slots__ = ("names", "options")
+
+    def __init__(self, *names: str, **options: Any) -> None:
+        self.names = names
+        self.options = options
+
+    def add_to(self, parser: argparse._ActionsContainer) -> None:
+        import argparse
+
+        options = dict(self.options)
+        if options.get("action") == "boolean":
+            options["action"] = argparse.BooleanOptionalAction
+        parser.add_argument(*self.names, **options)
+
+
+class OneOf:
+    """Options of which one at most may be given; just one if `required`."""
+
+    __slots__ = ("arguments", "required")
+
+    def __init__(self, *arguments: Argument, required: bool = False) -> None:
+        self.arguments = arguments
+        self.required = required
+
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        group = parser.add_mutually_exclusive_group(required=self.required)
+        for argument in self.arguments:
+            argument.add_to(group)
+
+
+class App:
+    """What a command works with; the API is made, and the token looked for, when first needed."""
+
+    def __init__(self, console: Console, environ: Mapping[str, str], clock: Clock) -> None:
+        self.console = console
+        self.environ = environ
+        self.clock = clock
+        self._api: SpritesApi | None = None
+        self._config: Config | None = None
+
+    @property
+    def config(self) -> Config:
+        if self._config is None:
+            self._config = Config(self.environ, self.console)
+        return self._config
+
+    def config_if_any(self) -> Config | None:
+        """Return the configuration, None where there can be none: without a home directory."""
+        try:
+            return self.config
+        except UsageError:
+            return None
+
+    def sprite(self, name: str) -> Sprite:
+        """Return the handle of a sprite by the name that the user gave."""
+        return Sprite(valid_name(name), self.console, self.clock, lambda: self.api)
+
+    def sprites(self, names: Sequence[str]) -> list[Sprite]:
+        """Return the handles of several, each once; every name is checked before any request."""
+        return [self.sprite(name) for name in dict.fromkeys(names)]
+
+    @property
+    def api(self) -> SpritesApi:
+        if self._api is None:
+            base = api_base(self.environ)
+            credential = find_credential(self.environ, base, self.console)
+            self.console.redact.add(credential.token)
+            with contextlib.suppress(ThoptersError):  # servers may say back what sprites hold
+                self.config_if_any()
+            self.console.detail(f"{base} with the token from {credential.source}")
+            transport = Transport(
+                base, credential, console=self.console, clock=self.clock, environ=self.environ
+            )
+            self._api = SpritesApi(transport)
+        return self._api
+
+
+class Command:
+    """Decorate a function to make it a command of the program.
+
+    `arguments` are shown in the help in this order; `examples` are true ones, a test runs them;
+    `own_failure` is the exit status of every failure of ours but wrong usage; with
+    `takes_command`, what follows `--` becomes `args.command`. The function returns the exit status.
+    """
+
+    run: Callable[[App, argparse.Namespace], int]
+
+    def __init__(
+        self,
+        name: str,
+        summary: str,
+        *arguments: Argument | OneOf,
+        examples: Sequence[str],
+        aliases: tuple[str, ...] = (),
+        own_failure: int | None = None,
+        takes_command: bool = False,
+    ) -> None:
+        self.name = name
+        self.summary = summary
+        self.arguments = arguments
+        self.examples = examples
+        self.aliases = aliases
+        self.own_failure = own_failure
+        self.takes_command = takes_command
+
+    def __call__(
+        self, run: Callable[[App, argparse.Namespace], int]
+    ) -> Callable[[App, argparse.Namespace], int]:
+        self.run = run
+        COMMANDS.append(self)
+        return run
+
+
+COMMANDS: list[Command] = []  # in the order of the help
+
+
+def command_row(command: Command) -> str:
+    return f"  {', '.join((command.name, *command.aliases)):<14}  {command.summary}"
+
+
+def help_on(words: list[str]) -> str:
+    """Return the help of a command, or a line for each command that begins with a word."""
+    family = [command for command in COMMANDS if command.name.split()[:-1] == words]
+    if words and family:
+        return "\n".join(["commands:", *map(command_row, family)])
+    command, count = find_command(words)
+    if len(words) > count:
+        raise UsageError(f"help explains one command, and {words[count][:64]!r} is left over")
+    return help_of(build_parser(command))
+
+
+def overview() -> str:
+    """Return the text of `thopters --help`; made without argparse, so it costs nothing."""
+    rows = "".join(command_row(command) + "\n" for command in COMMANDS)
+    return f"""\
+usage: thopters [-v] [--debug] COMMAND ...
+
+Long-lived, pausable development machines on Fly Sprites, from one file.
+
+commands:
+{rows}
+options, before or after the command:
+  -v, --verbose   say what was tried
+  --debug         one line per request: never a body, a header or a secret
+  -h, --help      this text; after a command, the command's
+  --version       in place of a command: the version of this program
+
+exit status:
+  0 done, 1 failed, 2 wrong usage or no consent, 3 no such sprite or checkpoint,
+  4 not authenticated, 5 exists already, 6 limit reached, 7 timed out,
+  127 on Windows the sprite program is needed for a shell;
+  exec, shell, attach: the command's own, and 255 with a message where it is not known
+
+examples:
+  thopters create dev
+  thopters exec dev -- git clone https://github.com/user/repo
+  thopters help exec"""
+
+
+def find_command(words: list[str]) -> tuple[Command, int]:
+    """Return the command that a command line begins with, and how many words name it."""
+    by_name = {name: command for command in COMMANDS for name in (command.name, *command.aliases)}
+    for count in (2, 1):
+        if (name := " ".join(words[:count])) in by_name and len(words) >= count:
+            return by_name[name], count
+    word = words[0]
+    followed = [name.split()[1] for name in by_name if name.startswith(word + " ")]
+    if followed and words[1:2] in (["-h"], ["--help"]):
+        raise HelpWanted(help_on([word]))
+    if followed:
+        raise UsageError(
+            f"{word} needs a second word: {', '.join(followed)}", hint=f"see: thopters help {word}"
+        )
+    import difflib
+
+    near = difflib.get_close_matches(word, by_name, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else "see: thopters --help"
+    raise UsageError(f"there is no command {word[:64]!r}", hint=hint)
+
+
+class HelpWanted(Exception):
+    """The user wants the help of a command, which the text is."""
+
+
+def help_of(parser: argparse.ArgumentParser) -> str:
+    return parser.format_help().rstrip("\n")
+
+
+def build_parser(command: Command) -> argparse.ArgumentParser:
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        color: bool
+
+        def print_help(self, file: object = None) -> NoReturn:
+            raise HelpWanted(help_of(self))  # its own way hides that it could not be written
+
+        def error(self, message: str) -> NoReturn:
+            raise UsageError(message, hint=f"see: thopters {command.name} --help")
+
+    parser = Parser(
+        prog=f"thopters {command.name}",
+        description=command.summary,
+        epilog="examples:\n" + "".join(f"  {line}\n" for line in command.examples),
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+            prog, max_help_position=28, width=90
+        ),
+        allow_abbrev=False,
+    )
+    parser.color = False  # since Python 3.14, where it would not ask us whether it may
+    for argument in command.arguments:
+        argument.add_to(parser)
+    parser.add_argument("-v", "--verbose", action="store_true", help="say what was tried")
+    parser.add_argument("--debug", action="store_true", help="one line per request")
+    return parser
+
+
+GLOBAL_OPTIONS = ("-v", "--verbose", "--debug")
+
+
+def parse(argv: list[str]) -> tuple[Command, argparse.Namespace]:
+    """Return the command and its arguments; what follows `--` is never looked at."""
+    before = 0
+    while before < len(argv) and argv[before] in GLOBAL_OPTIONS:
+        before += 1
+    if before == len(argv):
+        raise UsageError("a command is missing", hint="see: thopters --help")
+    if argv[before].startswith("-"):
+        raise UsageError(f"there is no option {argv[before][:64]!r}", hint="see: thopters --help")
+    command, count = find_command(argv[before:])
+    words = argv[:before] + argv[before + count :]
+    rest: list[str] = []
+    if command.takes_command and "--" in words:
+        # argparse's own treatment of `--` differs between versions of Python
+        split = words.index("--")
+        words, rest = words[:split], words[split + 1 :]
+        args = build_parser(command).parse_args(words)
+        if args.command:
+            raise UsageError(
+                "the command comes after --", hint=f"thopters {command.name} NAME -- COMMAND"
+            )
+        args.command = rest
+        return command, args
+    parser = build_parser(command)
+    if not command.takes_command:
+        # an option may stand anywhere; that way of argparse's makes nothing of `--`
+        parse_words = parser.parse_args if "--" in words else parser.parse_intermixed_args
+        return command, parse_words(words)
+    args, unknown = parser.parse_known_args(words)
+    stray = args.command or [word for word in unknown[:1] if not word.startswith("-")]
+    if stray:
+        import shlex
+        from collections import Counter
+
+        own = words[-1:]  # the shortest end that has all of them, options too
+        while len(own) < len(words) and Counter([*args.command, *unknown]) - Counter(own):
+            own = words[-len(own) - 1 :]
+        if own == words:  # argparse has split one of them
+            own = words[words.index(args.name) + 1 :]
+        fixed = f"thopters {command.name} {args.name} -- {shlex.join(own)}"
+        raise UsageError("put -- before the command", hint=fixed)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return command, args
+
+
+# --- commands ---------------------------------------------------------------------------
+
+NAME = Argument("name", metavar="NAME", help="the sprite")
+NAMES = Argument("names", metavar="NAME", nargs="+", help="the sprites")
+JSON = Argument("--json", action="store_true", help="print JSON, an error too")
+NATIVE = Argument(
+    "--native", action="store_true", help="do not use the sprite program where it is there"
+)
+HOLD_MAX = Argument(
+    "--hold-max", metavar="TIME", type=duration, help="but not longer than so (default 8h)"
+)
+
+
+def hold_option(text: str) -> Argument:
+    return Argument("--hold", action="boolean", default=None, help=text)
+
+
+def yes_option(what: str) -> Argument:
+    return Argument("--yes", action="store_true", help=f"{what} without asking")
+
 
 # What else setup asks for: words, section, key, and the variable of --from-env
 USUAL_SETTINGS = (
@@ -5762,20 +7187,11 @@ USUAL_SETTINGS = (
 GIT_DEFAULTS = {"user": "ThopterBot", "email": "thopterbot@telepath.computer"}
 
 
-def add_setup(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--from-env", action="store_true", help="take the values from environment variables"
-    )
-
-
 @Command(
     "setup",
     "store your keys and git identity, and check them",
-    add_setup,
-    [
-        "thopters setup",
-        "thopters setup --from-env",
-    ],
+    Argument("--from-env", action="store_true", help="take the values from environment variables"),
+    examples=("thopters setup", "thopters setup --from-env"),
 )
 def cmd_setup(app: App, args: argparse.Namespace) -> int:
     console = app.console
@@ -5973,23 +7389,12 @@ def check_github_token(app: App) -> bool:
     )
 
 
-# config
-
-
-def add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--path", action="store_true", help="print where the file is, no more")
-    add_json(parser)
-
-
 @Command(
     "config",
     "show what is configured, and where the token comes from",
-    add_config,
-    [
-        "thopters config",
-        "thopters config --path",
-        "thopters config --json",
-    ],
+    Argument("--path", action="store_true", help="print where the file is, no more"),
+    JSON,
+    examples=("thopters config", "thopters config --path", "thopters config --json"),
 )
 def cmd_config(app: App, args: argparse.Namespace) -> int:
     console = app.console
@@ -6033,182 +7438,41 @@ def token_source(app: App) -> tuple[str | None, str | None]:
     return found.source, found.org
 
 
-# create
-
-
-def add_create(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="a-z, 0-9 and -, at most 63")
-    parser.add_argument("--no-init", action="store_true", help="put no keys into it")
-    parser.add_argument("--if-missing", action="store_true", help="exit 0 if it exists already")
-    add_json(parser)
-
-
 @Command(
     "create",
     "make a sprite, wait until it runs commands, and put your keys in",
-    add_create,
-    [
+    Argument("name", metavar="NAME", help="a-z, 0-9 and -, at most 63"),
+    Argument("--no-init", action="store_true", help="put no keys into it"),
+    Argument("--if-missing", action="store_true", help="exit 0 if it exists already"),
+    JSON,
+    examples=(
         "thopters create dev",
         "thopters create issue-42 --if-missing",
         "thopters create scratch --no-init --json",
-    ],
+    ),
 )
 def cmd_create(app: App, args: argparse.Namespace) -> int:
-    name, started = valid_new_name(args.name), app.clock.monotonic()
+    sprite, started = app.sprite(valid_new_name(args.name)), app.clock.monotonic()
     config = None if args.no_init else app.config_if_any()  # what is wrong with it comes first
-    if len(name) > URL_NAME_LENGTH:
+    if len(sprite.name) > URL_NAME_LENGTH:
         app.console.warn(f"above {URL_NAME_LENGTH} characters the sprite's URL may not resolve")
-    with app.console.working(f"creating {name}"):
-        existing = app.api.get_sprite(name)
-        sprite, made = (existing, False) if existing else create_or_find(app, name)
+    with app.console.working(f"creating {sprite.name}"):
+        existing = sprite.find()
+        info, made = (existing, False) if existing else create_or_find(sprite)
         if not made and not args.if_missing:
-            raise already_exists(name)
+            raise already_exists(sprite.name)
         if made:
-            get_ready(app, name)
-    report = None if args.no_init else init_created(app, name, config, made=made)
+            get_ready(sprite)
+    report = None if args.no_init else init_created(sprite, config, made=made)
     seconds = app.clock.monotonic() - started
-    report_create(app, args, sprite, created=made, init=report, seconds=seconds)
+    report_create(app, args, info, created=made, init=report, seconds=seconds)
     return EXIT_OK
-
-
-def init_created(app: App, name: str, config: Config | None, *, made: bool) -> dict[str, Any]:
-    """Put the keys in; whatever ends it, the sprite is kept, and it is said how to go on."""
-    was = "was created" if made else "exists"
-    keep = f"thopters init {name}; or remove it: thopters destroy {name}"
-    try:
-        with After(f"{name} {was}", f"put them in: {keep}"):
-            return init(app, name, config)
-    except ThoptersError:
-        raise
-    except BaseException:
-        app.console.note(f"{name} {was}, but not all keys may be in it. Go on with: {keep}")
-        raise
-
-
-def already_exists(name: str) -> ExistsError:
-    return ExistsError(
-        f"there is a sprite {name} already",
-        hint=f"use it: thopters exec {name} -- COMMAND; or create it with --if-missing",
-    )
-
-
-def create_or_find(app: App, name: str) -> tuple[Sprite, bool]:
-    """Make a sprite that was absent; return it once the API has it, and whether we made it.
-
-    The API can answer 500, or nothing, and have made it all the same: so whenever that is
-    possible we look for it, and POST a second time only if it stays absent.
-    """
-    look = f"look again: thopters list --prefix {name}"
-    since = app.api.transport.server_date  # of the answer that it was absent
-    try:
-        found, why = post_and_look(app, name, since, again=False)
-        if found is None:
-            with After(f"{name} may have been created ({why})", look):
-                found, why = post_and_look(app, name, since, again=True)
-    except ThoptersError:
-        raise
-    except BaseException:
-        say_what_exists(app, name)
-        raise
-    if found is None:
-        raise NoAnswerError(f"cannot create {name}: {why}", hint=f"it did not appear; {look}")
-    return found
-
-
-def post_and_look(
-    app: App, name: str, since: datetime.datetime | None, *, again: bool
-) -> tuple[tuple[Sprite, bool] | None, str]:
-    """Ask once for a sprite; None, and why, where none came of it that can be seen."""
-    try:
-        answer = app.api.create_sprite(name)
-        if failure_kind(answer) != AMBIGUOUS:
-            sprite, made = created_sprite(app, name, answer, again=again)
-            return (sprite, made and (not again or is_new(sprite, since))), ""
-        why = f"the API answered {answer.status}: {answer.reason()}"
-    except NoAnswerError as error:
-        why = error.message
-    app.console.detail(f"{why}; looking whether {name} exists now")
-    found = read_back(app, name, READ_BACK_LIMIT_S)
-    return (found, is_new(found, since)) if found else None, why
-
-
-def is_new(sprite: Sprite, since: datetime.datetime | None) -> bool:
-    """Return whether a sprite was made after we began, by the server's clock, as far as it tells.
-
-    A GET misses one now and then: that it was not found at first is no proof.
-    """
-    made = parse_time(sprite.created_at)
-    return not made or not since or (since - made).total_seconds() < OLD_AFTER_S
-
-
-def created_sprite(app: App, name: str, answer: Answer, *, again: bool) -> tuple[Sprite, bool]:
-    """Return the sprite that a definite answer speaks of and whether we made it, or raise."""
-    if 200 <= answer.status < 300:
-        item = decode_json(answer)
-        sprite = Sprite(item if isinstance(item, dict) else {})
-        told = sprite.name == name and sprite.url
-        sprite = sprite if told else expect_sprite(app, name)
-        app.console.redact.spare(name)
-        return sprite, True
-    words = ("exist", "taken", "already")  # 409 in practice; the documentation says 400
-    says_so = answer.status in (400, 422) and any(w in answer.reason().lower() for w in words)
-    if answer.status == 409 or says_so:
-        existing = read_back(app, name, 2.0)
-        if existing:
-            return existing, again  # absent before our first POST, so that one made it
-    app.api.refuse(answer, f"create {name}")
-
-
-def expect_sprite(app: App, name: str) -> Sprite:
-    """Return a sprite that the API says it has made; a GET can miss it for a moment."""
-    sprite = read_back(app, name, READ_BACK_LIMIT_S)
-    if sprite is None:
-        raise NoAnswerError(
-            f"the API says that it created {name}, but does not find it",
-            hint=f"look again: thopters list --prefix {name}",
-        )
-    return sprite
-
-
-def read_back(app: App, name: str, limit_s: float) -> Sprite | None:
-    """Look for a sprite until it is there or the time is up."""
-    end, wait = app.clock.monotonic() + limit_s, 0.2
-    while True:
-        try:
-            sprite = app.api.get_sprite(name)
-        except ThoptersError:
-            sprite = None
-        if sprite or app.clock.monotonic() + wait > end:
-            return sprite
-        app.clock.sleep(wait)
-        wait = min(2 * wait, 5.0)
-
-
-def say_what_exists(app: App, name: str) -> None:
-    """Tell, after an interrupted create, what the API has; its absence now proves nothing."""
-    if read_back(app, name, 5.0):
-        app.console.note(f"{name} was created; remove it with: thopters destroy {name}")
-    else:
-        app.console.note(f"{name} is not there, but may still be on its way; see: thopters list")
-
-
-def get_ready(app: App, name: str) -> None:
-    """Wait until a new sprite runs commands; whatever ends the wait, the sprite is kept."""
-    keep = f"thopters exec {name} -- COMMAND; or remove it: thopters destroy {name}"
-    try:
-        with After(f"{name} was created", f"it may only need time: {keep}"):
-            wait_until_ready(app.api, name, READY_LIMIT_S, [b"true"])
-    except ThoptersError:
-        raise
-    except BaseException:
-        app.console.note(f"{name} was created; it is not known to be ready. Go on with: {keep}")
-        raise
 
 
 def report_create(
     app: App,
     args: argparse.Namespace,
-    sprite: Sprite,
+    info: SpriteInfo,
     *,
     created: bool,
     init: dict[str, Any] | None,
@@ -6217,108 +7481,43 @@ def report_create(
     console, verb = app.console, "created" if created else "exists"
     if args.json:
         fields = {"created": created, "init": init, "seconds": round(seconds, 3)}
-        console.answer_json({**sprite.to_json(), **fields})
+        console.answer_json({**info.to_json(), **fields})
         return
     if console.out_is_terminal:
-        console.answer(f"{verb} {clean(sprite.name)}  {clean(sprite.url)}  {seconds:.1f} s")
+        console.answer(f"{verb} {clean(info.name)}  {clean(info.url)}  {seconds:.1f} s")
     else:
-        console.answer(f"{clean(sprite.name)}\t{clean(sprite.url)}\t{seconds:.1f}")
-    console.hint(f"thopters shell {sprite.name}")
-
-
-# init
-
-
-def add_init(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", metavar="NAME", nargs="+", help="the sprites")
-    add_json(parser)
+        console.answer(f"{clean(info.name)}\t{clean(info.url)}\t{seconds:.1f}")
+    console.hint(f"thopters shell {info.name}")
 
 
 @Command(
     "init",
     "put the configured keys and git identity into sprites again",
-    add_init,
-    [
-        "thopters init dev",
-        "thopters init dev issue-42",
-    ],
+    NAMES,
+    JSON,
+    examples=("thopters init dev", "thopters init dev issue-42"),
 )
 def cmd_init(app: App, args: argparse.Namespace) -> int:
-    names = list(dict.fromkeys(map(valid_name, args.names)))
+    sprites = app.sprites(args.names)
     config = app.config_if_any()
     failed: list[ThoptersError] = []
 
-    def put_in(name: str) -> dict[str, Any]:
-        report = init(app, name, config)
+    def put_in(sprite: Sprite) -> dict[str, Any]:
+        report = init(sprite, config)
         if not args.json:
-            app.console.answer(f"{name}: {describe_init(config, report)}")
+            app.console.answer(f"{sprite.name}: {describe_init(config, report)}")
         return report
 
-    done = each(app.console, names, put_in, failed)
+    done = each(app.console, sprites, put_in, failed)
     return finish(app.console, "initialized", done, failed)
-
-
-def init(app: App, name: str, config: Config | None) -> dict[str, Any]:
-    """Put the keys into a sprite, warn of what is missing, and return what was done."""
-    warnings = missing_keys(config)
-    with app.console.working(f"putting the keys into {name}"):
-        warnings += init_sprite(app.api, name, config)
-    for text in warnings:
-        app.console.warn(text)
-    git = None
-    if config and (config.git_user or config.git_email):
-        git = {"user": config.git_user or None, "email": config.git_email or None}
-    return {
-        "name": name,
-        "variables": sorted(config.secrets) if config else [],
-        "git": git,
-        "warnings": warnings,
-    }
-
-
-def missing_keys(config: Config | None) -> list[str]:
-    """Return a warning for each thing that a sprite will lack; OPENAI_API_KEY is optional."""
-    if config is None or not config.exists:
-        return ["there is no configuration, so the sprite gets no keys; make one: thopters setup"]
-    missing = []
-    if "ANTHROPIC_API_KEY" not in config.secrets:
-        missing.append("ANTHROPIC_API_KEY is not configured: Claude Code will ask for a login")
-    if "GITHUB_PAT" not in config.secrets:
-        missing.append("GITHUB_PAT is not configured: git reaches no private repository")
-    if not config.git_user or not config.git_email:
-        missing.append(
-            "git's user and email are not configured: without its own, git will not commit"
-        )
-    return missing
-
-
-def describe_init(config: Config | None, report: dict[str, Any]) -> str:
-    if config is None or not config.exists:
-        return "there is no configuration, so what is in it stays"
-    git, variables = report["git"], ", ".join(report["variables"])
-    who = f"git as {git['user'] or '-'} <{git['email'] or '-'}>" if git else "no git identity"
-    return f"{variables or 'no variables'}; {who}"
-
-
-# list
-
-
-def add_list(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--prefix", metavar="P", help="only names that start with P (default: the config's)"
-    )
-    add_json(parser)
 
 
 @Command(
     "list",
     "show the sprites, without waking any",
-    add_list,
-    [
-        "thopters list",
-        "thopters ls --prefix issue-",
-        "thopters list --json",
-    ],
+    Argument("--prefix", metavar="P", help="only names that start with P (default: the config's)"),
+    JSON,
+    examples=("thopters list", "thopters ls --prefix issue-", "thopters list --json"),
     aliases=("ls",),
 )
 def cmd_list(app: App, args: argparse.Namespace) -> int:
@@ -6328,13 +7527,13 @@ def cmd_list(app: App, args: argparse.Namespace) -> int:
     with console.working("listing sprites"):
         listing = app.api.list_sprites(prefix)
         sprites = [complete(app, listing.sprites[name]) for name in sorted(listing.sprites)]
-    sprites = [sprite for sprite in sprites if sprite.name.startswith(prefix)]
+    sprites = [info for info in sprites if info.name.startswith(prefix)]
     if args.json:
         counts = {k: {"count": n, "limit": limit} for k, (n, limit) in listing.counts.items()}
         console.answer_json({"sprites": [s.to_json() for s in sprites], "counts": counts})
         return EXIT_OK
     if sprites:
-        rows = [sprite_row(app, sprite) for sprite in sprites]
+        rows = [sprite_row(app, info) for info in sprites]
         console.table(("Name", "Status", "Updated"), rows)
     else:
         named = f" whose names start with {prefix}" if prefix else ""
@@ -6344,339 +7543,119 @@ def cmd_list(app: App, args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def complete(app: App, sprite: Sprite) -> Sprite:
+def complete(app: App, info: SpriteInfo) -> SpriteInfo:
     """Ask for the rest where a list holds names only, as the documentation shows it."""
-    return sprite if sprite.status else app.api.get_sprite(sprite.name) or sprite
+    return info if info.status else app.api.sprite(info.name).find() or info
 
 
-def sprite_row(app: App, sprite: Sprite) -> tuple[str, str, str]:
-    state, updated = sprite.state(), parse_time(sprite.updated_at)
-    if app.console.verbose and state != sprite.status:
-        state += f" ({sprite.status})"
+def sprite_row(app: App, info: SpriteInfo) -> tuple[str, str, str]:
+    state, updated = info.state(), parse_time(info.updated_at)
+    if app.console.verbose and state != info.status:
+        state += f" ({info.status})"
     terminal = app.console.out_is_terminal
     age = format_age(updated, app.api.now()) if terminal else format_time(updated)
-    return sprite.name, state, age
+    return info.name, state, age
 
 
 def format_count(state: str, count: int, limit: int | None) -> str:
     return f"{count} {state}" + ("" if limit is None else f" of {limit}")
 
 
-# pause
-
-
-def add_pause(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", metavar="NAME", nargs="+", help="the sprites")
-    parser.add_argument(
-        "--force", action="store_true", help="end the sessions and holds that keep it awake"
-    )
-    parser.add_argument("--no-wait", action="store_true", help="do not wait until it sleeps")
-    parser.add_argument(
+@Command(
+    "pause",
+    "have sprites go to sleep, and see that they do",
+    NAMES,
+    Argument("--force", action="store_true", help="end the sessions and holds that keep it awake"),
+    Argument("--no-wait", action="store_true", help="do not wait until it sleeps"),
+    Argument(
         "--timeout",
         metavar="S",
         type=float,
         default=PAUSE_LIMIT_S,
         help=f"wait at most so many seconds (default {PAUSE_LIMIT_S:.0f})",
-    )
-    add_json(parser)
-
-
-@Command(
-    "pause",
-    "have sprites go to sleep, and see that they do",
-    add_pause,
-    [
+    ),
+    JSON,
+    examples=(
         "thopters pause dev",
         "thopters pause dev issue-42 --force",
         "thopters pause dev --no-wait",
-    ],
+    ),
 )
 def cmd_pause(app: App, args: argparse.Namespace) -> int:
-    names = list(dict.fromkeys(map(valid_name, args.names)))
+    sprites = app.sprites(args.names)
     if not 0 <= args.timeout < 1e9:
         raise UsageError("--timeout wants a number of seconds")
     failed: list[ThoptersError] = []
     # all are looked at first, so that they fall asleep together
-    pauses = each(app.console, names, lambda name: quieten(app, name, force=args.force), failed)
+    pauses = each(app.console, sprites, lambda sprite: quieten(sprite, force=args.force), failed)
     started = app.clock.monotonic()
 
     def wait(pause: Pause) -> dict[str, Any]:
         with pause.after():
-            return see_asleep(app, pause, args, started)
+            return see_asleep(pause, args, started)
 
     done = each(app.console, pauses, wait, failed)
     return finish(app.console, "paused", done, failed)
 
 
-class Keeper:
-    """What may keep a sprite awake: a session or a hold, and the words that describe it."""
-
-    __slots__ = ("about", "id", "kind", "session")
-
-    def __init__(
-        self, kind: str, identity: str, about: str, session: Session | None = None
-    ) -> None:
-        self.kind = kind
-        self.id = identity
-        self.about = about
-        self.session = session
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.id} ({self.about})"
-
-
-class Pause:
-    """A sprite on its way to sleep: its status before, and what was ended for that."""
-
-    __slots__ = ("ended", "name", "was")
-
-    def __init__(self, name: str, was: str) -> None:
-        self.name = name
-        self.was = was
-        self.ended: list[str] = []
-
-    def after(self) -> After:
-        return After(f"{', '.join(self.ended)} of {self.name} ended" if self.ended else "")
-
-
-def quieten(app: App, name: str, *, force: bool) -> Pause:
-    """Look once at what keeps a sprite awake, and end it with the user's consent.
-
-    One that sleeps is left alone: a look inside would wake it.
-    """
-    pause = Pause(name, app.api.require_sprite(name).status)
-    if pause.was != "running":
-        return pause
-    with app.console.working(f"looking at what keeps {name} awake"):
-        keepers, unseen = find_keepers(app, name)
-    app.console.detail(unseen or "its holds were seen")
-    for keeper in keepers:
-        app.console.note(f"{name} may be kept awake by {keeper}")
-    if not keepers or not may_end(app, name, len(keepers), force=force):
-        return pause
-    if app.api.require_sprite(name).is_asleep():
-        return pause  # it has fallen asleep while the question stood there
-    with app.console.working(f"ending what keeps {name} awake"):
-        for keeper in keepers:
-            with pause.after():
-                end_keeper(app.api, name, keeper)
-            pause.ended.append(f"{keeper.kind} {keeper.id}")
-    return pause
-
-
-def find_keepers(app: App, name: str) -> tuple[list[Keeper], str]:
-    """Return the sessions and holds of a sprite that is awake, and why no hold could be seen.
-
-    To look is activity itself.
-    """
-    found, now = [], app.api.now()
-    for session in app.api.list_sessions(name):
-        active = format_age(parse_time(session.last_activity), now)
-        about = f"{session.command or 'unknown'}, last active {active}"
-        about = f"terminal, {about}" if session.is_terminal else about
-        found.append(Keeper("session", session.id, about, session))
-    try:
-        for hold in list_holds(app.api, name):
-            until = format_time(parse_time(hold.expires_at))
-            found.append(Keeper("hold", hold.name, f"until {until}"))
-    except ThoptersError as error:
-        return found, error.message
-    return found, ""
-
-
-def may_end(app: App, name: str, count: int, *, force: bool) -> bool:
-    """Return whether the user consents to end what runs in a sprite."""
-    if force:
-        return True
-    if not app.console.can_ask():
-        app.console.hint("--force ends what keeps it awake")
-        return False
-    what = "it" if count == 1 else f"all {count}"
-    if app.console.ask(f"End {what}, so that {name} can sleep? [y/N]").strip().lower() in YES:
-        return True
-    raise UsageError(f"{name} was left as it is")
-
-
-def end_keeper(api: SpritesApi, name: str, keeper: Keeper) -> None:
-    if keeper.session is None:
-        release_hold(api, name, keeper.id)
-    elif not end_session(api, name, keeper.session):
-        raise ThoptersError(f"session {keeper.id} of {name} can't be ended: it still runs")
-
-
-def see_asleep(app: App, pause: Pause, args: argparse.Namespace, started: float) -> dict[str, Any]:
-    """Wait until a sprite sleeps, by looks that neither wake it nor count as activity."""
-    name, console = pause.name, app.console
-    sprite = app.api.require_sprite(name)
-    with console.working(f"waiting for {name} to fall asleep"):
-        while not sprite.is_asleep() and not args.no_wait:
-            if app.clock.monotonic() - started >= args.timeout:
-                raise still_awake(app, sprite, args)
-            app.clock.sleep(PAUSE_LOOK_EVERY_S)
-            sprite = app.api.require_sprite(name)
-    seconds = round(app.clock.monotonic() - started, 1)
-    if not console.json:
-        console.answer(f"{name} {describe_pause(pause, sprite, seconds, args.no_wait)}")
-    return {
-        "name": name,
-        "was": pause.was or None,
-        "status": sprite.status or None,
-        "ended": pause.ended,
-        "seconds": seconds,
-    }
-
-
-def describe_pause(pause: Pause, sprite: Sprite, seconds: float, no_wait: bool) -> str:
-    """Say how a pause came out. After a look inside, a status of sleep that was not waited for
-    may be an old one."""
-    woken = pause.was == "running" and no_wait
-    if woken or not sprite.is_asleep():
-        state = pause.was if woken else clean(sprite.state())
-        return f"is {state}; it falls asleep by itself when all is quiet"
-    if pause.was in ASLEEP:
-        return f"is asleep already ({sprite.status})"
-    return f"fell asleep after {seconds:.1f} s ({sprite.status})"
-
-
-def still_awake(app: App, sprite: Sprite, args: argparse.Namespace) -> TimedOutError:
-    """Return the error for a sprite that does not fall asleep, with what still keeps it awake."""
-    keepers: list[Keeper] = []
-    unseen = "it was not looked into"
-    if sprite.status == "running":
-        keepers, unseen = find_keepers(app, sprite.name)
-    reasons = [f"it may be kept awake by {keeper}" for keeper in keepers]
-    reasons += [unseen] if unseen else []
-    why = "; ".join(reasons) or "no session and no hold was found"
-    hint = f"end these: thopters pause {sprite.name} --force"
-    return TimedOutError(
-        f"{sprite.name} is still {sprite.state()} after {args.timeout:.0f} s: {why}",
-        hint=hint if keepers else "open connections, through its URL too, keep it awake",
-    )
-
-
-# resume
-
-
-def add_resume(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", metavar="NAME", nargs="+", help="the sprites")
-    add_json(parser)
-
-
 @Command(
     "resume",
     "wake sprites, and tell how long it took",
-    add_resume,
-    [
-        "thopters resume dev",
-        "thopters wake dev issue-42",
-    ],
+    NAMES,
+    JSON,
+    examples=("thopters resume dev", "thopters wake dev issue-42"),
     aliases=("wake",),
 )
 def cmd_resume(app: App, args: argparse.Namespace) -> int:
-    names = list(dict.fromkeys(map(valid_name, args.names)))
     failed: list[ThoptersError] = []
-    woken = each(app.console, names, lambda name: resume(app, name), failed)
+    woken = each(app.console, app.sprites(args.names), resume, failed)
     return finish(app.console, "resumed", woken, failed)
-
-
-def resume(app: App, name: str) -> dict[str, Any]:
-    """Wake a sprite by a command that does nothing: the platform has no call for it."""
-    before = app.api.require_sprite(name).status
-    started = app.clock.monotonic()
-    with app.console.working(f"waking {name}"):
-        wait_until_ready(app.api, name, WAKE_LIMIT_S, [b"true"])
-    seconds = round(app.clock.monotonic() - started, 2)
-    if not app.console.json:
-        was = "was running already, and answered" if before == "running" else f"was {before}, woke"
-        app.console.answer(f"{name} {clean(was)} in {seconds:.2f} s")
-    return {"name": name, "was": before or None, "seconds": seconds}
-
-
-# exec
-
-
-def add_exec(parser: argparse.ArgumentParser) -> None:
-    add_name(parser)
-    parser.add_argument("-i", "--interactive", action="store_true", help="forward our stdin")
-    terminal = parser.add_mutually_exclusive_group()
-    terminal.add_argument(
-        "-t", "--tty", action="store_true", default=None, help="give it a terminal"
-    )
-    terminal.add_argument(
-        "-T", "--no-tty", dest="tty", action="store_false", help="give it none, on a terminal too"
-    )
-    parser.add_argument("--dir", metavar="D", help="run it in this directory of the sprite")
-    parser.add_argument(
-        "--env",
-        metavar="K=V",
-        action="append",
-        default=[],
-        help="set a variable; K alone takes our own value",
-    )
-    parser.add_argument(
-        "--detach", action="store_true", help="start it on a terminal, print its session, leave"
-    )
-    add_hold(parser, "keep the sprite awake until it ends (default: while we are attached)")
-    parser.add_argument("command", metavar="CMD", nargs="*", help="the command, after --")
-
-
-def add_hold(parser: argparse.ArgumentParser, text: str) -> None:
-    parser.add_argument("--hold", action=argparse_boolean(), default=None, help=text)
-    parser.add_argument(
-        "--hold-max",
-        metavar="TIME",
-        type=duration,
-        help="but not longer than so (default 8h)",
-    )
-
-
-def longest_hold(args: argparse.Namespace, *, by_default: bool) -> int:
-    """Return how many seconds a command may keep its sprite awake, 0 for not at all."""
-    if args.hold or (args.hold is None and by_default):
-        return args.hold_max or HOLD_MAX_S
-    if args.hold_max:
-        raise UsageError("--hold-max does nothing without --hold")
-    return 0
-
-
-def argparse_boolean() -> Any:
-    """Return the action that makes --no-X of --X."""
-    import argparse
-
-    return argparse.BooleanOptionalAction
-
-
-def duration(text: str) -> int:
-    """Return the seconds of a hold: 90, 45s, 30m, 2h or 1h30m."""
-    import re
-
-    found = re.fullmatch(r"(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,9})s?)?", text)
-    parts = [int(part or 0) for part in found.groups()] if found else [0]
-    if not any(parts):
-        raise UsageError(f"{text[:64]!r} is no time", hint="use 90, 45s, 30m, 2h or 1h30m")
-    seconds = parts[0] * 3600 + parts[1] * 60 + parts[2]
-    if seconds < HOLD_LEAST_S:
-        raise UsageError(f"a hold can't be shorter than {HOLD_LEAST_S} s")
-    return seconds
 
 
 @Command(
     "exec",
     "run a command in a sprite; its exit status is ours",
-    add_exec,
-    [
+    NAME,
+    Argument("-i", "--interactive", action="store_true", help="forward our stdin"),
+    OneOf(
+        Argument("-t", "--tty", action="store_true", default=None, help="give it a terminal"),
+        Argument(
+            "-T",
+            "--no-tty",
+            dest="tty",
+            action="store_false",
+            help="give it none, on a terminal too",
+        ),
+    ),
+    Argument("--dir", metavar="D", help="run it in this directory of the sprite"),
+    Argument(
+        "--env",
+        metavar="K=V",
+        action="append",
+        default=[],
+        help="set a variable; K alone takes our own value",
+    ),
+    Argument(
+        "--detach", action="store_true", help="start it on a terminal, print its session, leave"
+    ),
+    hold_option("keep the sprite awake until it ends (default: while we are attached)"),
+    HOLD_MAX,
+    Argument("command", metavar="CMD", nargs="*", help="the command, after --"),
+    examples=(
         "thopters exec dev -- uname -a",
         "thopters exec dev --dir src --env CI=1 -- make test",
         "thopters exec dev -i -- tar xz < files.tar.gz",
         "thopters exec dev --detach --hold -- sh -c 'make test > log 2>&1'",
-    ],
+    ),
     own_failure=EXIT_STATUS_UNKNOWN,
     takes_command=True,
 )
 def cmd_exec(app: App, args: argparse.Namespace) -> int:
-    name = valid_name(args.name)
+    sprite = app.sprite(args.name)
     if not args.command:
-        raise UsageError("there is no command to run", hint=f"thopters exec {name} -- uname -a")
+        raise UsageError(
+            "there is no command to run", hint=f"thopters exec {sprite.name} -- uname -a"
+        )
     if args.detach and (args.interactive or args.tty is False):
         raise UsageError("--detach gives the command a terminal and no input of ours")
     hold_max_s = longest_hold(args, by_default=not args.detach)
@@ -6696,19 +7675,27 @@ def cmd_exec(app: App, args: argparse.Namespace) -> int:
         )
 
     if args.hold:
-        list_holds(app.api, name)  # an image without them is an error where one is asked for
+        list_holds(sprite)  # an image without them is an error where one is asked for
     if args.detach:
-        return start_detached(app, name, script(RUN))
+        return start_detached(sprite, script(RUN))
     sys.stdout.flush()
     if with_terminal:
-        return run_on_terminal(app, name, script(RUN), is_shell=False, stays=args.hold is None)
+        return run_on_terminal(sprite, script(RUN), is_shell=False, stays=args.hold is None)
     binary_streams()
     output = ExecOutput(lambda data: write_all(1, data), lambda data: write_all(2, data))
-    with app.console.working(f"waiting for {name}"):
-        session = open_exec(app.api, name, output)
-    session.keep_alive()
+    with app.console.working(f"waiting for {sprite.name}"):
+        session = open_exec(sprite, output)
     stdin = LocalInput() if args.interactive else None
-    return run_attached(app, name, session, script(session.runner), stdin)
+    return run_attached(sprite, session, script(session.runner), stdin)
+
+
+def longest_hold(args: argparse.Namespace, *, by_default: bool) -> int:
+    """Return how many seconds a command may keep its sprite awake, 0 for not at all."""
+    if args.hold or (args.hold is None and by_default):
+        return args.hold_max or HOLD_MAX_S
+    if args.hold_max:
+        raise UsageError("--hold-max does nothing without --hold")
+    return 0
 
 
 def wants_terminal(app: App, args: argparse.Namespace) -> bool:
@@ -6718,240 +7705,6 @@ def wants_terminal(app: App, args: argparse.Namespace) -> bool:
     ours = sys.stdin is not None and sys.stdin.isatty() and app.console.out_is_terminal
     ours = ours and os.name == "posix"
     return ours if args.tty is None else bool(args.tty)
-
-
-def terminal_variables(environ: Mapping[str, str]) -> list[tuple[str, bytes]]:
-    """Return what tells a remote program about our terminal."""
-    names = ("TERM", "COLORTERM", "LANG")
-    return [(name, os.fsencode(environ[name])) for name in names if environ.get(name)]
-
-
-def start_detached(app: App, name: str, script: bytes) -> int:
-    """Start a command that outlives this program, see it run, and print its session's id."""
-    shown = bytearray()
-    with app.console.working(f"starting it in {name}"):
-        session = open_terminal(app.api, name, shown.extend, script, DEFAULT_SIZE)
-        try:
-            status = session.start()
-        except ExecLost as lost:
-            raise lost_status(app, name, lost) from None
-        except BaseException:
-            if not session.script:
-                look = f"attach {name} {session.identity}"
-                look = look if session.identity else f"sessions {name}"
-                app.console.note(f"it may go on in {name}; look at it: thopters {look}")
-            raise
-        finally:
-            session.websocket.close()
-    if status:
-        write_all(2, bytes(shown))
-        app.console.note(f"it ended at once, with status {status}")
-        return status
-    if not session.identity:
-        raise ThoptersError(
-            f"it was started in {name}, but the platform does not tell its session's id",
-            hint=f"look for it: thopters sessions {name}",
-        )
-    app.console.answer(clean(session.identity))
-    if status == 0:
-        app.console.note("it has ended already, with status 0")
-    else:
-        app.console.hint(f"look at it: thopters attach {name} {session.identity}")
-    return EXIT_OK
-
-
-def run_on_terminal(
-    app: App, name: str, script: bytes, *, is_shell: bool, stays: bool = False
-) -> int:
-    """Run a command or a shell on a terminal to its end, over pauses of the sprite."""
-    terminal = LocalTerminal()
-
-    def start() -> TerminalSession:
-        with app.console.working(f"waiting for {name}"):
-            return open_terminal(app.api, name, terminal.show, script, terminal.size())
-
-    new_shell = script if is_shell else None
-    return stay_on_terminal(app, name, terminal, start, new_shell, stays=stays)
-
-
-def stay_on_terminal(
-    app: App,
-    name: str,
-    terminal: LocalTerminal,
-    start: Callable[[], TerminalSession],
-    new_shell: bytes | None,
-    *,
-    stays: bool,
-) -> int:
-    """Open a session by `start`, and stay with it; the terminal is put back whatever happens."""
-    try:
-        with terminal:
-            return follow_session(app, name, start(), terminal, new_shell, stays=stays)
-    except BaseException:
-        terminal.forget_keys()
-        raise
-    finally:
-        terminal.restore()
-
-
-def write_stdout(data: bytes | memoryview) -> None:
-    write_all(1, data)
-
-
-def say_between(console: Console, text: str) -> None:
-    """Say something between what a remote program has shown, on a line of its own."""
-    console.note("")
-    console.note(f"[{text}]")
-
-
-def follow_session(
-    app: App,
-    name: str,
-    session: TerminalSession,
-    terminal: LocalTerminal,
-    new_shell: bytes | None,
-    *,
-    stays: bool,
-) -> int:
-    """Stay with a session until it ends or the user leaves; attach again where it was lost.
-
-    `new_shell` is the script that starts another one where the session is gone; `stays` if the
-    session's hold may depend on our staying.
-    """
-    import contextlib
-
-    losses = 0  # in a row, each soon after it was attached
-    try:
-        while True:
-            began = app.clock.monotonic()
-            try:
-                session.keep_alive()
-                presence = Presence(app.api, name, session) if stays else contextlib.nullcontext()
-                with presence:
-                    return session.run(terminal)
-            except ExecLost as lost:
-                terminal.quiet()
-                session.websocket.close()
-                losses = losses + 1 if app.clock.monotonic() - began < SOON_S else 0
-                if losses > MOST_LOSSES:
-                    raise lost_status(app, name, lost) from None
-                app.clock.sleep(losses and 0.1 * 2**losses)
-                session = again(app, name, session, terminal, lost, new_shell)
-    except BaseException as left:
-        wanted = terminal.is_leave(left)
-        terminal.restore()
-        terminal.undo_modes()
-        if session.identity and not session.script:
-            back = f"thopters attach {name} {session.identity}"
-            sleeps = f", and {name} may sleep when all is quiet" if stays else ""
-            say_between(app.console, f"the session goes on{sleeps}; back to it: {back}")
-        if not wanted:
-            raise
-        return EXIT_OK
-    finally:
-        session.websocket.close()
-
-
-def again(
-    app: App,
-    name: str,
-    session: TerminalSession,
-    terminal: LocalTerminal,
-    lost: ExecLost,
-    new_shell: bytes | None,
-) -> TerminalSession:
-    """Attach to a session again after its connection was lost, or start another shell.
-
-    Detached where the user wants none. A sprite that sleeps is not woken before the user types:
-    nobody pays for an idle prompt.
-    """
-    keys = b""
-    if new_shell is None and not (session.identity and session.runs):
-        raise lost_status(app, name, lost)  # there is no way back
-    if session.typed and not terminal.is_terminal:
-        raise lost_status(app, name, lost)  # what was on its way is gone, and can't be typed again
-    if not fell_asleep(app, name, terminal, lost):
-        doubt = "; what was typed last may not have arrived" if session.is_behind() else ""
-        say_between(app.console, f"the connection was lost ({lost}){doubt}; attaching again")
-    elif not terminal.is_terminal:
-        raise lost_status(app, name, lost)
-    else:
-        say_between(app.console, f"{name} has paused; the next key wakes it, Ctrl-\\ leaves")
-        keys = terminal.wait_for_key()
-    found = None
-    if session.identity and session.runs:
-        found = attach_terminal(app.api, name, terminal.show, session.identity)
-    if found:
-        found.resize(*terminal.size())
-        if keys:
-            found.websocket.send(OP_BINARY, keys)
-        return found
-    gone = "has ended" if session.identity else "never told its id, so there is no way back"
-    session.identity = ""
-    if new_shell is None or not terminal.is_terminal:
-        raise lost_status(app, name, lost)
-    terminal.undo_modes()
-    say_between(app.console, f"the session {gone}; a key starts a new shell, Ctrl-\\ leaves")
-    terminal.wait_for_key()
-    return open_terminal(app.api, name, terminal.show, new_shell, terminal.size())
-
-
-def fell_asleep(app: App, name: str, terminal: LocalTerminal, lost: ExecLost) -> bool:
-    """Return whether the sprite sleeps; after a quiet time its status gets time to say so.
-
-    To attach would wake it, only to be lost again. A key means that the user wants it awake.
-    """
-    sprite = look_patiently(app, name, terminal)
-    end = app.clock.monotonic() + (STATUS_LAG_S if lost.quiet else 0)
-    while sprite and not sprite.is_asleep():
-        if app.clock.monotonic() >= end or terminal.has_keys(0.5):
-            return False
-        sprite = look_patiently(app, name, terminal)
-    return sprite is not None
-
-
-def look_patiently(app: App, name: str, terminal: LocalTerminal) -> Sprite | None:
-    """Return a sprite, None where there is none for us; an API that is out of reach gets its time.
-
-    So a network that changes ends no session, and wakes no sprite that has paused meanwhile.
-    """
-    end, said = app.clock.monotonic() + AWAY_LIMIT_S, False
-    while True:
-        try:
-            return app.api.require_sprite(name)
-        except (AuthError, NotFoundError):
-            return None
-        except ThoptersError as error:
-            if app.clock.monotonic() >= end:
-                return None
-            if not said:
-                way = ", Ctrl-\\ leaves" if terminal.is_terminal else ""
-                say_between(app.console, f"{error.message}; trying on{way}")
-            said = True
-            terminal.has_keys(1.0)
-
-
-def is_asleep(app: App, name: str) -> bool:
-    return state_of(app, name) == "hibernating"
-
-
-def state_of(app: App, name: str) -> str:
-    """Return a sprite's state in the user's words: "gone" if there is none, "" if none is told."""
-    try:
-        return app.api.require_sprite(name).state()
-    except NotFoundError:
-        return "gone"
-    except ThoptersError:
-        return ""
-
-
-def binary_streams() -> None:
-    """Keep Windows from translating line ends."""
-    if os.name == "nt":
-        import msvcrt
-
-        for fd in (0, 1, 2):
-            msvcrt.setmode(fd, os.O_BINARY)  # type: ignore[attr-defined]
 
 
 def parse_variable(text: str, environ: Mapping[str, str]) -> tuple[str, bytes]:
@@ -6968,165 +7721,67 @@ def parse_variable(text: str, environ: Mapping[str, str]) -> tuple[str, bytes]:
     return name, os.fsencode(value if given else environ[name])
 
 
-def run_attached(
-    app: App,
-    name: str,
-    session: ExecSession | PostExec,
-    script: bytes,
-    stdin: SocketInput | None,
-) -> int:
-    """Run the command to its end, passing signals on, and return its status."""
-    import signal
-
-    def pass_on(group: int, signum: int) -> None:
-        signal_group(app.api, name, group, signum)
-
-    try:
-        with SignalRelay(lambda: session.output.group, pass_on) as relay:
-            status = session.run(script, stdin)
-    except ExecLost as lost:
-        raise lost_status(app, name, lost) from None
-    except BaseException as error:  # a second signal, or nobody reads our output any more
-        broken = isinstance(error, (BrokenPipeError, OutputError))
-        group = session.output.group
-        if group and (broken or isinstance(error, Interrupted)):
-            pass_on(group, signal.SIGTERM if broken else signal.SIGKILL)
-        raise
-    finally:
-        session.close()
-    if relay.received and status == 128 + relay.received:
-        raise Interrupted(relay.received)
-    return status
-
-
-def lost_status(app: App, name: str, lost: ExecLost) -> StatusUnknownError:
-    """Say what is known of a command whose exit status never came."""
-    state = state_of(app, name)
-    why, hint = str(lost), f"see what it has done: thopters exec {name} -- ps aux"
-    if state == "gone":
-        why, hint = f"there is no sprite {name} any more", "see what there is: thopters list"
-    if not lost.started:
-        return StatusUnknownError(
-            f"the connection to {name} was lost before the command answered ({why}): it is not "
-            "known whether it has run; it was not run again",
-            hint=hint,
-        )
-    if state == "hibernating":
-        why = "the sprite has paused, as it does when a command is quiet for long"
-        hint = "it may go on when the sprite wakes; " + hint
-    return StatusUnknownError(
-        f"the command's exit status is unknown: the connection to {name} ended ({why}); "
-        "it was not run again",
-        hint=hint,
-    )
-
-
-# shell
-
-
-def add_shell(parser: argparse.ArgumentParser) -> None:
-    add_name(parser)
-    parser.add_argument(
-        "--native", action="store_true", help="do not use the sprite program where it is there"
-    )
-    add_hold(parser, "keep the sprite awake while it is open")
-
-
 @Command(
     "shell",
     "open a shell in a sprite",
-    add_shell,
-    [
-        "thopters shell dev",
-        "thopters console dev --native",
-    ],
+    NAME,
+    NATIVE,
+    hold_option("keep the sprite awake while it is open"),
+    HOLD_MAX,
+    examples=("thopters shell dev", "thopters console dev --native"),
     aliases=("console",),
     own_failure=EXIT_STATUS_UNKNOWN,
 )
 def cmd_shell(app: App, args: argparse.Namespace) -> int:
-    name = valid_name(args.name)
+    sprite = app.sprite(args.name)
     script = shell_script(app, longest_hold(args, by_default=False))
-    sprite = app.api.require_sprite(name)
-    command = None if args.native or args.hold else sprite_command(app, sprite)
+    info = sprite.require()
+    command = None if args.native or args.hold else sprite_command(app, info)
     if command is None:
-        return run_on_terminal(app, name, script, is_shell=True)
-    if sprite.status != "running":  # the program gives up on a sprite that wakes slowly
-        with app.console.working(f"waking {name}"):
-            wait_until_ready(app.api, name, WAKE_LIMIT_S, [b"true"])
+        return run_on_terminal(sprite, script, is_shell=True)
+    if info.status != "running":  # the program gives up on a sprite that wakes slowly
+        with app.console.working(f"waking {sprite.name}"):
+            wait_until_ready(sprite, WAKE_LIMIT_S, [b"true"])
     return become_sprite_program([*command, "console"], app.environ)
-
-
-def sprite_command(app: App, sprite: Sprite) -> list[str] | None:
-    """Return how to call the `sprite` program for a sprite; None where ours is to be used.
-
-    That is: wished by THOPTERS_NATIVE, no program, or one that would not reach this sprite.
-    """
-    path = find_sprite_program(app.environ)
-    if app.environ.get("THOPTERS_NATIVE") or path is None:
-        return None
-    try:
-        return [path, *sprite_options(app.api, sprite)]
-    except ThoptersError as error:
-        app.console.detail(f"{error.message}; it is not used")
-        return None
-
-
-def shell_script(app: App, hold_max_s: int) -> bytes:
-    return exec_script(
-        [b"bash", b"-l"],
-        env=terminal_variables(app.environ),
-        hold_max_s=hold_max_s,
-        runner=RUN_SHELL,
-        on_terminal=True,
-    )
-
-
-# proxy
-
-
-def add_proxy(parser: argparse.ArgumentParser) -> None:
-    add_name(parser)
-    parser.add_argument("ports", metavar="PORT", nargs="*", help="PORT, or LOCAL:REMOTE")
-    parser.add_argument(
-        "-W", dest="stdio", metavar="HOST:PORT", help="join stdin and stdout to it, as ssh wants it"
-    )
-    parser.add_argument(
-        "--native", action="store_true", help="do not use the sprite program where it is there"
-    )
 
 
 @Command(
     "proxy",
     "forward local ports to a sprite",
-    add_proxy,
-    [
+    NAME,
+    Argument("ports", metavar="PORT", nargs="*", help="PORT, or LOCAL:REMOTE"),
+    Argument(
+        "-W", dest="stdio", metavar="HOST:PORT", help="join stdin and stdout to it, as ssh wants it"
+    ),
+    NATIVE,
+    examples=(
         "thopters proxy dev 8080",
         "thopters proxy dev 3001:3000",
         "thopters proxy dev 3000 8080 --native",
-    ],
+    ),
 )
 def cmd_proxy(app: App, args: argparse.Namespace) -> int:
-    name = valid_name(args.name)
+    sprite = app.sprite(args.name)
     if args.stdio is not None:
         if args.ports:
             raise UsageError("-W takes the place of ports")
-        return join_stdio(app, name, *valid_address(args.stdio))
+        return join_stdio(sprite, *valid_address(args.stdio))
     if not args.ports:
-        raise UsageError("which ports?", hint=f"thopters proxy {name} 8080")
+        raise UsageError("which ports?", hint=f"thopters proxy {sprite.name} 8080")
     pairs = [valid_ports(text) for text in args.ports]
     local = [port for port, _ in pairs]
     twice = next((port for port in local if local.count(port) > 1), None)
     if twice:
         raise UsageError(f"local port {twice} is named twice")
-    forwarder = Forwarder(app.api, name)
+    forwarder = Forwarder(sprite)
     try:
         for pair in pairs:  # also where the program takes over: it only says that it can't
             forwarder.listen(*pair, local)
-        sprite = app.api.require_sprite(name)
-        command = None if args.native else sprite_command(app, sprite)
+        info = sprite.require()
+        command = None if args.native else sprite_command(app, info)
         if command is None:
             for here, there in pairs:
-                app.console.answer(f"localhost:{here} -> {name}:{there}")
+                app.console.answer(f"localhost:{here} -> {sprite.name}:{there}")
             app.console.flush()
             forwarder.serve()
     finally:
@@ -7134,234 +7789,51 @@ def cmd_proxy(app: App, args: argparse.Namespace) -> int:
     return become_sprite_program([*command, "proxy", *args.ports], app.environ)
 
 
-def join_stdio(app: App, name: str, host: str, port: int) -> int:
-    """Be the connection itself, for a program such as ssh that starts us for that."""
-    import signal
-
-    sys.stdout.flush()
-    binary_streams()
-    websocket = open_port(app.api, name, host, port)
-    try:
-        join(websocket, app.clock, LocalInput(), write_stdout)
-    except WebSocketLost as lost:
-        if lost.is_late:
-            raise NoAnswerError(
-                f"nothing came from {host}:{port} in {name} for {LINGER_S:.0f} s after the end of "
-                "the input, and the connection was not closed there",
-                hint="what was sent was taken; whether all of the answer came is not known",
-            ) from None
-        # a pause may look like an end, and it is cheap to know
-        if not lost.is_end or is_asleep(app, name):
-            raise NoAnswerError(f"the connection to {name} was lost: {lost}") from None
-        app.console.detail(f"the connection has ended: {lost}")
-    except Interrupted as interrupted:
-        if interrupted.signum != getattr(signal, "SIGHUP", 0):
-            raise  # a HUP is how ssh says that it is done with us
-    finally:
-        websocket.close()
-    return EXIT_OK
-
-
-def valid_address(text: str) -> tuple[str, int]:
-    """Return host and port of HOST:PORT, [HOST]:PORT or :PORT."""
-    import re
-
-    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*):([0-9]{1,5})", text)
-    if not found or not 1 <= int(found[2]) <= 65535:
-        raise UsageError(f"{text[:64]!r} is not HOST:PORT")
-    return found[1].strip("[]") or "localhost", int(found[2])
-
-
-def valid_ports(text: str) -> tuple[int, int]:
-    """Return the local and the remote port of 8080 or 3001:3000."""
-    import re
-
-    if re.fullmatch(r"[0-9]{1,5}(:[0-9]{1,5})?", text):
-        local, _, remote = text.partition(":")
-        ports = int(local), int(remote or local)
-        if all(1 <= port <= 65535 for port in ports):
-            return ports
-    raise UsageError(
-        f"{text[:64]!r} is no port", hint="use PORT or LOCAL:REMOTE, each from 1 to 65535"
-    )
-
-
-# cp
-
-
-def add_cp(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", metavar="SRC", nargs="+", help="PATH, or NAME:PATH in a sprite")
-    parser.add_argument("target", metavar="DST", help="likewise; one side is a sprite's")
-
-
 @Command(
     "cp",
     "copy files and directories into a sprite, or out of it",
-    add_cp,
-    [
+    Argument("paths", metavar="SRC", nargs="+", help="PATH, or NAME:PATH in a sprite"),
+    Argument("target", metavar="DST", help="likewise; one side is a sprite's"),
+    examples=(
         "thopters cp notes.txt src dev:work",
         "thopters cp dev:work/lines.txt .",
         "thopters cp dev:work/lines.txt - | wc -l",
-    ],
+    ),
 )
 def cmd_cp(app: App, args: argparse.Namespace) -> int:
     sources = [split_path(text) for text in args.paths]
     name, target = split_path(args.target)
     if name:
-        if any(sprite for sprite, _ in sources):
+        if any(info for info, _ in sources):
             hint = "copy to a local file in between; a local name with a colon is ./a:b"
             raise UsageError("both sides are in sprites", hint=hint)
-        return copy_in(app, [path for _, path in sources], name, os.fsencode(target or "."))
-    names = {sprite for sprite, _ in sources}
+        return copy_in(app.sprite(name), [path for _, path in sources], os.fsencode(target or "."))
+    names = {info for info, _ in sources}
     if len(names) != 1 or None in names:
         raise UsageError(
             "one side has to be in a sprite", hint="thopters cp PATH NAME:PATH, or the other way"
         )
-    return copy_out(app, str(names.pop()), [path or "." for _, path in sources], target)
-
-
-def split_path(text: str) -> tuple[str | None, str]:
-    """Return the sprite and the path of NAME:PATH; None for a local path, as ./a:b is one."""
-    name, colon, path = text.partition(":")
-    is_drive = os.name == "nt" and len(name) == 1
-    if not colon or not name or "/" in name or is_drive:
-        return None, text
-    return valid_name(name), path
-
-
-def copy_in(app: App, sources: list[str], name: str, target: bytes) -> int:
-    if "-" in sources:
-        if len(sources) > 1:
-            raise UsageError("- stands for one file, and can't be copied with others")
-        return copy_stdin(app, name, target)
-    for path in sources:
-        if not os.path.lexists(path):
-            raise ThoptersError(f"there is no {path}")
-    named = [(path, last_part(path)) for path in sources]
-    check_names([last for _, last in named])
-    if named[0][1] in ALL_IN_IT:
-        named = [(named[0][0], "")]
-    with app.console.working(f"copying to {name}"):
-        copy = upload(app.api, name, named, target)
-    return finish_copy(app, copy)
-
-
-class EndedInput(LocalInput):
-    """Our stdin, and behind its end a word: to be cut off does not look like that."""
-
-    def __init__(self, word: bytes) -> None:
-        super().__init__()
-        self._words = [word]
-
-    def read(self) -> bytes:
-        return super().read() or (self._words.pop() if self._words else b"")
-
-
-def copy_stdin(app: App, name: str, target: bytes) -> int:
-    word = random_word()
-    argv = [b"bash", b"-c", FILE_SCRIPT, b"thopters-cp", target, word, random_word()]
-    with app.console.working(f"copying to {name}"):
-        run_copy(app.api, name, argv, EndedInput(word), lambda data: None)
-    return EXIT_OK
-
-
-def copy_out(app: App, name: str, sources: list[str], target: str) -> int:
-    if target == "-":
-        if len(sources) > 1:
-            raise UsageError("- stands for one file")
-        sys.stdout.flush()
-        binary_streams()
-        # to cat, - is its stdin
-        argv = [b"cat", b"--", b"./-" if sources[0] == "-" else os.fsencode(sources[0])]
-        run_copy(app.api, name, argv, None, write_stdout)
-        return EXIT_OK
-    names = [last_part(path) for path in sources]
-    check_names(names)
-    into = os.path.isdir(target)
-    if not into and (len(sources) > 1 or not target or target.endswith("/")):
-        raise ThoptersError(f"{target or repr(target)} is not a directory")
-    if os.path.islink(target):
-        target = os.path.realpath(target)  # as cp does; the link stays
-    place = target if into else os.path.dirname(target) or "."
-    folder = os.path.join(place, f".thopters-cp.{random_word().decode()}")
-    try:
-        make_folder(folder)
-        with app.console.working(f"copying from {name}"):
-            copy = download(app.api, name, list(map(os.fsencode, sources)), folder, into=into)
-        top = os.path.join(folder, "t")
-        if names[0] in ALL_IN_IT:
-            found = moves(top, target)
-        else:
-            found = [
-                pair
-                for entry in os.listdir(top)
-                for pair in moves(
-                    os.path.join(top, entry), os.path.join(target, entry) if into else target
-                )
-            ]
-        with SignalsWait():
-            put_in_place(found)
-    finally:
-        remove_tree(folder)
-    return finish_copy(app, copy)
-
-
-def make_folder(folder: str) -> None:
-    try:
-        os.mkdir(folder, 0o700)
-    except OSError as error:
-        place = os.path.dirname(folder)
-        raise ThoptersError(f"cannot write to {place}: {error.strerror}") from None
-
-
-def last_part(path: str) -> str:
-    return os.path.basename(path.rstrip("/"))
-
-
-def check_names(names: list[str]) -> None:
-    """Raise UsageError where two sources would be one file."""
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise UsageError(f"two of the files would be {twice!r}")
-    if len(names) > 1 and set(names) & set(ALL_IN_IT):
-        raise UsageError("what is in a directory can't be copied with others")
-
-
-def finish_copy(app: App, copy: Copy) -> int:
-    """Say what was left out, which makes it a failure, as with cp, and what may be torn."""
-    if copy.has_changed:
-        app.console.warn("some files changed while they were read")
-    for member in copy.left_out:
-        app.console.warn(f"left out: {member}: a special file, or a link that leads outside")
-    return EXIT_FAILED if copy.left_out else EXIT_OK
-
-
-# sessions
-
-
-def add_sessions(parser: argparse.ArgumentParser) -> None:
-    add_name(parser)
-    add_json(parser)
+    return copy_out(app.sprite(str(names.pop())), [path or "." for _, path in sources], target)
 
 
 @Command(
     "sessions",
     "list the commands that run in a sprite, waking it",
-    add_sessions,
-    [
-        "thopters sessions dev",
-        "thopters sessions dev --json",
-    ],
+    NAME,
+    JSON,
+    examples=("thopters sessions dev", "thopters sessions dev --json"),
 )
 def cmd_sessions(app: App, args: argparse.Namespace) -> int:
-    name, console = valid_name(args.name), app.console
-    with console.working(f"listing the sessions of {name}"):
-        sessions = app.api.list_sessions(name)
+    sprite, console = app.sprite(args.name), app.console
+    with console.working(f"listing the sessions of {sprite.name}"):
+        sessions = sprite.list_sessions()
     if args.json:
-        console.answer_json({"name": name, "sessions": [item.to_json() for item in sessions]})
+        console.answer_json(
+            {"name": sprite.name, "sessions": [item.to_json() for item in sessions]}
+        )
         return EXIT_OK
     if not sessions:
-        console.note(f"no command runs in {name}")
+        console.note(f"no command runs in {sprite.name}")
         return EXIT_OK
     now = app.api.now()
     rows = []
@@ -7373,47 +7845,29 @@ def cmd_sessions(app: App, args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-# attach
-
-
-def add_attach(parser: argparse.ArgumentParser) -> None:
-    add_name(parser)
-    parser.add_argument("session", metavar="ID", nargs="?", help="without it: the newest one")
-
-
 @Command(
     "attach",
     "come back to a command that runs on a terminal; Ctrl-\\ leaves",
-    add_attach,
-    [
-        "thopters attach dev",
-        "thopters attach dev 1847",
-    ],
+    NAME,
+    Argument("session", metavar="ID", nargs="?", help="without it: the newest one"),
+    examples=("thopters attach dev", "thopters attach dev 1847"),
     own_failure=EXIT_STATUS_UNKNOWN,
 )
 def cmd_attach(app: App, args: argparse.Namespace) -> int:
-    name = valid_name(args.name)
+    sprite = app.sprite(args.name)
     given = None if args.session is None else valid_session(args.session)
-    identity = find_session(app, name, given).id
+    identity = find_session(sprite, given).id
     terminal = LocalTerminal(types_end=False)
 
     def attach() -> TerminalSession:
-        with app.console.working(f"attaching to session {identity} of {name}"):
-            session = attach_terminal(app.api, name, terminal.show, identity)
+        with app.console.working(f"attaching to session {identity} of {sprite.name}"):
+            session = attach_terminal(sprite, terminal.show, identity)
         if session is None:
-            raise unknown_session(name, identity)
+            raise unknown_session(sprite.name, identity)
         session.resize(*terminal.size())
         return session
 
-    return stay_on_terminal(app, name, terminal, attach, None, stays=True)
-
-
-def valid_session(text: str) -> str:
-    import re
-
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", text):
-        raise UsageError(f"{text[:64]!r} is not a session's id", hint="see: thopters sessions NAME")
-    return text
+    return stay_on_terminal(sprite, terminal, attach, None, stays=True)
 
 
 def unknown_session(name: str, identity: str) -> NotFoundError:
@@ -7423,552 +7877,258 @@ def unknown_session(name: str, identity: str) -> NotFoundError:
     )
 
 
-def find_session(app: App, name: str, identity: str | None) -> Session:
+def find_session(sprite: Sprite, identity: str | None) -> Session:
     """Return a session on a terminal; without its id the one that was started last."""
-    sessions = app.api.list_sessions(name)
+    sessions = sprite.list_sessions()
     if identity is not None:
         found = next((item for item in sessions if item.id == identity), None)
         if found is None:
-            raise unknown_session(name, identity)
+            raise unknown_session(sprite.name, identity)
         if not found.is_terminal:
             raise ThoptersError(
-                f"session {identity} of {name} has no terminal to attach to",
-                hint=f"end it: thopters kill {name} {identity}",
+                f"session {identity} of {sprite.name} has no terminal to attach to",
+                hint=f"end it: thopters kill {sprite.name} {identity}",
             )
         return found
     on_terminal = [item for item in sessions if item.is_terminal]
     if not on_terminal:
         raise NotFoundError(
-            f"no command runs on a terminal in {name}", hint=f"start one: thopters shell {name}"
+            f"no command runs on a terminal in {sprite.name}",
+            hint=f"start one: thopters shell {sprite.name}",
         )
     never = parse_time("0001-01-01T00:00:00Z")
     return max(on_terminal, key=lambda item: (parse_time(item.created) or never, item.id))
 
 
-# kill
-
-
-def add_kill(parser: argparse.ArgumentParser) -> None:
-    add_name(parser)
-    parser.add_argument("session", metavar="ID", help="as thopters sessions shows it")
-    parser.add_argument("--signal", metavar="S", help="TERM, INT, HUP, KILL, QUIT, USR1 or USR2")
-
-
 @Command(
     "kill",
     "end a command that runs in a sprite, and see it gone",
-    add_kill,
-    [
-        "thopters kill dev 1847",
-        "thopters kill dev 1847 --signal INT",
-    ],
+    NAME,
+    Argument("session", metavar="ID", help="as thopters sessions shows it"),
+    Argument("--signal", metavar="S", help="TERM, INT, HUP, KILL, QUIT, USR1 or USR2"),
+    examples=("thopters kill dev 1847", "thopters kill dev 1847 --signal INT"),
 )
 def cmd_kill(app: App, args: argparse.Namespace) -> int:
-    name, identity = valid_name(args.name), valid_session(args.session)
+    sprite, identity = app.sprite(args.name), valid_session(args.session)
     known = ("TERM", "INT", "HUP", "KILL", "QUIT", "USR1", "USR2")
     wanted = (args.signal or "").upper().removeprefix("SIG")
     if args.signal is not None and wanted not in known:
         raise UsageError(
             f"{args.signal[:64]!r} is no signal", hint=f"use one of {', '.join(known)}"
         )
-    with app.console.working(f"ending session {identity} of {name}"):
-        sessions = {item.id: item for item in app.api.list_sessions(name)}
+    with app.console.working(f"ending session {identity} of {sprite.name}"):
+        sessions = {item.id: item for item in sprite.list_sessions()}
         session = sessions.get(identity)
-        gone = session is None or end_session(app.api, name, session, wanted)
+        gone = session is None or end_session(sprite, session, wanted)
     if session is None:
-        app.console.answer(f"no session {identity} runs in {name}")
+        app.console.answer(f"no session {identity} runs in {sprite.name}")
     elif gone:
         app.console.answer(f"{identity} has ended")
     elif wanted:
         app.console.answer(f"{identity} got {wanted} and runs on")
     else:
-        raise ThoptersError(f"session {identity} of {name} can't be ended: it still runs")
+        raise ThoptersError(f"session {identity} of {sprite.name} can't be ended: it still runs")
     return EXIT_OK
-
-
-# hold
-
-
-def add_hold_command(parser: argparse.ArgumentParser) -> None:
-    add_name(parser)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--for", dest="time", metavar="TIME", type=duration, help="as 2h or 1h30m")
-    what.add_argument("--release", action="store_true", help="let it sleep again")
 
 
 @Command(
     "hold",
     "keep a sprite awake for a time, or let it sleep again",
-    add_hold_command,
-    [
-        "thopters hold dev --for 2h",
-        "thopters hold dev --release",
-    ],
+    NAME,
+    OneOf(
+        Argument("--for", dest="time", metavar="TIME", type=duration, help="as 2h or 1h30m"),
+        Argument("--release", action="store_true", help="let it sleep again"),
+        required=True,
+    ),
+    examples=("thopters hold dev --for 2h", "thopters hold dev --release"),
 )
 def cmd_hold(app: App, args: argparse.Namespace) -> int:
-    name, console = valid_name(args.name), app.console
+    sprite, console = app.sprite(args.name), app.console
     if args.release:
-        return release_holds(app, name)
-    with console.working(f"asking for a hold in {name}"):
-        list_holds(app.api, name)  # an error on an image without them
+        return release_holds(sprite)
+    with console.working(f"asking for a hold in {sprite.name}"):
+        list_holds(sprite)  # an error on an image without them
     token = os.urandom(8).hex()
     words = [b"bash", b"-c", KEEP_SCRIPT, b"thopters-hold", token.encode(), str(args.time).encode()]
     script = exec_script(words, hold_max_s=args.time, with_keys=False)
-    with console.working(f"holding {name}"):
-        session = open_outliving(app.api, name)
+    with console.working(f"holding {sprite.name}"):
+        session = open_outliving(sprite)
         try:
             ended = session.start(script, SILENCE_TIMEOUT_S)
             if ended is None:
-                with After(f"a hold of {name} was asked for"):
-                    ended = wait_for_hold(app, name, session)
+                with After(f"a hold of {sprite.name} was asked for"):
+                    ended = wait_for_hold(sprite, session)
         except BaseException as error:
-            console.note(f"{name} may be held all the same: thopters hold {name} --release")
+            console.note(
+                f"{sprite.name} may be held all the same: thopters hold {sprite.name} --release"
+            )
             if isinstance(error, ExecLost):
-                raise NoAnswerError(f"cannot tell whether {name} is held: {error}") from None
+                raise NoAnswerError(f"cannot tell whether {sprite.name} is held: {error}") from None
             raise
         finally:
             session.close()
         if ended is not None:
-            raise ThoptersError(f"cannot hold {name}: the command for it has ended")
-    console.answer(f"{name} stays awake for {args.time} s")
-    console.hint(f"let it sleep sooner: thopters hold {name} --release")
+            raise ThoptersError(f"cannot hold {sprite.name}: the command for it has ended")
+    console.answer(f"{sprite.name} stays awake for {args.time} s")
+    console.hint(f"let it sleep sooner: thopters hold {sprite.name} --release")
     return EXIT_OK
-
-
-# Keeps a command, and so its hold, until the time is up or another hold or a release comes
-KEEP_SCRIPT = (
-    UPTIME
-    + b"""\
-file=~/.thopters/hold mine="$1 thopters-$PPID"
-mkdir -p ~/.thopters && echo "$mine" > "$file" || exit
-uptime
-end=$((now + $2))
-while uptime && [ "$now" -lt "$end" ] && [ "$(cat "$file" 2> /dev/null)" = "$mine" ]; do
-  sleep 1
-done
-"""
-)
-# What has expired, or died, leaves its file; the id of its process may be another's by now
-RELEASE_SCRIPT = b"""\
-read -r token task < ~/.thopters/hold || exit 0
-rm -f ~/.thopters/hold || exit 1
-! grep -qsaF -f <(echo "$token") /proc/[0-9]*/cmdline || echo "$task"
-"""
-
-
-def wait_for_hold(app: App, name: str, session: ExecSession) -> int | None:
-    """Return once the hold is there, or the status of what has ended; TimedOutError after 10 s."""
-    end, task = app.clock.monotonic() + 10.0, f"thopters-{session.output.group}"
-    while task not in [hold.name for hold in list_holds(app.api, name)]:
-        ended = session.look()
-        if ended is not None:
-            return ended
-        if app.clock.monotonic() > end:
-            raise TimedOutError("it does not appear")
-        app.clock.sleep(0.3)
-    return None
-
-
-def release_holds(app: App, name: str) -> int:
-    """End the hold that was asked for by hand, and see it gone."""
-    end = app.clock.monotonic() + 15.0
-    list_holds(app.api, name)  # an error on an image without them
-    held = probe(app, name, RELEASE_SCRIPT).decode("ascii", "replace").strip()
-    told_to_end = After(f"the hold {held} of {name} was told to end")
-    with app.console.working(f"letting {name} sleep"), told_to_end:
-        while held and held in [hold.name for hold in list_holds(app.api, name)]:
-            if app.clock.monotonic() > end:
-                raise TimedOutError("it is still there")
-            app.clock.sleep(0.5)
-    app.console.answer(f"{name} {'may sleep again' if held else 'was not held by hand'}")
-    return EXIT_OK
-
-
-# checkpoint
-
-
-def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    add_name(parser)
-    parser.add_argument("--comment", metavar="C", default="", help="say what it holds")
-    add_json(parser)
 
 
 @Command(
     "checkpoint",
     "save the disk, to go back to",
-    add_checkpoint,
-    [
+    NAME,
+    Argument("--comment", metavar="C", default="", help="say what it holds"),
+    JSON,
+    examples=(
         'thopters checkpoint dev --comment "before the refactoring"',
         "id=$(thopters checkpoint dev)",
-    ],
+    ),
 )
 def cmd_checkpoint(app: App, args: argparse.Namespace) -> int:
-    name, started = valid_name(args.name), app.clock.monotonic()
-    identity = take_checkpoint(app, name, args.comment)
+    sprite, started = app.sprite(args.name), app.clock.monotonic()
+    identity = take_checkpoint(sprite, args.comment)
     seconds = app.clock.monotonic() - started
     if args.json:
-        fields = {"name": name, "id": identity, "comment": args.comment}
+        fields = {"name": sprite.name, "id": identity, "comment": args.comment}
         app.console.answer_json({**fields, "seconds": round(seconds, 3)})
         return EXIT_OK
     app.console.answer(clean(identity))
-    app.console.hint(f"go back to it: thopters restore {name} {identity} ({seconds:.1f} s)")
+    app.console.hint(f"go back to it: thopters restore {sprite.name} {identity} ({seconds:.1f} s)")
     return EXIT_OK
-
-
-def take_checkpoint(app: App, name: str, comment: str, known: Sequence[str] = ()) -> str:
-    """Make a checkpoint and return its id, which the platform tells in prose only.
-
-    `known` are the ids from before, where they have been looked at anyway.
-    """
-    started = app.clock.monotonic()
-    texts = follow(app, f"checkpointing {name}", app.api.create_checkpoint(name, comment))
-    return checkpoint_id(texts) or new_checkpoint(app, name, comment, known, started)
-
-
-def follow(app: App, doing: str, words: Iterator[str]) -> list[str]:
-    """Show the platform's progress on stderr as it comes, and return it."""
-    texts = []
-    with app.console.working(doing):
-        for text in words:
-            texts.append(text)
-            safe = app.console.redact(text)  # as a whole, for it may be one of many lines
-            for line in filter(None, map(str.strip, safe.splitlines())):
-                if not app.console.json:
-                    app.console.note("  " + line)
-    return texts
-
-
-def checkpoint_id(texts: list[str]) -> str:
-    """Return the id in the platform's words: "  ID: v3", or "Checkpoint v3 created" at the end.
-
-    Only where such a line begins with them, and the last one: a comment may be among the words.
-    """
-    import re
-
-    lines = [line.strip() for text in texts for line in text.splitlines()]
-    for pattern in (r"ID:\s*(\S+)", r"Checkpoint\s+(\S+)\s+created\b.*"):
-        for line in reversed(lines):
-            found = re.fullmatch(pattern, line)
-            if found and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", found[1]):
-                return found[1]
-    return ""
-
-
-def new_checkpoint(app: App, name: str, comment: str, known: Sequence[str], started: float) -> str:
-    """Return the one checkpoint that can have been made since `started`.
-
-    A list may lag behind, and comments repeat, so the age counts, by the server's clock alone. To
-    look at the ids beforehand would cost every checkpoint a request, and hardly one needs it.
-    """
-    with After(f"the checkpoint of {name} was made"):
-        found = app.api.list_checkpoints(name, include_auto=False)
-    oldest = app.clock.monotonic() - started + 1.0  # both stamps may lack a part of a second
-    new = []
-    for item in found:
-        made = parse_time(item.create_time)
-        is_young = made and (app.api.now() - made).total_seconds() <= oldest
-        if is_young and item.comment == comment and item.id not in known:
-            new.append(item.id)
-    if len(new) != 1:
-        raise NoAnswerError(
-            f"the checkpoint of {name} was made, but its id was not told",
-            hint=f"see: thopters checkpoints {name}",
-        )
-    return new[0]
-
-
-# checkpoints
-
-
-def add_checkpoints(parser: argparse.ArgumentParser) -> None:
-    add_name(parser)
-    parser.add_argument("--all", action="store_true", help="show automatic ones too")
-    add_json(parser)
 
 
 @Command(
     "checkpoints",
     "list the checkpoints of a sprite, newest first",
-    add_checkpoints,
-    [
-        "thopters checkpoints dev",
-        "thopters checkpoints dev --all --json",
-    ],
+    NAME,
+    Argument("--all", action="store_true", help="show automatic ones too"),
+    JSON,
+    examples=("thopters checkpoints dev", "thopters checkpoints dev --all --json"),
 )
 def cmd_checkpoints(app: App, args: argparse.Namespace) -> int:
-    name = valid_name(args.name)
-    with app.console.working(f"listing the checkpoints of {name}"):
-        found = app.api.list_checkpoints(name, include_auto=args.all)
-    show_checkpoints(app, name, found, as_json=args.json)
+    sprite = app.sprite(args.name)
+    with app.console.working(f"listing the checkpoints of {sprite.name}"):
+        found = sprite.list_checkpoints(include_auto=args.all)
+    show_checkpoints(sprite, found, as_json=args.json)
     return EXIT_OK
 
 
-def show_checkpoints(app: App, name: str, found: list[Checkpoint], *, as_json: bool) -> None:
+def show_checkpoints(sprite: Sprite, found: list[Checkpoint], *, as_json: bool) -> None:
     if as_json:
         items = [item.to_json() for item in found]
-        app.console.answer_json({"name": name, "checkpoints": items})
+        sprite.console.answer_json({"name": sprite.name, "checkpoints": items})
         return
     if not found:
-        app.console.note(f"{name} has no checkpoints; make one: thopters checkpoint {name}")
+        sprite.console.note(
+            f"{sprite.name} has no checkpoints; make one: thopters checkpoint {sprite.name}"
+        )
         return
-    now, terminal = app.api.now(), app.console.out_is_terminal
+    now, terminal = sprite.api.now(), sprite.console.out_is_terminal
     rows = []
     for item in found:
         made = parse_time(item.create_time)
         age = format_age(made, now) if terminal else format_time(made)
         rows.append((item.id, age, item.comment))
-    app.console.table(("ID", "Made", "Comment"), rows)
+    sprite.console.table(("ID", "Made", "Comment"), rows)
     for item in found:
-        warn_of_health(app, item)
-
-
-def warn_of_health(app: App, checkpoint: Checkpoint) -> None:
-    if checkpoint.health:
-        app.console.warn(f"the platform says of checkpoint {checkpoint.id}: {checkpoint.health}")
-
-
-# restore
-
-
-def add_restore(parser: argparse.ArgumentParser) -> None:
-    add_name(parser)
-    parser.add_argument("checkpoint", metavar="ID", nargs="?", help="without it: list them")
-    add_yes(parser, "restore")
-    parser.add_argument(
-        "--no-backup", action="store_true", help="take no checkpoint of the present first"
-    )
-    add_json(parser)
+        warn_of_health(sprite, item)
 
 
 @Command(
     "restore",
     "put the disk back to a checkpoint, after saving the present one",
-    add_restore,
-    [
+    NAME,
+    Argument("checkpoint", metavar="ID", nargs="?", help="without it: list them"),
+    yes_option("restore"),
+    Argument("--no-backup", action="store_true", help="take no checkpoint of the present first"),
+    JSON,
+    examples=(
         "thopters restore dev",
         "thopters restore dev v3",
         "thopters restore dev v3 --yes --no-backup",
-    ],
+    ),
 )
 def cmd_restore(app: App, args: argparse.Namespace) -> int:
-    name, started = valid_name(args.name), app.clock.monotonic()
+    sprite, started = app.sprite(args.name), app.clock.monotonic()
     if args.checkpoint is None:
-        found = app.api.list_checkpoints(name, include_auto=True)
-        show_checkpoints(app, name, found, as_json=args.json)
+        found = sprite.list_checkpoints(include_auto=True)
+        show_checkpoints(sprite, found, as_json=args.json)
         if found:
-            app.console.hint(f"choose one: thopters restore {name} {found[0].id}")
+            app.console.hint(f"choose one: thopters restore {sprite.name} {found[0].id}")
         return EXIT_OK
     identity = valid_checkpoint(args.checkpoint)
     if not args.yes and not app.console.can_ask():
-        raise no_consent(f"restore {identity} of {name}")
+        raise no_consent(f"restore {identity} of {sprite.name}")
     config = app.config_if_any()  # what is wrong with it comes first
-    known = require_checkpoint(app, name, identity)
+    known = require_checkpoint(sprite, identity)
     backup = "" if args.no_backup else f"before restore of {identity}"
     if not args.yes:
         lost = "the present state is lost" if args.no_backup else "a checkpoint is taken first"
-        question = f"Put the disk of {name} back to {identity}? Its programs end; {lost}. [y/N]"
+        question = (
+            f"Put the disk of {sprite.name} back to {identity}? Its programs end; {lost}. [y/N]"
+        )
         if app.console.ask(question).strip().lower() not in YES:
-            raise UsageError(f"{name} was left as it is")
-    saved = take_checkpoint(app, name, backup, known) if backup else None
+            raise UsageError(f"{sprite.name} was left as it is")
+    saved = take_checkpoint(sprite, backup, known) if backup else None
     with After(f"checkpoint {saved} of the present was made" if saved else ""):
-        had_keys = restore(app, name, identity, saved)
+        had_keys = restore(sprite, identity, saved)
     seconds = app.clock.monotonic() - started
     if not args.json:
-        app.console.answer(f"restored {name} to {identity} in {seconds:.1f} s")
+        app.console.answer(f"restored {sprite.name} to {identity} in {seconds:.1f} s")
         if saved:
-            app.console.hint(f"undo it: thopters restore {name} {saved}")
-    done = f"{name} was restored to {identity}"
+            app.console.hint(f"undo it: thopters restore {sprite.name} {saved}")
+    done = f"{sprite.name} was restored to {identity}"
     done += f" (checkpoint {saved} holds the state before)" if saved else ""
-    report = renew_keys(app, name, identity, config, had_keys=had_keys, done=done)
+    report = renew_keys(sprite, identity, config, had_keys=had_keys, done=done)
     if args.json:
-        fields = {"name": name, "restored": identity, "backup": saved, "init": report}
+        fields = {"name": sprite.name, "restored": identity, "backup": saved, "init": report}
         app.console.answer_json({**fields, "seconds": round(seconds, 3)})
     return EXIT_OK
-
-
-def no_consent(doing: str) -> UsageError:
-    return UsageError(f"will not {doing} unasked, and there is no terminal to ask on",
-                      hint="say --yes if that is meant")  # fmt: skip
-
-
-def require_checkpoint(app: App, name: str, identity: str) -> list[str]:
-    """Return the ids of all checkpoints; NotFoundError if `identity` is none of them."""
-    found = app.api.list_checkpoints(name, include_auto=True)
-    known = [item.id for item in found]
-    for item in found:
-        if item.id == identity:
-            warn_of_health(app, item)
-    if identity not in known:
-        some = ", ".join(known[:5]) or "none at all"
-        raise NotFoundError(
-            f"{name} has no checkpoint {identity}",
-            hint=f"it has {some}: thopters checkpoints {name}",
-        )
-    return known
-
-
-MARKER_SCRIPT = b"[ ! -e ~/%s ] || exit %d"
-LOOK_FOR_KEYS = b"if [ -e ~/.thopters/env ]; then echo keys; fi"
-
-
-def renew_keys(
-    app: App, name: str, identity: str, config: Config | None, *, had_keys: bool, done: str
-) -> dict[str, Any] | None:
-    """Put today's keys into a restored sprite, which has those of the checkpoint's day, or none.
-
-    None, and nothing done, where it had none before and has none now.
-    """
-    try:
-        with After(done):
-            if config is None or not config.exists:
-                if probe(app, name, b"[ ! -s ~/.thopters/env ] || echo keys"):
-                    app.console.warn(
-                        f"the keys in {name} are those of {identity}: "
-                        "there is no configuration to renew them"
-                    )
-                return None
-            if not had_keys and not probe(app, name, LOOK_FOR_KEYS):
-                return None
-            report = init(app, name, config)
-    except ThoptersError:
-        raise
-    except BaseException:
-        app.console.note(f"{name} was restored to {identity}, but may hold its old keys")
-        raise
-    app.console.note(f"today's keys were put into {name} again")
-    return report
-
-
-def restore(app: App, name: str, identity: str, saved: str | None) -> bool:
-    """Restore and see it happen: a file of ours on the old disk has to be gone.
-
-    Returns whether the sprite had keys of ours before. The restore is asynchronous: after the
-    stream's end the old environment may still answer. Never sent twice.
-    """
-    marker = f".thopters-restore-{os.urandom(8).hex()}".encode()
-    undo = f"; the state before is checkpoint {saved}" if saved else ""
-    backup = f"; checkpoint {saved} holds the present state" if saved else ""
-    note = left = f"{name} was not restored{backup}"
-    try:
-        had_keys = bool(probe(app, name, b": > ~/" + marker + b" && " + LOOK_FOR_KEYS))
-        note = f"{name} may or may not be at {identity} now{undo}"
-        follow(app, f"restoring {name}", app.api.restore_checkpoint(name, identity))
-        with app.console.working(f"waiting for {name}"):
-            wait_until_ready(
-                app.api, name, WAKE_LIMIT_S, [b"bash", b"-c", MARKER_SCRIPT % (marker, NOT_YET)]
-            )
-    except BaseException as error:
-        if was_refused(error):
-            note = left
-        elif isinstance(error, NotReadyError) and error.answers:
-            note = f"{name} still shows the disk from before{undo}"
-        app.console.note(note)  # before another signal can come
-        remove_marker(app, name, marker)
-        raise
-    return had_keys
-
-
-def was_refused(error: BaseException) -> bool:
-    """Return whether an error stands for an answer by which nothing was done."""
-    refusal = error.__context__
-    if not isinstance(refusal, RefusedError):
-        return False
-    kind = failure_kind(refusal.answer)
-    return kind in (BUSY, STARTING) or (kind is None and 400 <= refusal.answer.status < 500)
-
-
-def probe(app: App, name: str, script: bytes) -> bytes:
-    """Run a short script of ours in a sprite and return its stdout; an error unless it exits 0."""
-    with app.console.working(f"waiting for {name}"):
-        try:
-            status, out, _ = run_quietly(
-                app.api,
-                name,
-                [b"bash", b"-c", script],
-                limit_s=REQUEST_LIMIT_S,
-                open_limit_s=WAKE_LIMIT_S,
-            )
-        except ExecLost as lost:
-            raise ThoptersError(f"cannot run a command in {name}: {lost}") from None
-    if status:
-        raise ThoptersError(f"cannot write to the disk of {name}")
-    return out
-
-
-def remove_marker(app: App, name: str, marker: bytes) -> None:
-    try:
-        run_quietly(
-            app.api,
-            name,
-            [b"bash", b"-c", b"rm -f ~/" + marker],
-            limit_s=PROBE_LIMIT_S,
-            open_limit_s=PROBE_LIMIT_S,
-        )
-    except (ThoptersError, ExecLost):
-        app.console.detail(f"an empty file ~/{marker.decode()} may be left in {name}")
-
-
-# url
-
-
-def add_url(parser: argparse.ArgumentParser) -> None:
-    add_name(parser)
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument("--public", action="store_true", help="let anybody open it")
-    group.add_argument("--private", action="store_true", help="let only the org open it (default)")
-    add_json(parser)
 
 
 @Command(
     "url",
     "print the sprite's URL, or say who may open it",
-    add_url,
-    [
-        "thopters url dev",
-        "thopters url dev --public",
-        "thopters url dev --private",
-    ],
+    NAME,
+    OneOf(
+        Argument("--public", action="store_true", help="let anybody open it"),
+        Argument("--private", action="store_true", help="let only the org open it (default)"),
+    ),
+    JSON,
+    examples=("thopters url dev", "thopters url dev --public", "thopters url dev --private"),
 )
 def cmd_url(app: App, args: argparse.Namespace) -> int:
-    name, console = valid_name(args.name), app.console
+    sprite, console = app.sprite(args.name), app.console
     wanted = "public" if args.public else "sprite" if args.private else ""
-    with console.working(f"looking at {name}"):
-        sprite = app.api.require_sprite(name)
-        if wanted and sprite.auth != wanted:
-            sprite = app.api.update_url_auth(name, wanted)
-    if not sprite.url:
-        raise ThoptersError(f"the API tells no URL for {name}")
+    with console.working(f"looking at {sprite.name}"):
+        info = sprite.require()
+        if wanted and info.auth != wanted:
+            info = sprite.set_url_auth(wanted)
+    if not info.url:
+        raise ThoptersError(f"the API tells no URL for {sprite.name}")
     if args.json:
-        known = {"auth": sprite.auth or None, "private_access": sprite.private_access or None}
-        console.answer_json({"name": name, "url": sprite.url, **known})
+        known = {"auth": info.auth or None, "private_access": info.private_access or None}
+        console.answer_json({"name": sprite.name, "url": info.url, **known})
         return EXIT_OK
-    console.answer(clean(sprite.url))
+    console.answer(clean(info.url))
     if args.public:
         console.note(
-            f"anybody can now open what {name} serves; close it: thopters url {name} --private"
+            f"anybody can now open what {sprite.name} serves; "
+            f"close it: thopters url {sprite.name} --private"
         )
     elif args.private:
-        who = "admins" if sprite.private_access == "admins" else "members"
+        who = "admins" if info.private_access == "admins" else "members"
         console.note(f"only {who} of the org can open it now; a browser asks them to log in")
     return EXIT_OK
-
-
-# rename
-
-
-def add_rename(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("old", metavar="OLD", help="the sprite")
-    parser.add_argument("new", metavar="NEW", help="the name it should have")
 
 
 @Command(
     "rename",
     "say why a sprite keeps its name",
-    add_rename,
-    [
-        "thopters rename dev dev-2",
-        "thopters help rename",
-    ],
+    Argument("old", metavar="OLD", help="the sprite"),
+    Argument("new", metavar="NEW", help="the name it should have"),
+    examples=("thopters rename dev dev-2", "thopters help rename"),
 )
 def cmd_rename(app: App, args: argparse.Namespace) -> int:
     old, new = valid_name(args.old), valid_new_name(args.new)
@@ -7979,214 +8139,39 @@ def cmd_rename(app: App, args: argparse.Namespace) -> int:
     )
 
 
-# destroy
-
-
-def add_destroy(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", metavar="NAME", nargs="+", help="the sprites")
-    add_yes(parser, "destroy")
-    add_json(parser)
-
-
 @Command(
     "destroy",
     "delete sprites with everything in them",
-    add_destroy,
-    [
-        "thopters destroy dev",
-        "thopters destroy issue-42 issue-55 --yes",
-    ],
+    NAMES,
+    yes_option("destroy"),
+    JSON,
+    examples=("thopters destroy dev", "thopters destroy issue-42 issue-55 --yes"),
 )
 def cmd_destroy(app: App, args: argparse.Namespace) -> int:
-    names = list(dict.fromkeys(map(valid_name, args.names)))
+    sprites = app.sprites(args.names)
     if not args.yes and not app.console.can_ask():
-        raise no_consent("destroy " + ", ".join(names))
+        raise no_consent("destroy " + ", ".join(sprite.name for sprite in sprites))
     failed: list[ThoptersError] = []
-    found = each(app.console, names, app.api.require_sprite, failed)
+    found = each(app.console, sprites, lambda sprite: (sprite, sprite.require()), failed)
     if not args.yes:
-        for sprite in found:
-            confirm_destroy(app, sprite)
-    gone = each(
-        app.console, [sprite.name for sprite in found], lambda name: destroy(app, name), failed
-    )
+        for _, info in found:
+            confirm_destroy(app, info)
+    gone = each(app.console, [sprite for sprite, _ in found], destroy, failed)
     return finish(app.console, "destroyed", gone, failed)
-
-
-def confirm_destroy(app: App, sprite: Sprite) -> None:
-    facts = ", ".join(filter(None, (sprite.state(), sprite.url)))
-    app.console.note(f"{sprite.name} ({facts}) goes with all its files and checkpoints, for good.")
-    if app.console.ask(f"Type {sprite.name} to destroy it:") != sprite.name:
-        raise UsageError("that is not the name: nothing was destroyed")
-
-
-def destroy(app: App, name: str) -> str:
-    """Delete a sprite and see it gone."""
-    with app.console.working(f"destroying {name}"):
-        app.api.delete_sprite(name)
-        end = app.clock.monotonic() + 10.0
-        with After(f"the API said that it deletes {name}"):
-            while app.api.get_sprite(name):
-                if app.clock.monotonic() > end:
-                    raise TimedOutError("it is still there after 10 s")
-                app.clock.sleep(0.3)
-    if not app.console.json:
-        app.console.answer(f"destroyed {name}")
-    return name
-
-
-# help
-
-
-def add_help(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("topic", metavar="COMMAND", nargs="?", help="the command to explain")
 
 
 @Command(
     "help",
     "explain a command",
-    add_help,
-    [
-        "thopters help",
-        "thopters help exec",
-    ],
+    Argument("topic", metavar="COMMAND", nargs="*", help="the command to explain"),
+    examples=("thopters help", "thopters help exec"),
 )
 def cmd_help(app: App, args: argparse.Namespace) -> int:
-    if args.topic is None:
-        app.console.answer(overview())
-    else:
-        command = find_command(args.topic)
-        app.console.answer(help_of(build_parser(command)))
+    app.console.answer(help_on(args.topic) if args.topic else overview())
     return EXIT_OK
 
 
-# --- parser, main -----------------------------------------------------------------------
-
-
-def overview() -> str:
-    """Return the text of `thopters --help`; made without argparse, so it costs nothing."""
-    rows = "".join(
-        f"  {', '.join((command.name, *command.aliases)):<16}{command.summary}\n"
-        for command in COMMANDS
-    )
-    return f"""\
-usage: thopters [-v] [--debug] COMMAND ...
-
-Long-lived, pausable development machines on Fly Sprites, from one file.
-
-commands:
-{rows}
-options, before or after the command:
-  -v, --verbose   say what was tried
-  --debug         one line per request: never a body, a header or a secret
-  -h, --help      this text; after a command, the command's
-  --version       in place of a command: the version of this program
-
-exit status:
-  0 done, 1 failed, 2 wrong usage or no consent, 3 no such sprite or checkpoint,
-  4 not authenticated, 5 exists already, 6 limit reached, 7 timed out,
-  127 on Windows the sprite program is needed for a shell;
-  exec, shell, attach: the command's own, and 255 with a message where it is not known
-
-examples:
-  thopters create dev
-  thopters exec dev -- git clone https://github.com/user/repo
-  thopters help exec"""
-
-
-def find_command(word: str) -> Command:
-    by_word = {name: command for command in COMMANDS for name in (command.name, *command.aliases)}
-    if word in by_word:
-        return by_word[word]
-    import difflib
-
-    near = difflib.get_close_matches(word, by_word, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else "see: thopters --help"
-    raise UsageError(f"there is no command {word[:64]!r}", hint=hint)
-
-
-class HelpWanted(Exception):
-    """The user wants the help of a command, which the text is."""
-
-
-def help_of(parser: argparse.ArgumentParser) -> str:
-    return parser.format_help().rstrip("\n")
-
-
-def build_parser(command: Command) -> argparse.ArgumentParser:
-    import argparse
-
-    class Parser(argparse.ArgumentParser):
-        color: bool
-
-        def print_help(self, file: object = None) -> NoReturn:
-            raise HelpWanted(help_of(self))  # its own way hides that it could not be written
-
-        def error(self, message: str) -> NoReturn:
-            raise UsageError(message, hint=f"see: thopters {command.name} --help")
-
-    parser = Parser(
-        prog=f"thopters {command.name}",
-        description=command.summary,
-        epilog="examples:\n" + "".join(f"  {line}\n" for line in command.examples),
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
-            prog, max_help_position=28, width=90
-        ),
-        allow_abbrev=False,
-    )
-    parser.color = False  # since Python 3.14, where it would not ask us whether it may
-    command.add(parser)
-    parser.add_argument("-v", "--verbose", action="store_true", help="say what was tried")
-    parser.add_argument("--debug", action="store_true", help="one line per request")
-    return parser
-
-
-GLOBAL_OPTIONS = ("-v", "--verbose", "--debug")
-
-
-def parse(argv: list[str]) -> tuple[Command, argparse.Namespace]:
-    """Return the command and its arguments; what follows `--` is never looked at."""
-    before = 0
-    while before < len(argv) and argv[before] in GLOBAL_OPTIONS:
-        before += 1
-    if before == len(argv):
-        raise UsageError("a command is missing", hint="see: thopters --help")
-    if argv[before].startswith("-"):
-        raise UsageError(f"there is no option {argv[before][:64]!r}", hint="see: thopters --help")
-    command = find_command(argv[before])
-    words = argv[:before] + argv[before + 1 :]
-    rest: list[str] = []
-    if command.takes_command and "--" in words:
-        # argparse's own treatment of `--` differs between versions of Python
-        split = words.index("--")
-        words, rest = words[:split], words[split + 1 :]
-        args = build_parser(command).parse_args(words)
-        if args.command:
-            raise UsageError(
-                "the command comes after --", hint=f"thopters {command.name} NAME -- COMMAND"
-            )
-        args.command = rest
-        return command, args
-    parser = build_parser(command)
-    if not command.takes_command:
-        # an option may stand anywhere; that way of argparse's makes nothing of `--`
-        parse_words = parser.parse_args if "--" in words else parser.parse_intermixed_args
-        return command, parse_words(words)
-    args, unknown = parser.parse_known_args(words)
-    stray = args.command or [word for word in unknown[:1] if not word.startswith("-")]
-    if stray:
-        import shlex
-        from collections import Counter
-
-        own = words[-1:]  # the shortest end that has all of them, options too
-        while len(own) < len(words) and Counter([*args.command, *unknown]) - Counter(own):
-            own = words[-len(own) - 1 :]
-        if own == words:  # argparse has split one of them
-            own = words[words.index(args.name) + 1 :]
-        fixed = f"thopters {command.name} {args.name} -- {shlex.join(own)}"
-        raise UsageError("put -- before the command", hint=fixed)
-    if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    return command, args
+# --- main -------------------------------------------------------------------------------
 
 
 def run(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
@@ -8240,75 +8225,6 @@ def fail(
     return error.exit_code
 
 
-def die_of(signum: int) -> int:
-    """End as the signal ends a program, so that shells and loops see it and stop."""
-    import signal
-
-    if os.name == "posix":
-        signal.signal(signum, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signum])
-        os.kill(os.getpid(), signum)
-    return 128 + signum
-
-
-class StopSignals:
-    """Turns what asks us to stop into Interrupted; a signal that is ignored (nohup) stays so.
-
-    What comes within a second of the first is taken for the same wish, so that what has to be
-    cleaned up and said gets its time. Python drops an exception where it has nowhere to go, as in
-    a finaliser; then the signal is sent once more, and what ends before it came ends as by it.
-    One that comes just before a call that waits is noticed when that is interrupted, by a tick.
-    """
-
-    TICK_S = 1.0
-
-    def __init__(self) -> None:
-        self.dropped: int | None = None
-        self._came_at: float | None = None  # in seconds of the monotonic clock
-
-    def catch(self) -> None:
-        import signal
-
-        sys.unraisablehook = self._send_again
-        for number in stop_signals():
-            if signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, self._interrupt)
-        tick(self.TICK_S)
-
-    def _interrupt(self, signum: int, frame: FrameType | None) -> None:
-        import time
-
-        if self._came_at is None or time.monotonic() - self._came_at >= 1.0:
-            self._came_at, self.dropped = time.monotonic(), None
-            raise Interrupted(signum)
-
-    def _send_again(self, dropped: sys.UnraisableHookArgs) -> None:
-        if not isinstance(dropped.exc_value, Interrupted):
-            sys.__unraisablehook__(dropped)
-            return
-        import threading
-
-        self.dropped = dropped.exc_value.signum
-        threading.Timer(0.05, os.kill, (os.getpid(), self.dropped)).start()
-        self._came_at = None
-
-    def let_go(self) -> None:
-        """Let them end us again: all is done, and nothing is left to be said."""
-        import signal
-
-        tick(0)
-        for number in stop_signals():
-            if signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, signal.SIG_DFL)
-
-
-def find_interrupted(error: BaseException | None) -> Interrupted | None:
-    """Return what an error hides: a signal in the release of a lock makes it a RuntimeError."""
-    while error is not None and not isinstance(error, Interrupted):
-        error = error.__context__
-    return error
-
-
 def show_traceback(console: Console) -> None:
     """Print what went wrong, redacted; for THOPTERS_DEBUG."""
     import traceback
@@ -8317,71 +8233,9 @@ def show_traceback(console: Console) -> None:
         console.note(line)
 
 
-def replace_closed_streams() -> None:
-    """Have three standard streams, though whoever started us has closed one.
-
-    What is opened next would take its place, and be read and written as if it were the user's.
-    So stdin cannot be read, stdout cannot be written, and nobody sees what goes to stderr.
-    """
-    modes = {"stdin": os.O_WRONLY, "stdout": os.O_RDONLY, "stderr": os.O_WRONLY}
-    for fd, (name, flags) in enumerate(modes.items()):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, flags), True)  # the lowest number that is free
-        if getattr(sys, name) is None:
-            stream = open(fd, "r" if fd == 0 else "w", closefd=False)  # noqa: SIM115
-            setattr(sys, name, stream)
-
-
-def patient(stream: TextIO) -> TextIO:
-    """Return a stream to the same place that waits where it would block.
-
-    Whoever shares the place with us may want it so, as Node does. It is not for every stream: in
-    code that is not C, a signal can come between writing something and knowing that it is written.
-    """
-    import io
-
-    class Buffer(io.BufferedIOBase):
-        fileno, isatty = stream.fileno, stream.isatty
-
-        def writable(self) -> bool:
-            return True
-
-        def write(self, data: Any) -> int:
-            rest = memoryview(data)
-            while rest:
-                try:
-                    count = stream.buffer.write(rest) or 0  # None if there is no room at all
-                except BlockingIOError as full:
-                    count = full.characters_written
-                rest = rest[count:]
-                if rest:
-                    wait_for([], [self], None)
-            return len(data)
-
-        def flush(self) -> None:
-            while True:
-                try:
-                    return stream.buffer.flush()
-                except BlockingIOError:
-                    wait_for([], [self], None)
-
-    if os.name != "posix" or os.get_blocking(stream.fileno()):
-        return stream
-    by_line = bool(stream.line_buffering)
-    return io.TextIOWrapper(
-        Buffer(),
-        stream.encoding,
-        line_buffering=by_line,  # type: ignore[type-var]
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
-    import contextlib
     import gc
-    import signal
 
     gc.set_threshold(100_000)  # imports make much that lives and little garbage
 

@@ -288,7 +288,9 @@ def run_held(emulator: Emulator, script: str, *, hold_max_s: int = 100) -> int:
         emulator.url, credential, console=make_console(), clock=program.Clock(), environ={}
     )
     api = program.SpritesApi(transport)
-    session = program.open_exec(api, "dev", program.ExecOutput(lambda _: None, lambda _: None))
+    session = program.open_exec(
+        api.sprite("dev"), program.ExecOutput(lambda _: None, lambda _: None)
+    )
     try:
         words = [b"sh", b"-c", script.encode()]
         return session.run(program.exec_script(words, hold_max_s=hold_max_s), None)

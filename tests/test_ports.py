@@ -732,7 +732,7 @@ class Joined:
     def __init__(self, emulator: Emulator, port: int) -> None:
         environ = {"SPRITES_API_URL": emulator.url, "SPRITE_TOKEN": emulator.token}
         app = program.App(make_console(), environ, program.Clock())
-        self.websocket = program.open_port(app.api, "dev", "localhost", port)
+        self.websocket = program.open_port(app.sprite("dev"), "localhost", port)
         ours, self.client = socket.socketpair()
         self.client.settimeout(LIMIT_S)
         self.why = ""
@@ -870,7 +870,7 @@ def test_a_platform_that_is_gone_is_found_out(dev: Emulator, serve: Serve, join:
 
     wire.sock = Deaf(wire.sock)  # type: ignore[assignment]
     assert joined.client.recv(1) == b""
-    assert joined.end() == "nothing came any more"
+    assert joined.end() == "nothing was heard for 2 s"
 
 
 # --- stdin and stdout -------------------------------------------------------------------

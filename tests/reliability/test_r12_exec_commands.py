@@ -83,7 +83,7 @@ def ask(emulator: Emulator, tmp_path: Path) -> Iterator[Callable[..., tuple[int,
         api.websockets_refused = by_post
         words = [os.fsencode(word) for word in argv]
         return program.run_quietly(
-            api, "dev", words, limit_s=60, open_limit_s=60, statuses=range(256)
+            api.sprite("dev"), words, limit_s=60, open_limit_s=60, statuses=range(256)
         )
 
     yield run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import random
 import socket
 import subprocess
@@ -204,7 +205,6 @@ def test_r16_pings_go_out_while_the_reader_is_slow(
     server.start()
     output = program.ExecOutput(read_slowly, lambda data: None)
     session = program.ExecSession(websocket, clock, output)
-    session.keep_alive()
     assert session.run(b"true", None) == 0
     session.close()
     server.join()
@@ -260,9 +260,11 @@ def test_r19_nobody_waits_for_the_server_to_hang_up(emulator: Emulator, tmp_path
     environ = environ_for(emulator, str(tmp_path))
     console = program.Console(io.StringIO(), io.StringIO(), environ)
     api = program.App(console, environ, program.Clock()).api
-    program.run_quietly(api, "dev", [b"true"], limit_s=60, open_limit_s=60)  # starts its machine
+    program.run_quietly(
+        api.sprite("dev"), [b"true"], limit_s=60, open_limit_s=60
+    )  # starts its machine
     started = time.monotonic()
-    done = program.run_quietly(api, "dev", [b"true"], limit_s=60, open_limit_s=60)
+    done = program.run_quietly(api.sprite("dev"), [b"true"], limit_s=60, open_limit_s=60)
     assert time.monotonic() - started < 1.5
     assert done == (0, b"", b"")
 
@@ -360,6 +362,72 @@ def test_r19_the_program_gives_up_in_time(thopters: Thopters, emulator: Emulator
         done = thopters("exec", "dev", "--", "sh", "-c", "echo up; exec sleep 100")
         assert time.monotonic() - started < 10
         assert relay.connections[0].was_cut.is_set()
+    assert done.code == 255
+    assert "nothing was heard for" in done.err
+
+
+SWALLOWED = 340  # bytes of the answer that still come: the upgrade, and the command's first line
+
+
+@pytest.mark.parametrize("stdin", [b"", b"x" * 4000, None], ids=["empty", "some", "open"])
+def test_n14_a_silent_server_is_noticed_though_input_is_forwarded(
+    thopters: Thopters, emulator: Emulator, stdin: bytes | None
+) -> None:
+    shorten(thopters, DEAD_AFTER_S=0.5, PING_INTERVAL_S=0.1)
+    emulator.add_sprite("dev", status="running")
+    with Relay(int(emulator.url.rpartition(":")[2])) as relay:
+        relay.arm(Cut(connection=0, size=SWALLOWED, stay=True))
+        thopters.env["SPRITES_API_URL"] = relay.url
+        words = ("exec", "dev", "-i", "--", "sh", "-c", "echo up; exec sleep 100")
+        if stdin is None:
+            process = thopters.start(*words, stdin=subprocess.PIPE)
+            code, err = process.wait(30), process.stderr.read().decode()  # type: ignore[union-attr]
+        else:
+            done = thopters(*words, stdin=stdin, timeout=30)
+            code, err = done.code, done.err
+        assert relay.connections[0].was_cut.is_set()
+    assert code == 255
+    assert "nothing was heard for" in err
+
+
+@pytest.mark.parametrize("upward", [False, True], ids=["answers", "requests"])
+def test_n14_a_copy_to_a_silent_server_ends(
+    thopters: Thopters, emulator: Emulator, upward: bool
+) -> None:
+    """Its program always reads, so that no amount of input makes silence anything else."""
+    shorten(thopters, DEAD_AFTER_S=0.5, PING_INTERVAL_S=0.1, GLANCE_LIMIT_S=0.3)
+    emulator.add_sprite("dev", status="running")
+    (thopters.home / "file").write_bytes(os.urandom(3 << 20))
+    with Relay(int(emulator.url.rpartition(":")[2])) as relay:
+        relay.arm(Cut(connection=0, size=100_000 if upward else 300, upward=upward, stay=True))
+        thopters.env["SPRITES_API_URL"] = relay.url
+        done = thopters("cp", "file", "dev:file", timeout=30)
+        assert relay.connections[0].was_cut.is_set()
+    assert done.code == 1
+    assert "cannot tell whether all was copied: nothing was heard for" in done.err
+
+
+def test_n14_input_that_is_not_read_is_no_silence(thopters: Thopters, emulator: Emulator) -> None:
+    """A server that is stuck with our input answers no pings; it is there all the same."""
+    shorten(thopters, DEAD_AFTER_S=0.7, PING_INTERVAL_S=0.1)
+    emulator.add_sprite("dev", status="running")
+    size = 8 << 20
+    done = thopters("exec", "dev", "-i", "--", "sh", "-c", "sleep 3; wc -c", stdin=bytes(size))
+    assert (done.code, done.out.strip()) == (0, str(size))
+
+
+def test_n13_a_loss_on_a_dead_network_is_said_at_once(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    """The look that only words the message is tried once, and is short."""
+    shorten(thopters, DEAD_AFTER_S=0.5, PING_INTERVAL_S=0.1, GLANCE_LIMIT_S=0.3)
+    emulator.add_sprite("dev", status="running")
+    with Relay(int(emulator.url.rpartition(":")[2])) as relay:
+        relay.arm(Cut(connection=0, size=SWALLOWED, stay=True, lasting=True))
+        relay.later = Cut(connection=0, size=0, stay=True)
+        thopters.env["SPRITES_API_URL"] = relay.url
+        done = thopters("exec", "dev", "--", "sh", "-c", "echo up; exec sleep 100", timeout=20)
+        assert len(relay.connections) == 2
     assert done.code == 255
     assert "nothing was heard for" in done.err
 

@@ -295,7 +295,7 @@ def run_post(pieces: Iterable[bytes]) -> Outcome:
     """Run a command whose answer's body comes in `pieces`."""
     outcome = Outcome()
     api = program.SpritesApi(make_transport(FakeClock()))
-    session = program.PostExec(api, "dev", outcome.output(), 1.0)
+    session = program.PostExec(api.sprite("dev"), outcome.output(), 1.0)
     try:
         outcome.status = session._read(iter(pieces))
     except program.Garbled as garbled:

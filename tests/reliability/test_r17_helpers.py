@@ -190,14 +190,14 @@ def test_r17_an_attach_stays_below_the_apis_address_and_waits_for_the_list(
         console=make_console(), clock=clock, environ={},
     )  # fmt: skip
 
-    def refuse(api: object, name: str, target: str, limit_s: float) -> NoReturn:
+    def refuse(sprite: object, target: str, limit_s: float) -> NoReturn:
         asked.append(target)
         raise program.NotFoundError("no")
 
     monkeypatch.setattr(program, "open_sprite_socket", refuse)
     monkeypatch.setattr(program, "is_listed", lambda *_: True)
     with pytest.raises(program.ThoptersError, match="is listed, but can't be attached to"):
-        program.attach_terminal(program.SpritesApi(transport), "dev", lambda _: None, "12")
+        program.attach_terminal(program.SpritesApi(transport).sprite("dev"), lambda _: None, "12")
     path = "/sprites/v1/sprites/dev/exec"
     assert set(asked[:-1]) == {f"{path}/12"} and len(asked) > 5
     assert asked[-1] == f"{path}?id=12&tty=true&stdin=true"
@@ -205,7 +205,7 @@ def test_r17_an_attach_stays_below_the_apis_address_and_waits_for_the_list(
     listed = iter([True, False])
     monkeypatch.setattr(program, "is_listed", lambda *_: next(listed))
     api = program.SpritesApi(transport)
-    assert program.attach_terminal(api, "dev", lambda _: None, "12") is None
+    assert program.attach_terminal(api.sprite("dev"), lambda _: None, "12") is None
 
 
 def test_r17_a_session_that_a_404_denies_once_is_attached_to_again(

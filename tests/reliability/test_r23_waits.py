@@ -209,7 +209,7 @@ def test_r23_a_command_sent_by_post_has_its_answer_begin_within_the_limit(
         nobody = program.ExecOutput(lambda data: None, lambda data: None)
         started = time.monotonic()
         with pytest.raises((program.ExecLost, program.NotSentError)):
-            program.PostExec(api, "dev", nobody, 120.0).run(b"true", None)
+            program.PostExec(api.sprite("dev"), nobody, 120.0).run(b"true", None)
         tries = 4 if fault == MUTE[0] else 1  # without TLS nothing was sent
         assert tries * 0.35 <= time.monotonic() - started <= tries * 0.4 + SLACK_S
         assert server.accepted == tries
@@ -221,15 +221,8 @@ def test_r23_a_detached_command_begins_within_the_limit() -> None:
     class Pinging:
         """A connection on which nothing comes but pings."""
 
-        heard_at = 0.0
-        pong = b""
-
         def messages(self) -> list[tuple[int, bytes]]:
-            self.heard_at = clock.monotonic()
             return []
-
-        def silence(self) -> float:
-            return 0.0
 
         def wait(self, seconds: float) -> None:
             clock.sleep(seconds)
@@ -409,7 +402,7 @@ def exec_by_post(api: program.SpritesApi) -> None:
 
 
 def open_exec(api: program.SpritesApi) -> None:
-    program.run_quietly(api, "dev", [b"true"], limit_s=3600.0, open_limit_s=120.0)
+    program.run_quietly(api.sprite("dev"), [b"true"], limit_s=3600.0, open_limit_s=120.0)
 
 
 def drain(words: Iterator[str]) -> None:
@@ -422,18 +415,18 @@ WAKERS = ("opening exec", "GET of sessions")
 
 REQUESTS: dict[str, tuple[bool, Callable[[program.SpritesApi], object]]] = {
     # whether it may be sent again when it may have been carried out; and the request
-    "GET": (True, lambda api: api.get_sprite("dev")),
-    "PUT": (True, lambda api: api.update_url_auth("dev", "public")),
-    "DELETE": (True, lambda api: api.delete_sprite("dev")),
+    "GET": (True, lambda api: api.sprite("dev").find()),
+    "PUT": (True, lambda api: api.sprite("dev").set_url_auth("public")),
+    "DELETE": (True, lambda api: api.sprite("dev").delete()),
     "opening exec": (True, open_exec),
-    "GET of sessions": (True, lambda api: api.list_sessions("dev")),
+    "GET of sessions": (True, lambda api: api.sprite("dev").list_sessions()),
     "exec by POST": (False, exec_by_post),
     "POST of create": (
         False,
         lambda api: api.fetch_json(api.create_sprite("dev"), "create dev"),
     ),
-    "POST of checkpoint": (False, lambda api: drain(api.create_checkpoint("dev", "words"))),
-    "POST of restore": (False, lambda api: drain(api.restore_checkpoint("dev", "v1"))),
+    "POST of checkpoint": (False, lambda api: drain(api.sprite("dev").create_checkpoint("words"))),
+    "POST of restore": (False, lambda api: drain(api.sprite("dev").restore_checkpoint("v1"))),
 }
 
 
@@ -503,9 +496,9 @@ def test_r24_create_as_a_whole(monkeypatch: pytest.MonkeyPatch, failure: str) ->
     environ = {"SPRITES_API_URL": counted.server.url, "SPRITE_TOKEN": TOKEN, "HOME": "/nowhere"}
     app = program.App(make_console(), environ, counted.clock)
     app._api = counted.api
-    assert counted.api.get_sprite("dev") is None  # the first step of create
+    assert counted.api.sprite("dev").find() is None  # the first step of create
     with pytest.raises(program.ThoptersError):
-        program.create_or_find(app, "dev")
+        program.create_or_find(app.sprite("dev"))
     counted.close()
     methods = counted.server.methods()
     if counted.kind == program.NOT_SENT:

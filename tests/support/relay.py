@@ -108,6 +108,7 @@ class Relay:
         self.port = port
         self.connections: list[Connection] = []
         self._cut: Cut | None = None
+        self.later: Cut | None = None  # of the connections behind a lasting cut, if another
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self._stopping = False
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -152,6 +153,8 @@ class Relay:
             cut, number = self._cut, len(self.connections)
             if cut and not (number == cut.connection or (cut.lasting and number > cut.connection)):
                 cut = None
+            if cut and number > cut.connection:
+                cut = self.later or cut
             connection = Connection(client, server, cut)
             self.connections.append(connection)
             connection.start()

@@ -12,7 +12,7 @@ import thopters
 
 def test_no_help_is_coloured_by_python() -> None:
     """As it would be since 3.14, without a look at our settings."""
-    parser: Any = thopters.build_parser(thopters.find_command("exec"))
+    parser: Any = thopters.build_parser(thopters.find_command(["exec"])[0])
     assert parser.color is False
 
 

@@ -36,7 +36,7 @@ def test_what_a_local_side_sends_stays_behind_for_no_slow_reader_of_ours() -> No
         feeder.join()
         local.shutdown(socket.SHUT_WR)
         sending.join(30.0)
-        assert sender.ended and sender.sent == size
+        assert sender.ended and websocket.unread() == size
 
 
 def test_a_port_that_somebody_has_on_all_addresses_is_not_shared() -> None:
@@ -60,7 +60,7 @@ def test_a_client_that_is_gone_before_its_port_is_open_is_let_go(
 
     monkeypatch.setattr(thopters, "open_port", lambda *_: Opened())
     forwarder = thopters.Forwarder.__new__(thopters.Forwarder)
-    api: Any = None
-    forwarder.api, forwarder.name = api, "dev"
+    nobody: Any = None
+    forwarder.sprite = thopters.Sprite("dev", nobody, nobody, nobody)
     forwarder._forward(Reset(), 80)
     assert closed == [True]
