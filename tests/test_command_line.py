@@ -1,15 +1,133 @@
-"""Commands as declarations: what is made of them, and commands of two words.
+"""The command line and the program itself: help, words it does not know, streams, locales.
 
-The program has none of two words yet, so a child Python declares some before it runs it.
+The program has no commands of two words yet, so a child Python declares some before it runs it.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from support.program import ROOT
+from emulation import Emulator
+from support.program import ROOT, Thopters, both
+
+
+def test_options_may_stand_between_words(thopters: Thopters, emulator: Emulator) -> None:
+    emulator.add_sprite("dev", status="running").add_checkpoint("first")
+    assert thopters("restore", "dev", "--yes", "v1").code == 0
+    assert json.loads(thopters("url", "--json", "dev", "-v").out)["name"] == "dev"
+
+
+@pytest.mark.parametrize("words", [["ls"], ["ls", "-la", "a b"], ["-i", "ls", "-la"]])
+def test_a_command_without_its_mark_is_shown_with_it(thopters: Thopters, words: list[str]) -> None:
+    done = thopters("exec", "dev", *words)
+    own = words[words.index("ls") :]
+    assert (done.code, done.out) == (2, "")
+    assert f"hint: thopters exec dev -- {shlex.join(own)}\n" in done.err
+
+
+def test_errors_in_json(thopters: Thopters, emulator: Emulator) -> None:
+    done = thopters("url", "nope", "--json")
+    assert done.code == 3
+    assert json.loads(done.out)["error"]["code"] == "not_found"
+    done = thopters("list", "--json", "--nonsense")
+    assert done.code == 2
+    assert json.loads(done.out)["error"]["code"] == "usage"
+
+
+@both
+def test_version_and_help(thopters: Thopters) -> None:
+    for words in (["--debug", "--version"], ["-v", "--debug", "--help"]):
+        assert thopters(*words).out == thopters(words[-1]).out != ""
+    done = thopters("--version")
+    assert (done.code, done.err) == (0, "")
+    assert re.match(r"thopters \d+\.\d+\.\d+ \(Python 3\.\d+", done.out)
+    for words in ([], ["--help"], ["-h"], ["help"]):
+        done = thopters(*words)
+        assert done.code == 0
+        assert "usage: thopters" in done.out
+    for name in ("create", "ls", "exec", "restore"):
+        assert thopters("help", name).out == thopters(name, "--help").out
+        assert "examples:" in thopters("help", name).out
+
+
+def test_unknown_words(thopters: Thopters) -> None:
+    done = thopters("lst")
+    assert done.code == 2
+    assert "did you mean list?" in done.err or "did you mean ls?" in done.err
+    assert thopters("--frob").code == 2
+    assert thopters("list", "--frob").code == 2
+
+
+def test_debug_shows_requests_and_no_secret(thopters: Thopters, emulator: Emulator) -> None:
+    emulator.add_sprite("dev")
+    for words in (["--debug", "list", "--prefix", "d"], ["list", "--debug", "--prefix", "d"]):
+        done = thopters(*words)
+        assert "debug: GET /v1/sprites -> 200 in " in done.err
+        assert "prefix" not in done.err
+        assert emulator.token.rpartition("/")[2] not in done.err + done.out
+
+
+def test_closed_pipe_and_full_disk(thopters: Thopters, emulator: Emulator) -> None:
+    for number in range(40):
+        emulator.add_sprite(f"sprite-{number:03}")
+    program = " ".join(thopters.argv)
+    done = subprocess.run(
+        ["bash", "-c", f"{program} list | head -1; echo ${{PIPESTATUS[0]}}"],
+        env=thopters.env, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[0].startswith("sprite-000\t")
+    assert done.stdout.splitlines()[1] in ("0", "141")
+    assert "Traceback" not in done.stderr
+    if Path("/dev/full").exists():
+        with open("/dev/full", "wb") as full:
+            process = thopters.start("list", stdout=full)
+            _, err = process.communicate(timeout=30)
+        assert process.returncode == 1
+        assert b"thopters: error: cannot write the output: No space left" in err
+        assert b"Traceback" not in err
+
+
+@pytest.mark.parametrize("encoding", ["C", "POSIX", "C.UTF-8", "en_US.ISO-8859-1"])
+def test_any_locale(thopters: Thopters, emulator: Emulator, encoding: str) -> None:
+    emulator.add_sprite("dev", status="running").add_checkpoint("naïve ☃ \x1b[2J\u202e")
+    env = {"LC_ALL": encoding, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = thopters("checkpoints", "dev", env=env)
+    assert (done.code, done.err) == (0, "")
+    assert b"\x1b" not in done.out_bytes
+    assert done.out.split("\t")[2].endswith("\\x1b[2J\\u202e\n")
+
+
+@both
+def test_no_warnings_of_python(thopters: Thopters, emulator: Emulator) -> None:
+    thopters.argv[1:1] = ["-X", "dev", "-W", "error"]
+    emulator.personality.wake_503 = 0
+    for words in (
+        ["create", "dev"], ["list"], ["exec", "dev", "--", "true"], ["checkpoint", "dev"],
+        ["restore", "dev", "v1", "--yes"], ["destroy", "dev", "--yes"], ["url", "nope"],
+    ):  # fmt: skip
+        done = thopters(*words)
+        assert "Warning" not in done.err, done
+        assert done.code in (0, 3)
+
+
+def test_nothing_is_written_at_home(thopters: Thopters, emulator: Emulator) -> None:
+    emulator.add_sprite("dev")
+    before = sorted(os.listdir(thopters.home))
+    for words in (["list"], ["exec", "dev", "--", "true"], ["checkpoint", "dev"]):
+        assert thopters(*words).code == 0
+    assert sorted(os.listdir(thopters.home)) == before
+    assert emulator.journal.oddities == []
+
+
+# commands of two words
+
 
 DECLARED = """\
 import sys

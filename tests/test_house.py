@@ -11,6 +11,8 @@ from support.program import ROOT
 
 import thopters
 
+TESTS = ROOT / "tests"
+
 
 def test_a_room_of_the_module_uses_only_rooms_above_it() -> None:
     source = (ROOT / "thopters.py").read_text()
@@ -49,3 +51,26 @@ def test_the_value_of_a_secret_is_asked_for_in_four_places() -> None:
         "secret_forms(secret",
         "self.credential.token",
     ]
+
+
+def test_no_test_module_imports_another() -> None:
+    """What two of them need stands in support, or is a fixture in conftest.py."""
+    for path in TESTS.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            modules = []
+            if isinstance(node, ast.Import):
+                modules = [name.name for name in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                modules = [node.module or "", *(name.name for name in node.names)]
+            words = {word for module in modules for word in module.split(".")}
+            wrong = [w for w in words if w.startswith("test_") or w == "conftest"]
+            assert not wrong, f"{path.relative_to(TESTS)} imports {', '.join(wrong)}"
+
+
+def test_the_tables_of_the_tests_name_every_test_module_and_no_other() -> None:
+    named = set()
+    for readme in (TESTS / "README.md", TESTS / "reliability" / "README.md"):
+        named |= set(re.findall(r"`(?:units/)?(test_\w+\.py)`", readme.read_text()))
+    assert named == {path.name for path in TESTS.rglob("test_*.py")}
+    for place in re.findall(r"`(units/test_\w+\.py)`", (TESTS / "README.md").read_text()):
+        assert (TESTS / place).exists(), place

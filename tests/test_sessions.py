@@ -1,4 +1,4 @@
-"""Commands that outlive their client, and what keeps their sprite awake meanwhile."""
+"""Commands that outlive their client: sessions, attach and kill. What holds them: test_holds.py."""
 
 from __future__ import annotations
 
@@ -6,21 +6,14 @@ import json
 import os
 import re
 import subprocess
-import threading
-import time
-from collections.abc import Iterator
 
 import pytest
 from emulation import Emulator, Fault
-from emulation.exec import Session
 from emulation.state import Sprite
 from support.program import Thopters
-from support.sessions import IGNORING, detach, needs_curl, needs_namespace, session_of
+from support.sessions import IGNORING, detach, session_of
 from support.terminals import LEAVE, Tty
-from support.units import make_console
 from support.waiting import until
-
-import thopters as program
 
 # sessions, attach
 
@@ -296,75 +289,6 @@ def test_kill_sends_what_is_asked_for_and_no_more(thopters: Thopters, sprite: Sp
 # keeping awake
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let a hold begin at once and expire soon, so that its refreshing is needed."""
-    monkeypatch.setattr(program, "HOLD_FIRST_S", 0.2)
-    monkeypatch.setattr(program, "HOLD_EVERY_S", 0.5)
-    monkeypatch.setattr(program, "HOLD_EXPIRY_S", 2)
-    yield
-
-
-def run_held(emulator: Emulator, script: str, *, hold_max_s: int = 100) -> int:
-    """Run a command as exec does, in this process."""
-    credential = program.Credential(program.Secret(emulator.token), "the test")
-    transport = program.Transport(
-        emulator.url, credential, console=make_console(), clock=program.Clock(), environ={}
-    )
-    api = program.SpritesApi(transport)
-    session = program.open_exec(api.sprite("dev"), {1: lambda _: None, 2: lambda _: None})
-    try:
-        words = [b"sh", b"-c", script.encode()]
-        return session.run(program.RemoteCommand(words, hold_max_s=hold_max_s))
-    finally:
-        session.close()
-
-
-@needs_curl
-@needs_namespace
-def test_a_quiet_command_that_is_held_outlives_many_idle_windows(
-    emulator: Emulator, sprite: Sprite, quick: None
-) -> None:
-    emulator.idle_s = 0.7
-    assert run_held(emulator, "sleep 4; exit 42") == 42
-    assert sprite.inner
-    assert sprite.inner.requests.count(sprite.inner.requests[0]) >= 3  # refreshed
-    until(lambda: not sprite.tasks, "the hold is released")
-
-
-@needs_curl
-@needs_namespace
-@pytest.mark.parametrize("end", ["exit 0", "exit 7", "kill -TERM $$", "kill -KILL $$"])
-def test_a_hold_ends_with_its_command_however_it_ends(
-    emulator: Emulator, sprite: Sprite, quick: None, end: str
-) -> None:
-    run_held(emulator, f"until grep -q . held 2> /dev/null; do sleep 0.1; ls > /dev/null; "
-                       f"[ $SECONDS -lt 1 ] || break; done; sleep 0.6; {end}")  # fmt: skip
-    assert sprite.inner
-    assert any(request.startswith("PUT ") for request in sprite.inner.requests)
-    until(lambda: not sprite.live_tasks(), "the hold is released")
-
-
-@needs_curl
-@needs_namespace
-def test_a_hold_has_an_end(emulator: Emulator, sprite: Sprite, quick: None) -> None:
-    began = time.monotonic()
-    statuses: list[int] = []
-    script = "until [ -e released ]; do sleep 0.1; done"
-    command = threading.Thread(
-        target=lambda: statuses.append(run_held(emulator, script, hold_max_s=3))
-    )
-    command.start()
-    asked = sprite.inner.requests if sprite.inner else []
-    until(lambda: asked and asked[-1].startswith("DELETE "), "it is released")
-    assert time.monotonic() - began > 2
-    count = len(asked)
-    assert [request[:4] for request in asked[:-1]] == ["PUT "] * (count - 1) and count > 1
-    (sprite.home / "released").touch()
-    command.join(60)
-    assert (statuses, len(asked)) == ([0], count)
-
-
 def test_a_quiet_command_without_a_hold_is_paused_and_said(
     thopters: Thopters, emulator: Emulator, sprite: Sprite
 ) -> None:
@@ -373,86 +297,6 @@ def test_a_quiet_command_without_a_hold_is_paused_and_said(
     assert done.code == 255
     assert "the sprite has paused" in done.err
     assert not sprite.tasks
-
-
-@needs_curl
-@needs_namespace
-def test_a_detached_command_is_held_until_it_ends(
-    thopters: Thopters, emulator: Emulator, sprite: Sprite
-) -> None:
-    identity = detach(thopters, "sh", "-c", "read line; exit 0", options=("--hold",))
-    until(lambda: f"thopters-{identity}" in sprite.tasks, "it is held")
-    emulator.idle_s = 0.5
-    until(lambda: sprite.clock.now() - session_of(sprite, identity).last_output > 2, "long enough")
-    assert sprite.status == "running"
-    session_of(sprite, identity).write(b"\n")
-    until(lambda: not sprite.tasks, "the hold is released")
-    until(lambda: sprite.status == "warm", "it sleeps")
-
-
-@needs_curl
-@needs_namespace
-def test_hold_and_release_by_hand(thopters: Thopters, emulator: Emulator, sprite: Sprite) -> None:
-    done = thopters("hold", "dev", "--for", "1h30m")
-    assert (done.code, done.out) == (0, "dev stays awake for 5400 s\n"), done
-    [first] = sprite.tasks
-    assert thopters("hold", "dev", "--for", "2h").code == 0
-    until(lambda: first not in sprite.tasks, "the first one is replaced")
-    [second] = sprite.tasks
-    paused = thopters("pause", "dev", "--timeout", "0")
-    assert paused.code == 7
-    assert f"hold {second} (until " in paused.err
-    done = thopters("hold", "dev", "--release")
-    assert (done.code, done.out) == (0, "dev may sleep again\n")
-    assert not sprite.tasks
-    assert thopters("hold", "dev", "--release").out == "dev was not held by hand\n"
-
-
-@needs_curl
-@needs_namespace
-def test_attach_never_meets_what_holds(
-    thopters: Thopters, emulator: Emulator, sprite: Sprite
-) -> None:
-    keeper = hold(thopters, sprite)
-    assert "no command runs on a terminal" in thopters("attach", "dev").err
-    [asked] = [r for r in emulator.journal if r.values("max_run_after_disconnect")]
-    assert asked.values("max_run_after_disconnect") == ["0"]
-    assert thopters("hold", "dev", "--release").code == 0
-    assert keeper.ended.wait(60)
-
-
-@needs_curl
-@needs_namespace
-@pytest.mark.slow
-def test_what_holds_outlives_the_time_that_a_lost_client_gives(
-    thopters: Thopters, sprite: Sprite
-) -> None:
-    keeper = hold(thopters, sprite)
-    [task] = sprite.tasks
-    left = time.monotonic()
-    until(lambda: time.monotonic() - left > 12, "ten seconds and more pass")
-    assert task in sprite.live_tasks() and not keeper.ended.is_set()
-
-
-def hold(thopters: Thopters, sprite: Sprite) -> Session:
-    """Hold a sprite by hand, and return the session that does it, as it is listed."""
-    assert thopters("hold", "dev", "--for", "1h").code == 0
-    identity = thopters("sessions", "dev").out.split("\t")[0]
-    keeper = session_of(sprite, identity)
-    until(lambda: not keeper.clients, "nobody is attached")
-    return keeper
-
-
-@needs_curl
-@needs_namespace
-def test_the_shortest_hold_is_seen_and_has_ended_when_it_is_released(
-    thopters: Thopters, sprite: Sprite
-) -> None:
-    assert thopters("hold", "dev", "--for", "10").code == 0
-    assert sprite.tasks
-    until(lambda: not sprite.tasks, "it has ended")
-    done = thopters("hold", "dev", "--release")
-    assert (done.code, done.out) == (0, "dev was not held by hand\n"), done
 
 
 def test_an_image_without_the_task_api(thopters: Thopters, sprite: Sprite) -> None:

@@ -1,0 +1,402 @@
+"""The life of a sprite, as its commands have it: create, resume, checkpoint, restore, destroy.
+
+Pausing has a module of its own, test_pause.py, and so have the keys, test_keys.py."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from emulation import Emulator, Fault
+from support.program import Thopters
+from support.sessions import asked
+
+# create
+
+
+def test_create_makes_a_sprite_that_runs_commands(thopters: Thopters, emulator: Emulator) -> None:
+    done = thopters("create", "dev")
+    sprite = emulator.sprite("dev")
+    assert done.code == 0
+    name, url, seconds = done.out.rstrip("\n").split("\t")
+    assert (name, url) == ("dev", sprite.url)
+    assert float(seconds) >= 0
+    assert "there is no configuration, so the sprite gets no keys" in done.err
+    assert "hint: thopters shell dev" in done.err
+    assert sprite.status == "running"
+    assert [r.body for r in emulator.journal.requests("POST")] == [b'{"name": "dev"}']
+
+
+def test_create_no_init_says_nothing_of_keys(thopters: Thopters, emulator: Emulator) -> None:
+    done = thopters("create", "dev", "--no-init")
+    assert done.code == 0
+    assert "keys" not in done.err
+
+
+def test_create_json(thopters: Thopters, emulator: Emulator) -> None:
+    made = json.loads(thopters("create", "dev", "--json").out)
+    assert made["name"] == "dev"
+    assert made["url"] == emulator.sprite("dev").url
+    assert made["created"] is True
+
+
+@pytest.mark.parametrize("status", [409, 400, 422])
+def test_create_refuses_what_exists(thopters: Thopters, emulator: Emulator, status: int) -> None:
+    emulator.personality.duplicate_status = status
+    emulator.add_sprite("dev")
+    done = thopters("create", "dev")
+    assert (done.code, done.out) == (5, "")
+    assert "there is a sprite dev already" in done.err
+    assert asked(emulator) == ["GET /v1/sprites/dev"]
+
+
+@pytest.mark.parametrize("status", [409, 400, 422])
+def test_create_meets_one_made_meanwhile(
+    thopters: Thopters, emulator: Emulator, status: int
+) -> None:
+    """The look beforehand misses it; the POST's answer decides."""
+    emulator.personality.duplicate_status = status
+    emulator.add_sprite("dev", hidden_gets=1)
+    done = thopters("create", "dev")
+    assert done.code == 5
+    assert not emulator.journal.executed
+
+
+@pytest.mark.parametrize("status", [409, 400, 422])
+@pytest.mark.parametrize("words", [[], ["--no-init"]], ids=str)
+def test_create_if_missing_takes_one_made_meanwhile(
+    thopters: Thopters, emulator: Emulator, words: list[str], status: int
+) -> None:
+    emulator.personality.duplicate_status = status
+    sprite = emulator.add_sprite("dev", hidden_gets=1)
+    done = thopters("create", "dev", "--if-missing", "--json", *words)
+    assert done.code == 0, done
+    made = json.loads(done.out)
+    assert (made["created"], made["url"]) == (False, sprite.url)
+    assert (made["init"] is None) == ("--no-init" in words)
+    assert len(emulator.journal.requests("POST", "/v1/sprites")) == 1
+    assert emulator.account.creates == 0
+    if "--no-init" in words:
+        assert sprite.status == "cold" and not emulator.journal.executed
+
+
+def test_create_if_missing_takes_what_exists(thopters: Thopters, emulator: Emulator) -> None:
+    emulator.add_sprite("dev")
+    done = thopters("create", "dev", "--if-missing", "--json")
+    assert done.code == 0
+    assert json.loads(done.out)["created"] is False
+    assert not emulator.journal.requests("POST")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 500, "body": b"<html>oops</html>", "content_type": "text/html"},
+        {"status": 503, "body": b"{}"},
+        {"status": None},
+        {"status": 201, "body": b"<html>login</html>", "content_type": "text/html"},
+        {"status": 201, "body": b'{"na', "content_type": "application/json"},
+    ],
+)
+def test_create_that_was_done_though_the_answer_says_no(
+    thopters: Thopters, emulator: Emulator, fault: dict[str, Any]
+) -> None:
+    emulator.personality.late_get = 2
+    emulator.fault(Fault("POST /v1/sprites", "done_but", **fault))
+    done = thopters("create", "dev")
+    assert done.code == 0, done
+    assert len(emulator.journal.requests("POST", "/v1/sprites")) == 1
+
+
+def test_create_waits_when_the_api_asks_to(thopters: Thopters, emulator: Emulator) -> None:
+    emulator.personality.create_limit = 0
+    done = thopters("create", "dev", "-v")
+    assert done.code == 0
+    assert "429 sprite_creation_rate_limited; trying again in 1.0 s" in done.err
+
+
+def test_create_at_the_plans_limit(thopters: Thopters, emulator: Emulator) -> None:
+    emulator.personality.running_limit = 1
+    emulator.add_sprite("busy", status="running")
+    done = thopters("create", "dev")
+    assert done.code == 6
+    assert "Too many running sprites" in done.err
+    assert "https://fly.io/plans" in done.err
+    assert len(emulator.journal.requests("POST")) == 1
+
+
+def test_create_outlives_an_exec_that_hangs_at_first(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    emulator.fault(Fault("WS /v1/sprites/dev/exec", "hang", times=1))
+    done = thopters("create", "dev")
+    assert done.code == 0
+
+
+# checkpoint
+
+
+@pytest.mark.parametrize("told", ["details", "complete", "none"])
+def test_checkpoint_prints_its_id(thopters: Thopters, emulator: Emulator, told: str) -> None:
+    emulator.personality.checkpoint_id_text = told
+    emulator.add_sprite("dev")
+    done = thopters("checkpoint", "dev", "--comment", "known good")
+    assert (done.code, done.out) == (0, "v1\n")
+    assert "Creating checkpoint..." in done.err
+    assert "thopters restore dev v1" in done.err
+    (made,) = emulator.sprite("dev").checkpoints
+    assert made.comment == "known good"
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("ndjson_error", "the storage is not ready"),
+        ("ndjson_no_complete", "cut short"),
+        ("no_final_chunk", ""),
+    ],
+)
+def test_checkpoint_without_its_end_is_no_success(
+    thopters: Thopters, emulator: Emulator, kind: str, message: str
+) -> None:
+    emulator.add_sprite("dev", status="running")
+    emulator.fault(Fault("POST */checkpoint", kind))
+    done = thopters("checkpoint", "dev")
+    if kind == "no_final_chunk":  # `complete` has come by then
+        assert (done.code, done.out) == (0, "v1\n")
+        return
+    assert (done.code, done.out) == (1, "")
+    assert message in done.err
+    assert len(emulator.journal.requests("POST")) == 1
+
+
+@pytest.mark.parametrize("order", ["newest", "creation", "shuffled"])
+def test_checkpoints_are_shown_newest_first(
+    thopters: Thopters, emulator: Emulator, order: str
+) -> None:
+    emulator.personality.checkpoints_order = order
+    sprite = emulator.add_sprite("dev", status="running")
+    for number in range(1, 13):
+        sprite.add_checkpoint(f"c{number}", auto=number % 4 == 0)
+        emulator.clock.advance(1)
+    done = thopters("checkpoints", "dev")
+    rows = [line.split("\t") for line in done.out.splitlines()]
+    assert [row[0] for row in rows] == [f"v{n}" for n in range(9, 0, -1)]
+    assert rows[0][2] == "c11"
+    everything = json.loads(thopters("checkpoints", "dev", "--all", "--json").out)
+    ids = [item["id"] for item in everything["checkpoints"]]
+    assert len(ids) == 12
+    assert "Current" not in ids
+
+
+def test_a_checkpoint_that_the_platform_doubts_is_named(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    sprite = emulator.add_sprite("dev", status="running")
+    for _ in range(2):
+        sprite.add_checkpoint("fine")
+    sprite.checkpoints[0].health = "mount_failed"
+    warning = "thopters: warning: the platform says of checkpoint v1: mount_failed\n"
+    done = thopters("checkpoints", "dev")
+    assert (done.code, done.out.count("fine"), done.err) == (0, 2, warning)
+    told = json.loads(thopters("checkpoints", "dev", "--json").out)["checkpoints"]
+    assert [item["health"] for item in told] == [None, "mount_failed"]
+    assert warning in thopters("restore", "dev", "v1", "--yes").err
+    assert warning not in thopters("restore", "dev", "v2", "--yes").err
+
+
+# restore
+
+
+def test_restore_puts_the_disk_back(thopters: Thopters, emulator: Emulator) -> None:
+    emulator.personality.restore_delay_s = 1.0
+    sprite = emulator.add_sprite("dev")
+    thopters("exec", "dev", "--", "sh", "-c", "echo precious > notes")
+    thopters("checkpoint", "dev")
+    thopters("exec", "dev", "--", "rm", "notes")
+    done = thopters("restore", "dev", "v1", "--yes")
+    assert done.code == 0, done
+    assert done.out.startswith("restored dev to v1 in ")
+    assert "undo it: thopters restore dev v2" in done.err
+    assert sprite.checkpoints[1].comment == "before restore of v1"
+    assert (sprite.home / "notes").read_text() == "precious\n"
+    assert sorted(p.name for p in sprite.home.iterdir()) == [".bashrc", ".profile", "notes"]
+    assert len(emulator.journal.requests("POST", "/v1/sprites/dev/checkpoints/v1/restore")) == 1
+    assert thopters("restore", "dev", "2", "--yes", "--no-backup").code == 0
+    assert not (sprite.home / "notes").exists()
+    assert len(sprite.checkpoints) == 2
+
+
+def test_restore_without_an_id_lists_them(thopters: Thopters, emulator: Emulator) -> None:
+    emulator.add_sprite("dev", status="running").add_checkpoint("first")
+    done = thopters("restore", "dev")
+    assert done.code == 0
+    assert done.out.startswith("v1\t")
+    assert "thopters restore dev v1" in done.err
+
+
+def test_restore_needs_consent(thopters: Thopters, emulator: Emulator) -> None:
+    emulator.add_sprite("dev", status="running").add_checkpoint("first")
+    done = thopters("restore", "dev", "v1")
+    assert (done.code, done.out) == (2, "")
+    assert "--yes" in done.err
+    assert not len(emulator.journal)
+
+
+@pytest.mark.parametrize(
+    ("identity", "code"), [("v9", 3), ("Current", 2), ("active", 2), ("../x", 2), ("a b", 2)]
+)
+def test_restore_of_what_is_none(
+    thopters: Thopters, emulator: Emulator, identity: str, code: int
+) -> None:
+    emulator.add_sprite("dev", status="running").add_checkpoint("first")
+    done = thopters("restore", "dev", identity, "--yes")
+    assert (done.code, done.out) == (code, "")
+    assert not emulator.journal.requests("POST")
+
+
+def test_restore_is_not_begun_when_the_backup_fails(thopters: Thopters, emulator: Emulator) -> None:
+    emulator.add_sprite("dev", status="running").add_checkpoint("first")
+    emulator.fault(Fault("POST */checkpoint", "ndjson_error"))
+    done = thopters("restore", "dev", "v1", "--yes")
+    assert (done.code, done.out) == (1, "")
+    assert not emulator.journal.requests("POST", "/v1/sprites/dev/checkpoints/v1/restore")
+
+
+@pytest.mark.parametrize("kind", ["ndjson_error", "ndjson_no_complete", "reset"])
+def test_restore_that_fails_says_what_is_left(
+    thopters: Thopters, emulator: Emulator, kind: str
+) -> None:
+    sprite = emulator.add_sprite("dev", status="running")
+    sprite.add_checkpoint("first")
+    emulator.fault(Fault("POST */restore", kind))
+    done = thopters("restore", "dev", "v1", "--yes")
+    assert (done.code, done.out) == (1, "")
+    assert "the state before is checkpoint v2" in done.err
+    assert len(emulator.journal.requests("POST", "/v1/sprites/dev/checkpoints/v1/restore")) == 1
+
+
+@pytest.mark.parametrize("words", [[], ["--no-backup"]], ids=str)
+def test_restore_that_is_never_asked_for_leaves_nothing_behind(
+    thopters: Thopters, emulator: Emulator, words: list[str]
+) -> None:
+    """The marker is put, but the answer to that is lost."""
+    sprite = emulator.add_sprite("dev", status="running")
+    sprite.add_checkpoint("first")
+    emulator.fault(Fault("WS */exec", "no_exit"))
+    done = thopters("restore", "dev", "v1", "--yes", *words)
+    assert (done.code, done.out) == (1, ""), done
+    present = "" if words else "; checkpoint v2 holds the present state"
+    assert f"dev was not restored{present}\n" in done.err
+    assert b": > ~/.thopters-restore-" in emulator.journal.requests("WS")[0].stdin
+    assert not list(sprite.home.glob(".thopters-restore-*"))
+    assert not emulator.journal.requests("POST", "/v1/sprites/dev/checkpoints/v1/restore")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "note"),
+    [
+        (400, 1, "dev was not restored; checkpoint v2 holds the present state"),
+        (403, 4, "dev was not restored; checkpoint v2 holds the present state"),
+        (404, 3, "dev was not restored; checkpoint v2 holds the present state"),
+        (429, 6, "dev was not restored; checkpoint v2 holds the present state"),
+        (408, 1, "dev may or may not be at v1 now; the state before is checkpoint v2"),
+        (202, 1, "dev may or may not be at v1 now; the state before is checkpoint v2"),
+        (504, 1, "dev may or may not be at v1 now; the state before is checkpoint v2"),
+        (524, 1, "dev may or may not be at v1 now; the state before is checkpoint v2"),
+    ],
+)
+def test_restore_that_is_refused_says_what_that_means(
+    thopters: Thopters, emulator: Emulator, status: int, code: int, note: str
+) -> None:
+    sprite = emulator.add_sprite("dev", status="running")
+    sprite.add_checkpoint("first")
+    body = b'{"error": "no", "message": "no", "retry_after_seconds": 61}'
+    emulator.fault(Fault("POST */restore", "status", status=status, body=body))
+    done = thopters("restore", "dev", "v1", "--yes")
+    assert (done.code, done.out) == (code, ""), done
+    notes = [line for line in done.err.splitlines() if line.startswith("dev ")]
+    assert notes[-1] == note and "v2" in note
+    assert "error: checkpoint v2 of the present was made, but " in done.err
+    assert not list(sprite.home.glob(".thopters-restore-*"))
+
+
+# destroy
+
+
+@pytest.mark.parametrize("status", [204, 200])
+def test_destroy(thopters: Thopters, emulator: Emulator, status: int) -> None:
+    emulator.personality.delete_status = status
+    emulator.add_sprite("dev")
+    emulator.add_sprite("other")
+    done = thopters("destroy", "dev", "--yes")
+    assert (done.code, done.out) == (0, "destroyed dev\n")
+    assert list(emulator.sprites) == ["other"]
+    assert asked(emulator)[-1] == "GET /v1/sprites/dev"
+
+
+def test_destroy_needs_consent(thopters: Thopters, emulator: Emulator) -> None:
+    emulator.add_sprite("dev")
+    done = thopters("destroy", "dev", stdin=b"dev\n")
+    assert (done.code, done.out) == (2, "")
+    assert "--yes" in done.err
+    assert not len(emulator.journal)
+
+
+def test_destroy_several_goes_on_and_reports_the_worst(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    emulator.add_sprite("a")
+    emulator.add_sprite("c")
+    done = thopters("destroy", "a", "b", "c", "--yes")
+    assert (done.code, done.out) == (3, "destroyed a\ndestroyed c\n")
+    assert "there is no sprite b" in done.err
+    assert not emulator.sprites
+
+
+def test_destroy_that_the_api_only_claims(thopters: Thopters, emulator: Emulator) -> None:
+    emulator.add_sprite("dev")
+    emulator.fault(Fault("DELETE *", "status", status=204, body=b"", times=None))
+    done = thopters("destroy", "dev", "--yes")
+    assert (done.code, done.out) == (7, "")
+    assert "still there" in done.err
+
+
+def test_destroy_done_though_the_answer_is_lost(thopters: Thopters, emulator: Emulator) -> None:
+    emulator.add_sprite("dev")
+    emulator.fault(Fault("DELETE *", "done_but", status=None))
+    done = thopters("destroy", "dev", "--yes")
+    assert (done.code, done.out) == (0, "destroyed dev\n")
+
+
+# resume
+
+
+@pytest.mark.parametrize("status", ["warm", "cold", "running"])
+def test_resume_wakes_and_tells_what_it_was(
+    thopters: Thopters, emulator: Emulator, status: str
+) -> None:
+    sprite = emulator.add_sprite("dev", status="running")
+    if status != "running":
+        sprite.pause(cold=status == "cold")
+    done = thopters("resume", "dev")
+    was = "was running already, and answered" if status == "running" else f"was {status}, woke"
+    assert re.fullmatch(rf"dev {was} in \d+\.\d\d s\n", done.out), done
+    assert (done.code, sprite.status) == (0, "running")
+
+
+def test_resume_of_several_tries_each(thopters: Thopters, emulator: Emulator) -> None:
+    for name in ("a", "c"):
+        emulator.add_sprite(name)
+    done = thopters("wake", "a", "b", "c", "a", "--json")
+    assert done.code == 3
+    told = json.loads(done.out)
+    assert [(item["name"], item["was"]) for item in told["resumed"]] == [
+        ("a", "cold"),
+        ("c", "cold"),
+    ]
+    assert [error["code"] for error in told["errors"]] == ["not_found"]
+    assert [emulator.sprite(name).status for name in ("a", "c")] == ["running", "running"]
+    assert thopters("resume", "--json").code == 2
