@@ -23,8 +23,12 @@ Exit status
   and is 255 with a message where that status is not known
 
 Start-up matters, for this is typed all day. At the top stand the modules that every run needs
-anyway; each other one is imported inside the function that needs it (re alone would take a
-quarter of the time of --help). Importing this module does nothing but define names.
+anyway; each other one is imported inside the function that needs it (re alone would make --help a
+fifth slower). Importing this module does nothing but define names.
+
+The file is read from top to bottom in rooms, each with a banner (grep -n '^# ---' thopters.py); a
+room uses only rooms above it. A call takes one way: command line -> command -> sprite's handle ->
+api, or a session in the sprite -> console.
 """
 
 from __future__ import annotations
@@ -90,6 +94,9 @@ MAX_MESSAGE_BYTES = 16 << 20
 
 
 # --- errors -----------------------------------------------------------------------------
+
+# Each kind of error is an exit status and a stable name for --json. An error has one text, and what
+# is decided on is its type and its attributes, never the text.
 
 
 class ThoptersError(Exception):
@@ -236,6 +243,9 @@ class Interrupted(BaseException):
 
 
 # --- words ------------------------------------------------------------------------------
+
+# Text in, value out: quoting, cleaning, times, durations, names and ports as the user gives them.
+# Nothing here reads a file, asks a clock or prints.
 
 
 def to_bytes(text: str) -> bytes:
@@ -442,6 +452,9 @@ def valid_signal(text: str) -> str:
 
 
 # --- system -----------------------------------------------------------------------------
+
+# What the operating system gives: the clock and polling by it, threads, waiting for descriptors,
+# private files, local programs, the standard streams. On Windows some of it is not there.
 
 
 class Clock:
@@ -794,6 +807,9 @@ def waiting_stream(stream: TextIO) -> TextIO:
 
 # --- signals ----------------------------------------------------------------------------
 
+# All that handles signals, side by side: the tick that interrupts waits, handlers for a time, the
+# relay to a remote command, what may not be interrupted, and how the program itself is ended.
+
 
 def interrupt_waits(every_s: float) -> None:
     """Interrupt what waits every so many seconds, 0 for no more."""
@@ -961,6 +977,9 @@ def die_of(signum: int) -> int:
 
 
 # --- console ----------------------------------------------------------------------------
+
+# The one way to the user: answers on stdout, everything else on stderr, questions. Here secrets are
+# struck out, and remote text is made harmless.
 
 
 class Secret:
@@ -1322,6 +1341,8 @@ class Activity:
 
 # --- config -----------------------------------------------------------------------------
 
+# The configuration file: the user's keys and settings, read with care and replaced whole.
+
 
 class DuplicateError(Exception):
     """A JSON object has a name twice; one of the values would be lost."""
@@ -1606,6 +1627,9 @@ class Config:
 
 # --- token ------------------------------------------------------------------------------
 
+# The API token as a value, and the API's address. Where a token is found stands in the room of the
+# sprite program, whose login is one of the places.
+
 
 class Credential:
     """A token, the words that say where it came from, and its org where that is known."""
@@ -1665,326 +1689,10 @@ def check_token(text: str, source: str) -> Secret:
     return Secret(token)
 
 
-KEYRING_LIMIT_S = 5.0
-
-
-class SpriteStore:
-    """The login that the `sprite` program keeps under ~/.sprites and in the keyring; read-only.
-
-    Layout: the program's public source and several readers of it; see SPEC.md, "The token".
-    """
-
-    def __init__(self, environ: Mapping[str, str], base: str, console: Console) -> None:
-        self.environ = environ
-        self.base = base
-        self.console = console
-        home = home_directory(environ)
-        self.folder = os.path.join(home, ".sprites")
-        self.keyring_folders = (
-            os.path.join(self.folder, "keyring"),
-            os.path.join(home, ".sprite", "keyring"),
-        )
-        self.path = os.path.join(self.folder, "sprites.json")
-        self.main = self._load(self.path) or {}
-        self.user = self._load_user()
-
-    def describe(self) -> str:
-        keyring = "" if self.main.get("disable_keyring") is True else " and the keyring"
-        return self.path + keyring
-
-    def find(self) -> Credential | None:
-        """Return the stored token of the selected org at our API URL."""
-        org, records = self._select_org()
-        if org is None:
-            return None
-        for path, record in records:
-            for key in ("api_token", "token"):  # the documentation's name, then the program's
-                if isinstance(record.get(key), str) and record[key].strip():
-                    return Credential(check_token(record[key], path), path, org)
-        entries = self._keyring_entries(org, [record for _, record in records])
-        for source, value in self._keyring_values(entries):
-            return Credential(check_token(decode_keyring(value), source), source, org)
-        return None
-
-    def _load(self, path: str) -> dict[str, Any] | None:
-        return read_json_file(path, lambda status: self._check(path, status))
-
-    def _check(self, path: str, status: os.stat_result) -> None:
-        """Refuse another user's file; warn of one that others can use."""
-        if os.name != "posix":
-            return
-        if status.st_uid not in (os.geteuid(), 0):
-            raise AuthError(f"{path} belongs to another user, so it is not trusted")
-        if status.st_mode & 0o077:
-            self.console.warn(f"others can read {path}; mend it with: chmod 600 {path}")
-
-    def _load_user(self) -> tuple[str, dict[str, Any]] | None:
-        """Return the path and content of the current user's own file, whose URLs come first."""
-        current = self.main.get("current_user")
-        if not is_name(current):
-            return None
-        import hashlib
-
-        digest = hashlib.sha256(current.encode()).hexdigest()[:16]
-        path = os.path.join(self.folder, "users", f"{current}-{digest}.json")
-        for user in dicts(self.main.get("users")):
-            named = user.get("config_path")
-            if user.get("id") == current and is_name(named) and is_inside(named, self.folder):
-                path = named
-        document = self._load(path) if is_inside(path, self.folder) else None
-        return (path, document) if document else None
-
-    def _files(self) -> list[tuple[str, dict[str, Any]]]:
-        return [*([self.user] if self.user else []), (self.path, self.main)]
-
-    def _aliases(self) -> dict[str, str]:
-        """Return alias -> URL."""
-        merged: dict[str, str] = {}
-        for _, document in reversed(self._files()):
-            aliases = document.get("url_aliases")
-            if isinstance(aliases, dict):
-                merged.update({k: v for k, v in aliases.items() if isinstance(v, str)})
-        return merged
-
-    def _is_our_url(self, url: object) -> bool:
-        return isinstance(url, str) and self._aliases().get(url, url).rstrip("/") == self.base
-
-    def _urls(self, document: dict[str, Any]) -> dict[str, Any]:
-        urls = document.get("urls")
-        return urls if isinstance(urls, dict) else {}
-
-    def _is_only_url(self) -> bool:
-        """Return whether the store knows no API URL but ours."""
-        return all(self._is_our_url(url) for _, file in self._files() for url in self._urls(file))
-
-    def _orgs(self, document: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """Return the orgs that a file stores for our API URL and for no other."""
-        found: dict[str, dict[str, Any]] = {}
-        for url, entry in self._urls(document).items():
-            orgs = entry.get("orgs") if isinstance(entry, dict) else None
-            if self._is_our_url(url) and isinstance(orgs, dict):
-                found.update({name: org for name, org in orgs.items() if isinstance(org, dict)})
-        return found
-
-    def _select_org(self) -> tuple[str | None, list[tuple[str, dict[str, Any]]]]:
-        """Return the selected org and its records, each with its file; None where none is stored.
-
-        SPRITE_ORG, else the program's selection if it is at our URL, else the only org there is.
-        """
-        stored = [(path, self._orgs(document)) for path, document in self._files()]
-        names = sorted({name for _, orgs in stored for name in orgs})
-        chosen: object = self.environ.get("SPRITE_ORG")
-        for _, document in self._files():
-            selection = document.get("current_selection")
-            if (
-                not chosen
-                and isinstance(selection, dict)
-                and self._is_our_url(selection.get("url"))
-            ):
-                chosen = selection.get("org")
-        if not chosen and len(names) > 1:
-            raise AuthError(
-                f"{self.path} holds several orgs and none is selected: {', '.join(names)}",
-                hint="choose one: SPRITE_ORG=NAME thopters ...",
-            )
-        org = chosen or (names[0] if names else None)
-        if not isinstance(org, str) or org not in names:
-            return None, []
-        return org, [(path, orgs[org]) for path, orgs in stored if org in orgs]
-
-    def program_org(self) -> str | None:
-        """Return the org at our API URL that the `sprite` program itself would act on, if any.
-
-        It goes by SPRITE_ORG, then by its selection, which holds a URL of its own.
-        """
-        selection: object = None
-        for _, document in reversed(self._files()):
-            selection = document.get("current_selection", selection)
-        if not isinstance(selection, dict) or not self._is_our_url(selection.get("url")):
-            return None
-        org = self.environ.get("SPRITE_ORG") or selection.get("org")
-        known = {name for _, document in self._files() for name in self._orgs(document)}
-        return org if isinstance(org, str) and org in known else None
-
-    def options_for(self, name: str, owner: str, token: Credential) -> list[str]:
-        """Return the options that have the `sprite` program act on just this sprite of `owner`.
-
-        It goes by a login and a selection of its own, so it might reach a sprite of the same name
-        in another org: then ThoptersError. `-o` is left out where it would change that selection.
-        """
-        if self.is_empty() and self.environ.get("SPRITE_TOKEN"):
-            return ["-s", name]  # the same token leads to the same org
-        selected = self.program_org()
-        if selected is None:
-            raise ThoptersError(
-                f"the sprite program is not logged in to {self.base}, so it does not reach {name}",
-                hint="run: sprite login; or set SPRITE_TOKEN and nothing else",
-            )
-        if not owner and token.org != selected:
-            raise ThoptersError(
-                "cannot tell whether the org that the sprite program has selected "
-                f"({selected}) is the one of {name}",
-                hint="log in with that program, and unset SPRITE_TOKEN and SPRITES_TOKEN",
-            )
-        if owner and owner != selected:
-            raise ThoptersError(
-                f"{name} belongs to the org {owner}, but the sprite program has {selected} "
-                "selected",
-                hint=f"select the other one in it: sprite -o {owner} list",
-            )
-        return ["-s", name] if self.environ.get("SPRITE_ORG") else ["-s", name, "-o", selected]
-
-    def is_empty(self) -> bool:
-        """Return whether no login is stored, an old one neither: then it takes SPRITE_TOKEN."""
-        old = os.path.exists(os.path.join(self.folder, "config.json"))
-        return not old and not any(document.get("urls") for _, document in self._files())
-
-    def _keyring_entries(self, org: str, records: list[dict[str, Any]]) -> list[tuple[str, str]]:
-        """Return the (service, account) pairs to look under, most likely first."""
-        import urllib.parse
-
-        usual = f"sprites:org:{self.base}:{org}"
-        accounts = [key for record in records if is_name(key := record.get("keyring_key"))]
-        services = [key for key in accounts if key.startswith("sprites-cli")]
-        accounts = [key for key in accounts if key not in services] + [usual]
-        for alias, url in self._aliases().items():
-            if url.rstrip("/") == self.base:
-                accounts.append(f"sprites:org:{alias}:{org}")
-        host = urllib.parse.urlsplit(self.base).netloc
-        accounts += [f"sprites:org:{org}", f"{host}:{org}", f"https-{host}:{org}"]
-        if self.base != DEFAULT_API_URL and not self._is_only_url():
-            # it tells no URL, so it may be the token of an org of this name elsewhere
-            accounts = [account for account in accounts if account != f"sprites:org:{org}"]
-        users = [record.get("user_id") for record in records] + [self.main.get("current_user")]
-        services += [f"sprites-cli:{user}" for user in users if is_name(user)]
-        services += ["sprites-cli:manual-tokens", "sprites-cli"]
-        pairs = [(service, account) for service in services for account in accounts]
-        return [pair for pair in dict.fromkeys(pairs) if is_name(pair[1])]
-
-    def _keyring_values(self, entries: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-        """Yield (source, value): the system's keyring, then the files that stand in for one."""
-        if not any(document.get("disable_keyring") is True for _, document in self._files()):
-            yield from self._system_keyring(entries)
-        for folder in self.keyring_folders:
-            for service, account in entries:
-                path = os.path.join(folder, service.replace(":", "-"), account.replace(":", "-"))
-                if is_inside(path, folder) and os.path.isfile(path):
-                    value = self._read(path)
-                    if value.strip():
-                        yield path, value
-
-    def _read(self, path: str) -> str:
-        try:
-            with open(path, encoding="utf-8", errors="replace") as file:
-                self._check(path, os.fstat(file.fileno()))
-                return file.read(MAX_LINE_BYTES)
-        except OSError as error:
-            self.console.warn(f"cannot read {path}: {error.strerror}")
-            return ""
-
-    def _system_keyring(self, entries: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-        if sys.platform == "darwin":
-            program = find_program("/usr/bin/security", self.environ)
-        else:
-            program = find_program("secret-tool", self.environ) if os.name == "posix" else None
-        if not program:
-            return
-        for left_s, (service, account) in zip(
-            Clock().polling(KEYRING_LIMIT_S), entries, strict=False
-        ):
-            if sys.platform == "darwin":
-                words = ["find-generic-password", "-w", "-s", service, "-a", account]
-            else:
-                words = ["lookup", "service", service, "username", account]
-            value = run_for_output([program, *words], left_s)
-            if value is None:
-                self.console.warn(f"the keyring did not answer within {KEYRING_LIMIT_S:.0f} s")
-                return
-            if value.strip():
-                yield f"the keyring (service {service})", value
-
-
-def dicts(value: object) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def is_name(value: object) -> TypeGuard[str]:
-    """Return whether a value of the store can be part of a path or name a keyring's entry."""
-    return isinstance(value, str) and bool(value) and value.isprintable()
-
-
-def is_inside(path: str, folder: str) -> bool:
-    """Return whether `path`, links followed, lies under `folder`."""
-    return os.path.realpath(path).startswith(os.path.realpath(folder) + os.sep)
-
-
-def decode_keyring(value: str) -> str:
-    """Undo the two encodings in which the program's keyring library stores what is not plain."""
-    import base64
-    import binascii
-
-    value = value.strip()
-    try:
-        if value.startswith("go-keyring-base64:"):
-            return base64.b64decode(value.partition(":")[2], validate=True).decode(
-                "utf-8", "replace"
-            )
-        if value.startswith("go-keyring-encoded:"):
-            return bytes.fromhex(value.partition(":")[2]).decode("utf-8", "replace")
-    except (ValueError, binascii.Error):
-        return ""
-    return value
-
-
-def find_credential(environ: Mapping[str, str], base: str, console: Console) -> Credential:
-    """Return the first token there is: the environment's, then the `sprite` program's login."""
-    values = {name: environ.get(name, "") for name in ("SPRITE_TOKEN", "SPRITES_TOKEN")}
-    given = [name for name, value in values.items() if value.strip()]
-    if len({values[name].strip() for name in given}) == 2:
-        console.warn("SPRITE_TOKEN and SPRITES_TOKEN differ; SPRITE_TOKEN is used")
-    if given:
-        return Credential(check_token(values[given[0]], given[0]), given[0])
-    tried = "SPRITE_TOKEN, SPRITES_TOKEN"
-    try:
-        store = SpriteStore(environ, base, console)
-    except UsageError:  # no home directory, so no store in it
-        store = None
-    if store:
-        credential = store.find()
-        if credential:
-            return credential
-        tried += f", {store.describe()}"
-    raise AuthError(
-        f"no token for {base}: looked at {tried}",
-        hint="set SPRITE_TOKEN, or log in with the sprite program: sprite login",
-    )
-
-
-def find_sprite_program(environ: Mapping[str, str]) -> str | None:
-    return find_program("sprite.exe" if os.name == "nt" else "sprite", environ)
-
-
-def become_program(argv: list[str], environ: Mapping[str, str]) -> int:
-    """Run the `sprite` program in our place, so that its signals and its exit status are ours."""
-    # it starts the kind of shell that is the local one, and SPRITE_URL leads past -s and -o
-    dropped = ("SPRITE_URL", "BASH_VERSION", "FISH_VERSION", "ZSH_NAME", "ZSH_VERSION")
-    env = {key: value for key, value in environ.items() if key not in dropped}
-    env["SHELL"] = "/bin/bash"
-    sys.stdout.flush()
-    try:
-        if os.name == "posix":
-            interrupt_waits(0)  # it would go on, and end that program
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec keeps that
-            os.execve(argv[0], argv, env)  # noqa: S606 (an absolute path, and words of our own)
-        import subprocess
-
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        return subprocess.call(argv, env=env)  # noqa: S603 (the same)
-    except OSError as error:
-        raise ThoptersError(f"cannot run {argv[0]}: {error.strerror}") from None
-
-
 # --- connections ------------------------------------------------------------------------
+
+# Connections to a server, up to TLS: deadlines, proxies, certificates, names, TCP. `Connector.open`
+# is the one place that opens one; what fails here was never sent.
 
 CONNECT_TIMEOUT_S = 10.0
 SILENCE_TIMEOUT_S = 30.0  # of a server that should be answering
@@ -2317,6 +2025,9 @@ class Connector:
 
 
 # --- http -------------------------------------------------------------------------------
+
+# Requests and answers, on top of a connection: what is sent again and when (RetryPolicy), bodies
+# that are whole or an error, event streams. It knows tokens and no sprites.
 
 REQUEST_LIMIT_S = 60.0
 SLOWEST_UPLOAD = 20_000  # bytes per second
@@ -2832,6 +2543,9 @@ def parse_event(line: bytes) -> dict[str, Any]:
 
 # --- websocket --------------------------------------------------------------------------
 
+# RFC 6455, a client's side, as far as it is needed: a parser without a socket, and the connection
+# with its liveness.
+
 PING_INTERVAL_S = 15.0
 DEAD_AFTER_S = 45.0
 STUCK_AFTER_S = 900.0  # of silence, where a slow reader may be what keeps the server from answering
@@ -3211,6 +2925,9 @@ def open_websocket(transport: Transport, target: str, limit_s: float) -> WebSock
 
 
 # --- api --------------------------------------------------------------------------------
+
+# The platform's endpoints and what they answer, as values; the handle of one sprite. What a status
+# becomes (401, 404, 429 and the others) is decided in SpritesApi.refuse, for every endpoint.
 
 CREATE_LIMIT_S = 180.0
 RECHECK_AFTER_S = 0.3  # until a sprite that was not found is looked for once more
@@ -3633,12 +3350,12 @@ class Sprite:
         """Make a checkpoint, yielding the platform's words, the final ones last."""
         document = {"comment": comment} if comment else {}
         doing = f"checkpoint {self.name}"
-        return self._follow(self.path("checkpoint"), document, doing, missing=self.name)
+        return self._stream_progress(self.path("checkpoint"), document, doing, missing=self.name)
 
     def restore_checkpoint(self, identity: str) -> Iterator[str]:
         """Restore a checkpoint, yielding the platform's words. It goes on behind the last one."""
         path = self.path("checkpoints", identity, "restore")
-        return self._follow(path, {}, f"restore {identity} of {self.name}")
+        return self._stream_progress(path, {}, f"restore {identity} of {self.name}")
 
     def list_sessions(self) -> list[Session]:
         """Return the sessions of a sprite. Wakes it, and counts as activity."""
@@ -3656,12 +3373,12 @@ class Sprite:
         path = self.path("exec", identity, "kill")
         try:
             doing = f"end session {identity} of {self.name}"
-            for _ in self._follow(path, {}, doing, query=query):
+            for _ in self._stream_progress(path, {}, doing, query=query):
                 pass
         except NotFoundError:
             pass
 
-    def _follow(
+    def _stream_progress(
         self,
         path: str,
         document: object,
@@ -3697,7 +3414,367 @@ class Sprite:
             )
 
 
+# --- sprite program ---------------------------------------------------------------------
+
+# The official `sprite` program: its login, which is only ever read and where the token comes from
+# if the environment has none; whether it would act on the same sprite; and becoming it, for `shell`
+# and `proxy`.
+
+KEYRING_LIMIT_S = 5.0
+
+
+class SpriteStore:
+    """The login that the `sprite` program keeps under ~/.sprites and in the keyring; read-only.
+
+    Layout: the program's public source and several readers of it; see SPEC.md, "The token".
+    """
+
+    def __init__(self, environ: Mapping[str, str], base: str, console: Console) -> None:
+        self.environ = environ
+        self.base = base
+        self.console = console
+        home = home_directory(environ)
+        self.folder = os.path.join(home, ".sprites")
+        self.keyring_folders = (
+            os.path.join(self.folder, "keyring"),
+            os.path.join(home, ".sprite", "keyring"),
+        )
+        self.path = os.path.join(self.folder, "sprites.json")
+        self.main = self._load(self.path) or {}
+        self.user = self._load_user()
+
+    def describe(self) -> str:
+        keyring = "" if self.main.get("disable_keyring") is True else " and the keyring"
+        return self.path + keyring
+
+    def find(self) -> Credential | None:
+        """Return the stored token of the selected org at our API URL."""
+        org, records = self._select_org()
+        if org is None:
+            return None
+        for path, record in records:
+            for key in ("api_token", "token"):  # the documentation's name, then the program's
+                if isinstance(record.get(key), str) and record[key].strip():
+                    return Credential(check_token(record[key], path), path, org)
+        entries = self._keyring_entries(org, [record for _, record in records])
+        for source, value in self._keyring_values(entries):
+            return Credential(check_token(decode_keyring(value), source), source, org)
+        return None
+
+    def _load(self, path: str) -> dict[str, Any] | None:
+        return read_json_file(path, lambda status: self._check(path, status))
+
+    def _check(self, path: str, status: os.stat_result) -> None:
+        """Refuse another user's file; warn of one that others can use."""
+        if os.name != "posix":
+            return
+        if status.st_uid not in (os.geteuid(), 0):
+            raise AuthError(f"{path} belongs to another user, so it is not trusted")
+        if status.st_mode & 0o077:
+            self.console.warn(f"others can read {path}; mend it with: chmod 600 {path}")
+
+    def _load_user(self) -> tuple[str, dict[str, Any]] | None:
+        """Return the path and content of the current user's own file, whose URLs come first."""
+        current = self.main.get("current_user")
+        if not is_name(current):
+            return None
+        import hashlib
+
+        digest = hashlib.sha256(current.encode()).hexdigest()[:16]
+        path = os.path.join(self.folder, "users", f"{current}-{digest}.json")
+        for user in dicts(self.main.get("users")):
+            named = user.get("config_path")
+            if user.get("id") == current and is_name(named) and is_inside(named, self.folder):
+                path = named
+        document = self._load(path) if is_inside(path, self.folder) else None
+        return (path, document) if document else None
+
+    def _files(self) -> list[tuple[str, dict[str, Any]]]:
+        return [*([self.user] if self.user else []), (self.path, self.main)]
+
+    def _aliases(self) -> dict[str, str]:
+        """Return alias -> URL."""
+        merged: dict[str, str] = {}
+        for _, document in reversed(self._files()):
+            aliases = document.get("url_aliases")
+            if isinstance(aliases, dict):
+                merged.update({k: v for k, v in aliases.items() if isinstance(v, str)})
+        return merged
+
+    def _is_our_url(self, url: object) -> bool:
+        return isinstance(url, str) and self._aliases().get(url, url).rstrip("/") == self.base
+
+    def _urls(self, document: dict[str, Any]) -> dict[str, Any]:
+        urls = document.get("urls")
+        return urls if isinstance(urls, dict) else {}
+
+    def _is_only_url(self) -> bool:
+        """Return whether the store knows no API URL but ours."""
+        return all(self._is_our_url(url) for _, file in self._files() for url in self._urls(file))
+
+    def _orgs(self, document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """Return the orgs that a file stores for our API URL and for no other."""
+        found: dict[str, dict[str, Any]] = {}
+        for url, entry in self._urls(document).items():
+            orgs = entry.get("orgs") if isinstance(entry, dict) else None
+            if self._is_our_url(url) and isinstance(orgs, dict):
+                found.update({name: org for name, org in orgs.items() if isinstance(org, dict)})
+        return found
+
+    def _select_org(self) -> tuple[str | None, list[tuple[str, dict[str, Any]]]]:
+        """Return the selected org and its records, each with its file; None where none is stored.
+
+        SPRITE_ORG, else the program's selection if it is at our URL, else the only org there is.
+        """
+        stored = [(path, self._orgs(document)) for path, document in self._files()]
+        names = sorted({name for _, orgs in stored for name in orgs})
+        chosen: object = self.environ.get("SPRITE_ORG")
+        for _, document in self._files():
+            selection = document.get("current_selection")
+            if (
+                not chosen
+                and isinstance(selection, dict)
+                and self._is_our_url(selection.get("url"))
+            ):
+                chosen = selection.get("org")
+        if not chosen and len(names) > 1:
+            raise AuthError(
+                f"{self.path} holds several orgs and none is selected: {', '.join(names)}",
+                hint="choose one: SPRITE_ORG=NAME thopters ...",
+            )
+        org = chosen or (names[0] if names else None)
+        if not isinstance(org, str) or org not in names:
+            return None, []
+        return org, [(path, orgs[org]) for path, orgs in stored if org in orgs]
+
+    def program_org(self) -> str | None:
+        """Return the org at our API URL that the `sprite` program itself would act on, if any.
+
+        It goes by SPRITE_ORG, then by its selection, which holds a URL of its own.
+        """
+        selection: object = None
+        for _, document in reversed(self._files()):
+            selection = document.get("current_selection", selection)
+        if not isinstance(selection, dict) or not self._is_our_url(selection.get("url")):
+            return None
+        org = self.environ.get("SPRITE_ORG") or selection.get("org")
+        known = {name for _, document in self._files() for name in self._orgs(document)}
+        return org if isinstance(org, str) and org in known else None
+
+    def options_for(self, name: str, owner: str, token: Credential) -> list[str]:
+        """Return the options that have the `sprite` program act on just this sprite of `owner`.
+
+        It goes by a login and a selection of its own, so it might reach a sprite of the same name
+        in another org: then ThoptersError. `-o` is left out where it would change that selection.
+        """
+        if self.is_empty() and self.environ.get("SPRITE_TOKEN"):
+            return ["-s", name]  # the same token leads to the same org
+        selected = self.program_org()
+        if selected is None:
+            raise ThoptersError(
+                f"the sprite program is not logged in to {self.base}, so it does not reach {name}",
+                hint="run: sprite login; or set SPRITE_TOKEN and nothing else",
+            )
+        if not owner and token.org != selected:
+            raise ThoptersError(
+                "cannot tell whether the org that the sprite program has selected "
+                f"({selected}) is the one of {name}",
+                hint="log in with that program, and unset SPRITE_TOKEN and SPRITES_TOKEN",
+            )
+        if owner and owner != selected:
+            raise ThoptersError(
+                f"{name} belongs to the org {owner}, but the sprite program has {selected} "
+                "selected",
+                hint=f"select the other one in it: sprite -o {owner} list",
+            )
+        return ["-s", name] if self.environ.get("SPRITE_ORG") else ["-s", name, "-o", selected]
+
+    def is_empty(self) -> bool:
+        """Return whether no login is stored, an old one neither: then it takes SPRITE_TOKEN."""
+        old = os.path.exists(os.path.join(self.folder, "config.json"))
+        return not old and not any(document.get("urls") for _, document in self._files())
+
+    def _keyring_entries(self, org: str, records: list[dict[str, Any]]) -> list[tuple[str, str]]:
+        """Return the (service, account) pairs to look under, most likely first."""
+        import urllib.parse
+
+        usual = f"sprites:org:{self.base}:{org}"
+        accounts = [key for record in records if is_name(key := record.get("keyring_key"))]
+        services = [key for key in accounts if key.startswith("sprites-cli")]
+        accounts = [key for key in accounts if key not in services] + [usual]
+        for alias, url in self._aliases().items():
+            if url.rstrip("/") == self.base:
+                accounts.append(f"sprites:org:{alias}:{org}")
+        host = urllib.parse.urlsplit(self.base).netloc
+        accounts += [f"sprites:org:{org}", f"{host}:{org}", f"https-{host}:{org}"]
+        if self.base != DEFAULT_API_URL and not self._is_only_url():
+            # it tells no URL, so it may be the token of an org of this name elsewhere
+            accounts = [account for account in accounts if account != f"sprites:org:{org}"]
+        users = [record.get("user_id") for record in records] + [self.main.get("current_user")]
+        services += [f"sprites-cli:{user}" for user in users if is_name(user)]
+        services += ["sprites-cli:manual-tokens", "sprites-cli"]
+        pairs = [(service, account) for service in services for account in accounts]
+        return [pair for pair in dict.fromkeys(pairs) if is_name(pair[1])]
+
+    def _keyring_values(self, entries: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+        """Yield (source, value): the system's keyring, then the files that stand in for one."""
+        if not any(document.get("disable_keyring") is True for _, document in self._files()):
+            yield from self._system_keyring(entries)
+        for folder in self.keyring_folders:
+            for service, account in entries:
+                path = os.path.join(folder, service.replace(":", "-"), account.replace(":", "-"))
+                if is_inside(path, folder) and os.path.isfile(path):
+                    value = self._read(path)
+                    if value.strip():
+                        yield path, value
+
+    def _read(self, path: str) -> str:
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                self._check(path, os.fstat(file.fileno()))
+                return file.read(MAX_LINE_BYTES)
+        except OSError as error:
+            self.console.warn(f"cannot read {path}: {error.strerror}")
+            return ""
+
+    def _system_keyring(self, entries: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+        if sys.platform == "darwin":
+            program = find_program("/usr/bin/security", self.environ)
+        else:
+            program = find_program("secret-tool", self.environ) if os.name == "posix" else None
+        if not program:
+            return
+        for left_s, (service, account) in zip(
+            Clock().polling(KEYRING_LIMIT_S), entries, strict=False
+        ):
+            if sys.platform == "darwin":
+                words = ["find-generic-password", "-w", "-s", service, "-a", account]
+            else:
+                words = ["lookup", "service", service, "username", account]
+            value = run_for_output([program, *words], left_s)
+            if value is None:
+                self.console.warn(f"the keyring did not answer within {KEYRING_LIMIT_S:.0f} s")
+                return
+            if value.strip():
+                yield f"the keyring (service {service})", value
+
+
+def dicts(value: object) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def is_name(value: object) -> TypeGuard[str]:
+    """Return whether a value of the store can be part of a path or name a keyring's entry."""
+    return isinstance(value, str) and bool(value) and value.isprintable()
+
+
+def is_inside(path: str, folder: str) -> bool:
+    """Return whether `path`, links followed, lies under `folder`."""
+    return os.path.realpath(path).startswith(os.path.realpath(folder) + os.sep)
+
+
+def decode_keyring(value: str) -> str:
+    """Undo the two encodings in which the program's keyring library stores what is not plain."""
+    import base64
+    import binascii
+
+    value = value.strip()
+    try:
+        if value.startswith("go-keyring-base64:"):
+            return base64.b64decode(value.partition(":")[2], validate=True).decode(
+                "utf-8", "replace"
+            )
+        if value.startswith("go-keyring-encoded:"):
+            return bytes.fromhex(value.partition(":")[2]).decode("utf-8", "replace")
+    except (ValueError, binascii.Error):
+        return ""
+    return value
+
+
+def find_credential(environ: Mapping[str, str], base: str, console: Console) -> Credential:
+    """Return the first token there is: the environment's, then the `sprite` program's login."""
+    values = {name: environ.get(name, "") for name in ("SPRITE_TOKEN", "SPRITES_TOKEN")}
+    given = [name for name, value in values.items() if value.strip()]
+    if len({values[name].strip() for name in given}) == 2:
+        console.warn("SPRITE_TOKEN and SPRITES_TOKEN differ; SPRITE_TOKEN is used")
+    if given:
+        return Credential(check_token(values[given[0]], given[0]), given[0])
+    tried = "SPRITE_TOKEN, SPRITES_TOKEN"
+    try:
+        store = SpriteStore(environ, base, console)
+    except UsageError:  # no home directory, so no store in it
+        store = None
+    if store:
+        credential = store.find()
+        if credential:
+            return credential
+        tried += f", {store.describe()}"
+    raise AuthError(
+        f"no token for {base}: looked at {tried}",
+        hint="set SPRITE_TOKEN, or log in with the sprite program: sprite login",
+    )
+
+
+def find_sprite_program(environ: Mapping[str, str]) -> str | None:
+    return find_program("sprite.exe" if os.name == "nt" else "sprite", environ)
+
+
+def become_program(argv: list[str], environ: Mapping[str, str]) -> int:
+    """Run the `sprite` program in our place, so that its signals and its exit status are ours."""
+    # it starts the kind of shell that is the local one, and SPRITE_URL leads past -s and -o
+    dropped = ("SPRITE_URL", "BASH_VERSION", "FISH_VERSION", "ZSH_NAME", "ZSH_VERSION")
+    env = {key: value for key, value in environ.items() if key not in dropped}
+    env["SHELL"] = "/bin/bash"
+    sys.stdout.flush()
+    try:
+        if os.name == "posix":
+            interrupt_waits(0)  # it would go on, and end that program
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec keeps that
+            os.execve(argv[0], argv, env)  # noqa: S606 (an absolute path, and words of our own)
+        import subprocess
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return subprocess.call(argv, env=env)  # noqa: S603 (the same)
+    except OSError as error:
+        raise ThoptersError(f"cannot run {argv[0]}: {error.strerror}") from None
+
+
+def sprite_program_for(sprite: Sprite, info: SpriteInfo) -> list[str] | None:
+    """Return how to call the `sprite` program for a sprite; None where ours is to be used.
+
+    That is: wished by THOPTERS_NATIVE, no program, or one that would not reach this sprite.
+    """
+    transport = sprite.api.transport
+    path = find_sprite_program(transport.environ)
+    if transport.environ.get("THOPTERS_NATIVE") or path is None:
+        return None
+    base = f"{transport.base.scheme}://{transport.base.netloc}{transport.base.path}"
+    try:
+        store = SpriteStore(transport.environ, base, sprite.console)
+        return [path, *store.options_for(sprite.name, info.organization, transport.credential)]
+    except ThoptersError as error:
+        sprite.console.detail(f"{error.message}; it is not used")
+        return None
+
+
 # --- remote commands --------------------------------------------------------------------
+
+# How a command runs in a sprite (SPEC.md, "The exec protocol"). The platform starts a process
+# before our stream is attached, replays only the last of what it printed by then, ignores a wrong
+# directory, and writes URLs into logs. So the URL holds one short constant, the bootstrap, which
+# reads a script from stdin up to a NUL and evaluates it. The script prints one line with its
+# process group, and then runs the user's command with its words, variables and directory.
+#
+#   RemoteCommand   what is to run, as data; writes the script
+#   ExecDecoder     messages in, events out: Started, Output, Identity, Exit; no socket, no clock
+#   ExecSession     the one loop: look, hand output on, send input, wait
+#     StreamSession   over a WebSocket: input and output as numbered streams
+#     TerminalSession on a remote terminal (see that room)
+#     PostSession     over POST, where something in between refuses WebSockets
+#   run_script      a short script of ours, with its status and output
+#
+# An exit status is told only when the server told it. A connection that ends sooner is ExecLost, an
+# unknown outcome; nothing is ever run twice.
 
 STREAM_STDIN, STREAM_STDOUT, STREAM_STDERR, STREAM_EXIT, STREAM_EOF = 0, 1, 2, 3, 4
 PROBE_LIMIT_S = 3.0  # a fresh sprite's exec can hang instead of failing: ask again
@@ -3708,9 +3785,7 @@ HOLD_EVERY_S = 60
 HOLD_AGAIN_S = 10  # where it could not be refreshed
 HOLD_EXPIRY_S = 300
 HOLD_MAX_S = 8 * 3600
-# The platform starts a process before our stream is attached, writes URLs into logs and refuses
-# long ones. So the URL holds this constant alone, and the rest comes on stdin: a script that ends
-# with a NUL. The shell's own read takes not one byte more, and a script cut short never runs.
+# The shell's own read takes not one byte more than the NUL, and a script cut short never runs
 BOOTSTRAP = 'LC_ALL=C IFS= read -r -d "" _thopters || exit 255; eval "$_thopters"'
 # The first line on stdout is ours: it proves that the script runs, and holds the group to signal
 PREAMBLE = b"thopters-exec "
@@ -3845,9 +3920,9 @@ class RemoteCommand:
         )
         place = b"./-" if self.directory == b"-" else self.directory  # `cd -` is something else
         chdir = CHDIR % {b"dir": quote_argument(place)} if self.directory else b""
-        run = runner % {b"argv": b" ".join(map(quote_argument, self.argv))}
+        call = runner % {b"argv": b" ".join(map(quote_argument, self.argv))}
         hold = hold_loop(self.hold_max_s, alone=self.hold_alone) if self.hold_max_s else b""
-        parts = {b"exports": exports, b"chdir": chdir, b"hold": hold, b"run": run}
+        parts = {b"exports": exports, b"chdir": chdir, b"hold": hold, b"run": call}
         return SCRIPT % (parts | {b"wipe": wipe, b"keys": KEYS if self.with_keys else b""})
 
 
@@ -3862,13 +3937,13 @@ def hold_loop(max_s: int, *, alone: bool) -> bytes:
 class ExecLost(Exception):
     """No exit status will come; unless `started`, it is not known whether the command has run.
 
-    `quiet` tells of a session on a terminal that nothing had happened in it for a while.
+    `was_idle` tells of a session on a terminal that nothing had happened in it for a while.
     """
 
-    def __init__(self, why: str, *, started: bool, quiet: bool = False) -> None:
+    def __init__(self, why: str, *, started: bool, was_idle: bool = False) -> None:
         super().__init__(why)
         self.started = started
-        self.quiet = quiet
+        self.was_idle = was_idle
 
 
 class Garbled(Exception):
@@ -4103,9 +4178,9 @@ class ExecSession:
         Its input is `data`, then what `stdin` has to its end; None ends it at once.
         """
         self.begin(command, stdin, data, limit_s)
-        return self.follow(limit_s)
+        return self.await_exit(limit_s)
 
-    def follow(
+    def await_exit(
         self,
         limit_s: float | None = None,
         until: Callable[[], bool] = lambda: False,
@@ -4148,7 +4223,7 @@ class ExecSession:
     def await_group(self, limit_s: float) -> int | None:
         """Return the remote process group, as soon as it is known; None if it does not come."""
         with contextlib.suppress(ExecLost, OSError):
-            self.follow(limit_s, lambda: self.group is not None, 0.1)
+            self.await_exit(limit_s, lambda: self.group is not None, 0.1)
         return self.group
 
     # what a form of it does
@@ -4561,9 +4636,12 @@ def status_unknown(sprite: Sprite, lost: ExecLost) -> StatusUnknownError:
 
 # --- holds ------------------------------------------------------------------------------
 
+# What keeps a sprite awake: a hold is a task of the platform that has not expired. A command of
+# ours holds its sprite by a loop beside it (HOLD_LOOP, above), which refreshes such a task while
+# the command runs; on a terminal only while somebody is attached (HoldRefresher). `hold --for`
+# keeps a command running for that time, and `hold --release` ends it.
 
-# A hold is a task of the platform: a sprite does not go to sleep while one has not expired. The
-# API for them is inside the sprite alone, on a socket; on some images only behind a program.
+# The API for tasks is inside the sprite alone, on a socket; on some images only behind a program.
 # That takes an answer of an error for a success, so a list has to show what came of it.
 TASKS_SCRIPT = b"""\
 ask() {
@@ -4696,7 +4774,7 @@ def hold_by_hand(sprite: Sprite, seconds: int) -> None:
         session = open_outliving(sprite)
         try:
             session.begin(command)
-            ended = session.follow(SILENCE_TIMEOUT_S, lambda: session.group is not None)
+            ended = session.await_exit(SILENCE_TIMEOUT_S, lambda: session.group is not None)
             if ended == STILL_RUNNING:
                 with After(f"a hold of {sprite.name} was asked for"):
                     ended = wait_for_hold(sprite, session)
@@ -4738,6 +4816,9 @@ def release_by_hand(sprite: Sprite) -> bool:
 
 
 # --- terminal ---------------------------------------------------------------------------
+
+# Our own terminal, a remote one, and the stay with a session on it: what keys mean (Ctrl-\ leaves),
+# how screens are put back, when a lost connection is attached again.
 
 START_WATCH_S = 0.5  # a detached command that ends so soon has failed to start, or was short
 IDENTITY_LIMIT_S = 5.0  # for the platform to tell a session's id, once the command runs
@@ -4861,10 +4942,10 @@ class LocalTerminal:
         self._changes, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
         self._handlers.__enter__()
-        self.quiet()
+        self.without_echo()
         return self
 
-    def quiet(self) -> None:
+    def without_echo(self) -> None:
         """Leave lines of ours as they are; ^C ends us, and Ctrl-\\ is a signal too."""
         self._change(signals=True, lines=True)
 
@@ -4976,7 +5057,7 @@ class LocalTerminal:
         self.raw()
         while not self.has_keys(1.0):  # a signal just before a read without end would be missed
             pass
-        self.quiet()
+        self.without_echo()
         return self.read_keys()
 
     def is_leave(self, error: BaseException) -> bool:
@@ -5072,7 +5153,7 @@ class TerminalSession(ExecSession):
 
         The identity may never be told: it is waited for some seconds.
         """
-        status = self.follow(REQUEST_LIMIT_S, lambda: self.decoder.started, 0.1)
+        status = self.await_exit(REQUEST_LIMIT_S, lambda: self.decoder.started, 0.1)
         if status != STILL_RUNNING:
             return status
         began = self.clock.monotonic()
@@ -5081,14 +5162,14 @@ class TerminalSession(ExecSession):
             limit_s = START_WATCH_S if self.identity else IDENTITY_LIMIT_S
             return self.clock.monotonic() - began >= limit_s
 
-        return self.follow(None, has_run_a_while, 0.1)
+        return self.await_exit(None, has_run_a_while, 0.1)
 
     def pass_through(self, terminal: LocalTerminal) -> int:
         """Pass bytes both ways until the exit status comes; Detached, ExecLost."""
         self._terminal = terminal
         self._ends = 0 if terminal.types_end else self.MOST_ENDS
         terminal.raw(signals=not self.decoder.started)
-        return self.follow()
+        return self.await_exit()
 
     def events(self) -> Iterator[Event]:
         for opcode, payload in self.websocket.messages():
@@ -5128,13 +5209,13 @@ class TerminalSession(ExecSession):
         import re
 
         keys = terminal.read_keys()
-        leave = re.search(DETACH_KEY, keys) if terminal.is_terminal else None
-        before = keys[: leave.start()] if leave else keys
+        detach = re.search(DETACH_KEY, keys) if terminal.is_terminal else None
+        before = keys[: detach.start()] if detach else keys
         if before:
             self._active_at = self.clock.monotonic()
             self.typed += len(before)
             self.websocket.send(OP_BINARY, before, input_bytes=len(before))
-        if leave:
+        if detach:
             raise Detached
         if not keys:
             self._has_input, self._ended_at = False, self.clock.monotonic()
@@ -5155,8 +5236,8 @@ class TerminalSession(ExecSession):
         self.websocket.send(OP_TEXT, encode_json(message))
 
     def lost(self, why: str) -> ExecLost:
-        quiet = self.clock.monotonic() - self._active_at > IDLE_BEFORE_PAUSE_S
-        return ExecLost(why, started=self.decoder.started, quiet=quiet)
+        was_idle = self.clock.monotonic() - self._active_at > IDLE_BEFORE_PAUSE_S
+        return ExecLost(why, started=self.decoder.started, was_idle=was_idle)
 
     def close(self) -> None:
         self.websocket.close()
@@ -5321,7 +5402,7 @@ class Stay:
                     with self._refreshed_hold():
                         return self.session.pass_through(self.terminal)
                 except ExecLost as lost:
-                    self.terminal.quiet()
+                    self.terminal.without_echo()
                     self.session.close()
                     losses = losses + 1 if clock.monotonic() - began < QUICK_LOSS_S else 0
                     if losses > MOST_LOSSES:
@@ -5404,7 +5485,7 @@ class Stay:
         To attach would wake it, only to be lost again. A key means that the user wants it awake.
         """
         info = self._look_until_reachable()
-        for left_s in self.sprite.clock.polling(STATUS_LAG_S if lost.quiet else 0):
+        for left_s in self.sprite.clock.polling(STATUS_LAG_S if lost.was_idle else 0):
             if info is None or info.is_asleep():
                 return info is not None
             if not left_s or self.terminal.has_keys(0.5):
@@ -5437,6 +5518,7 @@ class Stay:
 
 # --- ports ------------------------------------------------------------------------------
 
+# Ports of a sprite: forwarded to local ones, or joined to stdin and stdout.
 
 LINGER_S = 10.0  # of silence, for an answer after the local side has sent all
 
@@ -5677,11 +5759,15 @@ def forward_stdio(sprite: Sprite, host: str, port: int) -> int:
 
 # --- files ------------------------------------------------------------------------------
 
-# Both ways a tar stream goes over one exec, and all of it below a folder `t`. What arrives is
-# unpacked beside its place. Once all of it has come and every entry fits what is there, the files
-# are put in place one by one, by a rename; a new folder by `cp -l`, which links what is in it, for
-# one that may not be written in can't be renamed. A link that DST itself is stays one, as with cp;
-# no other is followed. A signal ends what is under way, and nothing of what puts or takes away.
+# Copying files into a sprite and out of it. Cleanup is a part of each step: whatever ends a copy,
+# what is half done is taken away, here and there.
+
+# How a copy goes. Either way a tar stream goes over one exec, with all of it below a folder `t`,
+# and what arrives is unpacked beside its place. Once all of it has come and every entry fits what
+# is there, the files are put in place one by one, by a rename; a new folder by `cp -l`, which
+# links what is in it, for one that may not be written in can't be renamed. A link that DST itself
+# is stays one, as with cp; no other is followed. A signal ends what is under way, and nothing of
+# what puts or takes away.
 PREPARE = rb"""
 tidy_up() {
   stopped=
@@ -5857,7 +5943,7 @@ class Copy:
                 mode="w|", fileobj=stream, format=tarfile.PAX_FORMAT, bufsize=1 << 18,
                 errors="surrogateescape",
             ) as archive:  # fmt: skip
-                for path, name in entries(sources):
+                for path, name in walk_trees(sources):
                     name = f"t/{name}".rstrip("/")
                     archive.add(path, name, recursive=False, filter=self._pack_member)
                 end = tarfile.TarInfo(UPLOAD_END)
@@ -5905,7 +5991,7 @@ class Padded:
         return self._file.read(size).ljust(size, b"\0")
 
 
-def entries(sources: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+def walk_trees(sources: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     """Yield files, and folders with all in them, each with its name; a tree may be deep."""
     waiting = [*reversed(sources)]
     while waiting:
@@ -6230,7 +6316,7 @@ def copy_in(sprite: Sprite, sources: list[str], target: bytes) -> int:
         named = [(named[0][0], "")]
     with sprite.console.working(f"copying to {sprite.name}"):
         copy = upload(sprite, named, target)
-    return finish_copy(sprite, copy)
+    return report_copy(sprite, copy)
 
 
 class EndedInput(LocalInput):
@@ -6290,7 +6376,7 @@ def copy_out(sprite: Sprite, sources: list[str], target: str) -> int:
             put_in_place(found)
     finally:
         remove_tree(folder)
-    return finish_copy(sprite, copy)
+    return report_copy(sprite, copy)
 
 
 def make_folder(folder: str) -> None:
@@ -6314,7 +6400,7 @@ def check_names(names: list[str]) -> None:
         raise UsageError("what is in a directory can't be copied with others")
 
 
-def finish_copy(sprite: Sprite, copy: Copy) -> int:
+def report_copy(sprite: Sprite, copy: Copy) -> int:
     """Say what was left out, which makes it a failure, as with cp, and what may be torn."""
     if copy.has_changed:
         sprite.console.warn("some files changed while they were read")
@@ -6324,6 +6410,8 @@ def finish_copy(sprite: Sprite, copy: Copy) -> int:
 
 
 # --- keys -------------------------------------------------------------------------------
+
+# Putting the user's keys and git identity into a sprite.
 
 INIT_LIMIT_S = 120.0
 # What runs in a sprite to put the keys in. It is constant: everything of the user's comes on its
@@ -6508,9 +6596,9 @@ INIT_PROOF = "thopters-init-ok"
 # In the shell that is looked at: names come on descriptor 9, digests of the values go to 8, as in
 #   while IFS= read -r _thopters; do eval "printf '%s\0' \"\${$_thopters-}\""; done <&9 | sha256sum
 SEE = rb"""eval "printf '%s\\0' \"\${$_thopters-}\"" """
-QUIET = b"{ set +x; } 2>/dev/null; "  # a start-up file may have all commands logged, values too
-SEE_ALL = QUIET + b"while IFS= read -r _thopters; do " + SEE + b"; done <&9 | sha256sum >&8"
-SEE_EACH = QUIET + (
+NO_TRACE = b"{ set +x; } 2>/dev/null; "  # a start-up file may have all commands logged, values too
+SEE_ALL = NO_TRACE + b"while IFS= read -r _thopters; do " + SEE + b"; done <&9 | sha256sum >&8"
+SEE_EACH = NO_TRACE + (
     b"while IFS= read -r _thopters; do { printf '%s ' \"$_thopters\"; "
     + SEE
     + b"| sha256sum; } >&8; done <&9"
@@ -6616,6 +6704,8 @@ def describe_keys(config: Config | None, report: dict[str, Any]) -> str:
 
 # --- life -------------------------------------------------------------------------------
 
+# The operations behind the commands: create, pause, resume, checkpoint, restore, destroy. They take
+# a sprite's handle and return what came of it; the commands show that.
 
 YES = ("y", "yes")
 
@@ -7138,6 +7228,10 @@ def destroy(sprite: Sprite) -> None:
 
 # --- command line -----------------------------------------------------------------------
 
+# A command is one declaration: its name (of two words perhaps, as in `env set`), a line of summary,
+# its arguments as data, examples. The parser, the help, "did you mean" and the checks of the tests
+# are made from these alone, so that to add a command is to add one block to the next room.
+
 
 class Argument:
     """One argument of a command, in the words of argparse's add_argument.
@@ -7251,11 +7345,11 @@ class Command:
         self.takes_command = takes_command
 
     def __call__(
-        self, run: Callable[[App, argparse.Namespace], int]
+        self, function: Callable[[App, argparse.Namespace], int]
     ) -> Callable[[App, argparse.Namespace], int]:
-        self.run = run
+        self.run = function
         COMMANDS.append(self)
-        return run
+        return function
 
 
 COMMANDS: list[Command] = []  # in the order of the help
@@ -7413,23 +7507,8 @@ def parse(argv: list[str]) -> tuple[Command, argparse.Namespace]:
 
 # --- commands ---------------------------------------------------------------------------
 
-
-def sprite_program_for(sprite: Sprite, info: SpriteInfo) -> list[str] | None:
-    """Return how to call the `sprite` program for a sprite; None where ours is to be used.
-
-    That is: wished by THOPTERS_NATIVE, no program, or one that would not reach this sprite.
-    """
-    transport = sprite.api.transport
-    path = find_sprite_program(transport.environ)
-    if transport.environ.get("THOPTERS_NATIVE") or path is None:
-        return None
-    base = f"{transport.base.scheme}://{transport.base.netloc}{transport.base.path}"
-    try:
-        store = SpriteStore(transport.environ, base, sprite.console)
-        return [path, *store.options_for(sprite.name, info.organization, transport.credential)]
-    except ThoptersError as error:
-        sprite.console.detail(f"{error.message}; it is not used")
-        return None
+# One block for each command, in the order of the help: its declaration, a short body, and what it
+# alone needs. A body checks what the user gave, calls an operation, and shows what came of it.
 
 
 NAME = Argument("name", metavar="NAME", help="the sprite")
@@ -7454,7 +7533,7 @@ def yes_option(what: str) -> Argument:
 class Batch:
     """Does something for several sprites; where one fails, the others still get their turn.
 
-    What fails is told at once, with --json at the end; so is what was done, under the name `done`.
+    What fails is told at once, with --json by `report`; so is what was done, under the name `done`.
     """
 
     def __init__(self, console: Console, done: str) -> None:
@@ -7462,7 +7541,7 @@ class Batch:
         self.done = done
         self.failed: list[tuple[str, ThoptersError]] = []
 
-    def each(self, items: Iterable[N], action: Callable[[N], T]) -> list[T]:
+    def for_every(self, items: Iterable[N], action: Callable[[N], T]) -> list[T]:
         """Do something for each item, which has a sprite's name; return what came of it."""
         results = []
         for item in items:
@@ -7478,7 +7557,7 @@ class Batch:
                     self.console.error(error)
         return results
 
-    def finish(self, results: list[Any]) -> int:
+    def report(self, results: list[Any]) -> int:
         """Return the worst exit status; with --json say what was done and what failed."""
         errors = [{"name": name, **error.to_json()} for name, error in self.failed]
         self.console.result({self.done: results, "errors": errors})
@@ -7510,29 +7589,37 @@ def cmd_setup(app: App, args: argparse.Namespace) -> int:
         )
     config = app.config
     say_sprite_program(app)
-    verdicts = [check_sprites_token(app)]
-    offered: dict[tuple[str, str], str] = {}
-    if args.from_env:
-        secrets, settings = values_from_environment(app)
-    else:
-        secrets, settings, offered = asked_values(app)
+    is_accepted = [check_sprites_token(app)]
+    answers = values_from_environment(app) if args.from_env else asked_values(app)
+    config.update(answers.merge_into)
+    console.answer(f"saved {config.path}")
+    is_accepted.append(check_github_token(app))
+    return EXIT_OK if all(is_accepted) else EXIT_FAILED
 
-    def merge(document: dict[str, Any]) -> None:
+
+class SetupAnswers:
+    """What setup stores: `secrets` ("" takes one away) and `settings` by (section, key).
+
+    `offered` is what was offered and taken for settings that were not there. What is only kept is
+    not written again: it may have changed meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self.secrets: dict[str, str] = {}
+        self.settings: dict[tuple[str, str], str] = {}
+        self.offered: dict[tuple[str, str], str] = {}
+
+    def merge_into(self, document: dict[str, Any]) -> None:
         stored = document.setdefault("secrets", {})
-        for name, value in secrets.items():
+        for name, value in self.secrets.items():
             if value:
                 stored[name] = value
             else:
                 stored.pop(name, None)
-        for (section, key), value in settings.items():
+        for (section, key), value in self.settings.items():
             document.setdefault(section, {})[key] = value
-        for (section, key), value in offered.items():
+        for (section, key), value in self.offered.items():
             document.setdefault(section, {}).setdefault(key, value)
-
-    config.update(merge)
-    console.answer(f"saved {config.path}")
-    verdicts.append(check_github_token(app))
-    return EXIT_OK if all(verdicts) else EXIT_FAILED
 
 
 def variables_of_setup(config: Config) -> str:
@@ -7540,38 +7627,30 @@ def variables_of_setup(config: Config) -> str:
     return ", ".join(dict.fromkeys(usual))
 
 
-def values_from_environment(app: App) -> tuple[dict[str, str], dict[tuple[str, str], str]]:
+def values_from_environment(app: App) -> SetupAnswers:
     """Return the secrets and settings that variables of their names hold."""
+    answers = SetupAnswers()
     usual = {name: app.environ.get(name, "").strip() for name in USUAL_SECRETS}
     own = {name: app.environ.get(name, "") for name in app.config.secrets}
-    secrets = {name: value for name, value in {**own, **usual}.items() if value}
-    settings = {
-        (section, key): value
-        for _, section, key, variable in USUAL_SETTINGS
-        if (value := app.environ.get(variable, "").strip())
-    }
-    if not secrets and not settings:
+    answers.secrets = {name: value for name, value in {**own, **usual}.items() if value}
+    for _, section, key, variable in USUAL_SETTINGS:
+        if value := app.environ.get(variable, "").strip():
+            answers.settings[section, key] = value
+    if not answers.secrets and not answers.settings:
         raise UsageError(
             "--from-env: none of the variables is set", hint=variables_of_setup(app.config)
         )
-    for name, value in secrets.items():
+    for name, value in answers.secrets.items():
         check_value(name, name, value)
-    for (section, key), value in settings.items():
+    for (section, key), value in answers.settings.items():
         check_value(f"{section} {key}", key, value)
-    return secrets, settings
+    return answers
 
 
-def asked_values(
-    app: App,
-) -> tuple[dict[str, str], dict[tuple[str, str], str], dict[tuple[str, str], str]]:
-    """Ask for each value: Enter keeps what is there, `-` takes it away.
-
-    Returns the secrets and settings that were typed, and what was offered and taken for settings
-    that were not there. What is only kept is not written again: it may have changed meanwhile.
-    """
-    console, config = app.console, app.config
+def asked_values(app: App) -> SetupAnswers:
+    """Ask for each value: Enter keeps what is there, `-` takes it away."""
+    console, config, answers = app.console, app.config, SetupAnswers()
     console.note("Enter keeps what is there, - removes it.")
-    secrets: dict[str, str] = {}
     for name in dict.fromkeys([*USUAL_SECRETS, *config.secrets]):
         secret = config.secrets.get(name)
         shown = f"**** ({secret.length} characters)" if secret else "not set"
@@ -7580,18 +7659,16 @@ def asked_values(
         if bare:
             value = bare if name in USUAL_SECRETS else typed
             check_value(name, name, value)
-            secrets[name] = "" if bare == "-" else value
-    settings: dict[tuple[str, str], str] = {}
-    offered: dict[tuple[str, str], str] = {}
+            answers.secrets[name] = "" if bare == "-" else value
     for words, section, key, _ in USUAL_SETTINGS:
         value = offered_setting(app, section, key)
         typed = console.ask(f"{words} [{value or 'none'}]:").strip()
         check_value(words, key, typed)
         if typed:
-            settings[section, key] = "" if typed == "-" else typed
+            answers.settings[section, key] = "" if typed == "-" else typed
         elif key not in config.document.get(section, {}):
-            offered[section, key] = value
-    return secrets, settings, offered
+            answers.offered[section, key] = value
+    return answers
 
 
 def offered_setting(app: App, section: str, key: str) -> str:
@@ -7712,20 +7789,13 @@ def cmd_config(app: App, args: argparse.Namespace) -> int:
         else:
             write_stdout(os.fsencode(path) + b"\n")  # to the byte, in every locale
         return EXIT_OK
-    config, lengths = app.config, {}
-    for name, secret in sorted(config.secrets.items()):
-        lengths[name] = secret.length
+    config = app.config
+    lengths = {name: secret.length for name, secret in sorted(config.secrets.items())}
     source, org = token_source(app)
     if args.json:
-        facts = {
-            "path": config.path,
-            "exists": config.exists,
-            "secrets": {name: {"length": length} for name, length in lengths.items()},
-            "git": {"user": config.git_user or None, "email": config.git_email or None},
-            "defaults": {"prefix": config.prefix or None},
-            "token": {"source": source, "org": org},
-        }
-        console.answer_json(facts)
+        console.answer_json(
+            config_facts(config, lengths) | {"token": {"source": source, "org": org}}
+        )
         return EXIT_OK
     rows = [("file", config.path if config.exists else f"{config.path} (not there yet)")]
     rows += [(name, f"**** ({length} characters)") for name, length in lengths.items()]
@@ -7733,6 +7803,16 @@ def cmd_config(app: App, args: argparse.Namespace) -> int:
     rows += [("list prefix", config.prefix or "-"), ("token", source or "none")]
     console.table(("Setting", "Value"), rows)
     return EXIT_OK
+
+
+def config_facts(config: Config, lengths: dict[str, int]) -> dict[str, Any]:
+    return {
+        "path": config.path,
+        "exists": config.exists,
+        "secrets": {name: {"length": length} for name, length in lengths.items()},
+        "git": {"user": config.git_user or None, "email": config.git_email or None},
+        "defaults": {"prefix": config.prefix or None},
+    }
 
 
 def token_source(app: App) -> tuple[str | None, str | None]:
@@ -7797,7 +7877,7 @@ def cmd_init(app: App, args: argparse.Namespace) -> int:
         app.console.say_done(f"{sprite.name}: {describe_keys(config, report)}")
         return report
 
-    return batch.finish(batch.each(sprites, put_in))
+    return batch.report(batch.for_every(sprites, put_in))
 
 
 @Command(
@@ -7875,7 +7955,7 @@ def cmd_pause(app: App, args: argparse.Namespace) -> int:
         raise UsageError("--timeout wants a number of seconds")
     batch = Batch(app.console, "paused")
     # all are looked at first, so that they fall asleep together
-    pauses = batch.each(sprites, lambda sprite: begin_pause(sprite, force=args.force))
+    pauses = batch.for_every(sprites, lambda sprite: begin_pause(sprite, force=args.force))
     started = clock.monotonic()
 
     def wait(pause: Pause) -> dict[str, Any]:
@@ -7891,7 +7971,7 @@ def cmd_pause(app: App, args: argparse.Namespace) -> int:
         facts = {"was": pause.was or None, "status": info.status or None, "ended": pause.ended}
         return {"name": pause.name, **facts, "seconds": seconds}
 
-    return batch.finish(batch.each(pauses, wait))
+    return batch.report(batch.for_every(pauses, wait))
 
 
 @Command(
@@ -7912,7 +7992,7 @@ def cmd_resume(app: App, args: argparse.Namespace) -> int:
         app.console.say_done(f"{sprite.name} {clean(how)} in {seconds:.2f} s")
         return {"name": sprite.name, "was": was or None, "seconds": round(seconds, 2)}
 
-    return batch.finish(batch.each(sprites, wake_up))
+    return batch.report(batch.for_every(sprites, wake_up))
 
 
 @Command(
@@ -8453,7 +8533,7 @@ def cmd_destroy(app: App, args: argparse.Namespace) -> int:
     if not args.yes and not app.console.can_ask():
         raise no_consent("destroy " + ", ".join(sprite.name for sprite in sprites))
     batch = Batch(app.console, "destroyed")
-    found = batch.each(sprites, lambda sprite: (sprite, sprite.require()))
+    found = batch.for_every(sprites, lambda sprite: (sprite, sprite.require()))
     if not args.yes:
         for _, info in found:
             confirm_destroy(info, app.console)
@@ -8463,7 +8543,7 @@ def cmd_destroy(app: App, args: argparse.Namespace) -> int:
         app.console.say_done(f"destroyed {sprite.name}")
         return sprite.name
 
-    return batch.finish(batch.each([sprite for sprite, _ in found], delete))
+    return batch.report(batch.for_every([sprite for sprite, _ in found], delete))
 
 
 @Command(
@@ -8478,6 +8558,8 @@ def cmd_help(app: App, args: argparse.Namespace) -> int:
 
 
 # --- main -------------------------------------------------------------------------------
+
+# From the process to a command and back: one line for each way to end.
 
 
 def run(

@@ -74,3 +74,39 @@ def test_the_tables_of_the_tests_name_every_test_module_and_no_other() -> None:
     assert named == {path.name for path in TESTS.rglob("test_*.py")}
     for place in re.findall(r"`(units/test_\w+\.py)`", (TESTS / "README.md").read_text()):
         assert (TESTS / place).exists(), place
+
+
+def functions() -> list[ast.FunctionDef]:
+    tree = ast.parse((ROOT / "thopters.py").read_text())
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+
+
+def test_no_local_name_hides_a_function_or_class_of_the_module() -> None:
+    """Who reads a body could take the one for the other."""
+    tree = ast.parse((ROOT / "thopters.py").read_text())
+    named = {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    for function in functions():
+        arguments = function.args.args + function.args.kwonlyargs
+        local = {argument.arg for argument in arguments}
+        local |= {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and is_stored(n)}
+        assert not local & named, (function.name, local & named)
+
+
+def test_each_room_says_first_what_it_is_for() -> None:
+    source = (ROOT / "thopters.py").read_text()
+    for room in re.split(r"(?m)^# --- .*-$", source)[1:]:
+        assert re.match(r"\n\n# [A-Z].*", room), room[:200]
+
+
+def test_the_body_of_a_command_is_short() -> None:
+    """What a command does is an operation of a room above; the body shows what came of it."""
+    for function in functions():
+        if function.name.startswith("cmd_"):
+            last = function.end_lineno or 0
+            assert last - function.body[0].lineno < 25, function.name
+
+
+def test_no_error_is_decided_on_by_its_words_or_its_context() -> None:
+    source = (ROOT / "thopters.py").read_text()
+    assert "__context__" not in source and "__cause__" not in source
+    assert not re.search(r"\bin (str\(error\)|error\.message|str\(lost\))", source)

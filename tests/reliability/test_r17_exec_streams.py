@@ -297,7 +297,7 @@ def run_post(pieces: Iterable[bytes]) -> Outcome:
     session = program.PostSession(api.sprite("dev"), outcome.sinks(), 1.0)
     session._pieces = iter(pieces)
     try:
-        outcome.status = session.follow()
+        outcome.status = session.await_exit()
     except program.ExecLost as lost:
         outcome.why = str(lost)
     return outcome
