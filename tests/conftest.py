@@ -50,6 +50,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     seed = config.getoption("--shuffle")
     if seed:
         random.Random(seed).shuffle(items)
+        items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 def pytest_runtestloop(session: pytest.Session) -> bool | None:

@@ -503,6 +503,7 @@ def test_a_home_that_is_none_is_refused(thopters: Thopters, emulator: Emulator, 
 # writers together, and writers killed
 
 
+@pytest.mark.long
 def test_a_lock_that_is_held_is_waited_for_and_then_reported(
     thopters: Thopters, emulator: Emulator, path: Path
 ) -> None:

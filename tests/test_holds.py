@@ -93,6 +93,7 @@ def test_a_second_interrupt_releases_the_hold(thopters: Thopters, sprite: Sprite
     until_released(sprite)
 
 
+@pytest.mark.long
 def test_a_client_that_is_killed_releases_the_hold(thopters: Thopters, sprite: Sprite) -> None:
     """The platform ends an attached command that has lost its client, by KILL."""
     started(thopters, sprite, "--", "sleep", "600").kill()
@@ -216,6 +217,7 @@ def at_prompt(thopters: Thopters, *words: str) -> Tty:
 
 
 @pytest.mark.parametrize("leaves", ["by Ctrl-\\", "by a kill"])
+@pytest.mark.long
 def test_a_terminal_is_held_while_somebody_is_there(
     thopters: Thopters, emulator: Emulator, sprite: Sprite, leaves: str
 ) -> None:
@@ -411,6 +413,7 @@ def hold(thopters: Thopters, sprite: Sprite) -> Session:
 
 @needs_curl
 @needs_namespace
+@pytest.mark.long
 def test_the_shortest_hold_is_seen_and_has_ended_when_it_is_released(
     thopters: Thopters, sprite: Sprite
 ) -> None:

@@ -242,6 +242,7 @@ def test_a_home_that_can_not_be_written_is_said(home: Path) -> None:
 # hundreds of homes
 
 
+@pytest.mark.long
 def test_odd_homes(tmp_path: Path) -> None:
     homes(tmp_path, range(16))
 

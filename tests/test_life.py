@@ -356,6 +356,7 @@ def test_destroy_several_goes_on_and_reports_the_worst(
     assert not emulator.sprites
 
 
+@pytest.mark.long
 def test_destroy_that_the_api_only_claims(thopters: Thopters, emulator: Emulator) -> None:
     emulator.add_sprite("dev")
     emulator.fault(Fault("DELETE *", "status", status=204, body=b"", times=None))

@@ -451,6 +451,7 @@ def test_200_connections_at_once(thopters: Thopters, dev: Emulator, serve: Serve
 
 
 @linux_only
+@pytest.mark.long
 def test_more_connections_than_descriptors_do_not_end_it(
     thopters: Thopters, dev: Emulator, serve: Serve
 ) -> None:
@@ -876,6 +877,7 @@ def test_a_platform_that_is_gone_is_found_out(dev: Emulator, serve: Serve, join:
 # --- stdin and stdout -------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_an_answer_that_does_not_end_is_not_called_whole(
     thopters: Thopters, dev: Emulator, serve: Serve
 ) -> None:

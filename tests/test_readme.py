@@ -133,6 +133,7 @@ WORKFLOWS = {
 }
 
 
+@pytest.mark.long
 def test_the_workflows_are_true(thopters: Thopters, emulator: Emulator, shell: Shell) -> None:
     blocks = re.findall(r"^```sh\n(.*?)^```$", section(README, "Workflows"), re.M | re.S)
     assert blocks, "README.md shows no workflows"
@@ -240,6 +241,7 @@ def status_of(thopters: Thopters, shell: Shell, example: str) -> int:
         return done.code
 
 
+@pytest.mark.long
 def test_the_examples_of_the_help_are_true(thopters: Thopters, shell: Shell) -> None:
     shown = examples(thopters("--help").out)
     for command in commands(thopters):

@@ -697,6 +697,7 @@ def test_r21_every_command_that_asks_something_is_among_them() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.long
 def test_r21_a_cut_answer_makes_no_command_lie(world: World, name: str) -> None:
     case = CASES[name](world)
     assert sweep(world, case, upward=False, step=case.step) >= 10

@@ -88,6 +88,7 @@ class Journey:
 # R44
 
 
+@pytest.mark.long
 def test_r44_r48_every_command_in_one_of_nine_locales_asks_what_the_contract_has(
     thopters: Thopters, emulator: Emulator
 ) -> None:
