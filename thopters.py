@@ -631,6 +631,9 @@ def find_program(name: str, environ: Mapping[str, str]) -> str | None:
     return None
 
 
+LOCAL_PROGRAM_LIMIT_S = 5.0
+
+
 def run_for_output(argv: list[str], limit_s: float) -> str | None:
     """Run a local program and return its stdout, "" if it failed, None if it took too long."""
     import subprocess
@@ -3779,6 +3782,7 @@ def sprite_program_for(sprite: Sprite, info: SpriteInfo) -> list[str] | None:
 STREAM_STDIN, STREAM_STDOUT, STREAM_STDERR, STREAM_EXIT, STREAM_EOF = 0, 1, 2, 3, 4
 PROBE_LIMIT_S = 3.0  # a fresh sprite's exec can hang instead of failing: ask again
 SIGNAL_TRIES = 3
+URGENT_LIMIT_S = 5.0  # to send a signal while the user waits for us to end
 SESSION_LAG_S = 3.0  # of the list of sessions behind a session's end
 HOLD_FIRST_S = 1  # a command that ends sooner holds nothing
 HOLD_EVERY_S = 60
@@ -4523,7 +4527,7 @@ def signal_group(
     that is not known.
     """
     known, looks = b"known" if is_known else b"", b"0" if is_urgent else b"50"
-    limits_s = (5.0, PROBE_LIMIT_S) if is_urgent else (SILENCE_TIMEOUT_S, WAKE_LIMIT_S)
+    limits_s = (URGENT_LIMIT_S, PROBE_LIMIT_S) if is_urgent else (SILENCE_TIMEOUT_S, WAKE_LIMIT_S)
     status, _, _ = run_script(
         sprite,
         SIGNAL_SCRIPT,
@@ -4763,6 +4767,10 @@ rm -f ~/.thopters/hold || exit 1
 """
 
 
+HOLD_SEEN_LIMIT_S = 10.0
+HOLD_GONE_LIMIT_S = 15.0
+
+
 def hold_by_hand(sprite: Sprite, seconds: int) -> None:
     """Keep a sprite awake without us, by a command that holds it; return when the hold is seen."""
     with sprite.console.working(f"asking for a hold in {sprite.name}"):
@@ -4794,7 +4802,7 @@ def hold_by_hand(sprite: Sprite, seconds: int) -> None:
 def wait_for_hold(sprite: Sprite, session: ExecSession) -> int:
     """Return STILL_RUNNING once the hold is there, the status of what has ended; TimedOutError."""
     task = f"thopters-{session.group}"
-    for _ in sprite.clock.polling(10.0, 0.3):
+    for _ in sprite.clock.polling(HOLD_SEEN_LIMIT_S, 0.3):
         if task in [hold.name for hold in list_holds(sprite)]:
             return STILL_RUNNING
         ended = session.look()
@@ -4809,7 +4817,7 @@ def release_by_hand(sprite: Sprite) -> bool:
     held = require_output(sprite, RELEASE_SCRIPT).decode("ascii", "replace").strip()
     told_to_end = After(f"the hold {held} of {sprite.name} was told to end")
     with sprite.console.working(f"letting {sprite.name} sleep"), told_to_end:
-        for _ in sprite.clock.polling(15.0, 0.5):
+        for _ in sprite.clock.polling(HOLD_GONE_LIMIT_S, 0.5):
             if not held or held not in [hold.name for hold in list_holds(sprite)]:
                 return bool(held)
         raise TimedOutError("it is still there")
@@ -5897,6 +5905,7 @@ exit "$status"
 """
 ALL_IN_IT = ("", ".", "..")  # the last part of a path that stands for what is in a directory
 NOT_PUT = "nothing was put in place"
+GROUP_LIMIT_S = 2.0  # for a copy that is ended to tell its process group
 
 
 class Copy:
@@ -6135,7 +6144,7 @@ def run_copy(
     except BaseException as error:
         if source and isinstance(error, Interrupted):  # all may just have been sent
             sprite.console.note(f"it is not known whether {sprite.name} has any of it")
-        if group := session.await_group(2.0):  # it has something to take away
+        if group := session.await_group(GROUP_LIMIT_S):  # it has something to take away
             pass_signal_on(sprite, group, signal.SIGTERM)
         raise
     finally:
@@ -6734,6 +6743,8 @@ def no_consent(doing: str) -> UsageError:
 
 READY_LIMIT_S = 60.0
 READ_BACK_LIMIT_S = 30.0
+TAKEN_LIMIT_S = 2.0  # for a GET to find what is said to exist
+LAST_LOOK_LIMIT_S = 5.0  # at what exists, when create is interrupted
 OLD_AFTER_S = 10.0  # how much earlier than our question a sprite was made that is not ours
 
 
@@ -6817,7 +6828,7 @@ def created_sprite(sprite: Sprite, answer: Answer, *, is_second: bool) -> tuple[
     words = ("exist", "taken", "already")  # 409 in practice; the documentation says 400
     says_so = answer.status in (400, 422) and any(w in answer.reason().lower() for w in words)
     if answer.status == 409 or says_so:
-        existing = read_back(sprite, 2.0)
+        existing = read_back(sprite, TAKEN_LIMIT_S)
         if existing:
             return existing, is_second  # absent before our first POST, so that one made it
     sprite.api.refuse(answer, f"create {sprite.name}")
@@ -6845,7 +6856,7 @@ def read_back(sprite: Sprite, limit_s: float) -> SpriteInfo | None:
 
 def say_what_exists(sprite: Sprite) -> None:
     """Tell, after an interrupted create, what the API has; its absence now proves nothing."""
-    for _ in sprite.clock.polling(5.0, 0.5):
+    for _ in sprite.clock.polling(LAST_LOOK_LIMIT_S, 0.5):
         if sprite.glance_at_state() not in ("", "gone"):
             sprite.console.note(
                 f"{sprite.name} was created; remove it with: thopters destroy {sprite.name}"
@@ -7207,6 +7218,8 @@ def renew_keys(
 
 # destroy
 
+DESTROY_LIMIT_S = 10.0  # for a sprite to be gone
+
 
 def confirm_destroy(info: SpriteInfo, console: Console) -> None:
     facts = ", ".join(filter(None, (info.state(), info.url)))
@@ -7220,10 +7233,10 @@ def destroy(sprite: Sprite) -> None:
     with sprite.console.working(f"destroying {sprite.name}"):
         sprite.delete()
         with After(f"the API said that it deletes {sprite.name}"):
-            for _ in sprite.clock.polling(10.0, 0.3):
+            for _ in sprite.clock.polling(DESTROY_LIMIT_S, 0.3):
                 if sprite.find() is None:
                     return
-            raise TimedOutError("it is still there after 10 s")
+            raise TimedOutError(f"it is still there after {DESTROY_LIMIT_S:.0f} s")
 
 
 # --- command line -----------------------------------------------------------------------
@@ -7678,7 +7691,9 @@ def offered_setting(app: App, section: str, key: str) -> str:
         return str(stored.get(key, ""))
     git = find_program("git", app.environ)
     name = {"user": "user.name", "email": "user.email"}[key]
-    found = (run_for_output([git, "config", "--global", name], 5.0) if git else "") or ""
+    found = (
+        run_for_output([git, "config", "--global", name], LOCAL_PROGRAM_LIMIT_S) if git else ""
+    ) or ""
     return (
         GIT_DEFAULTS[key] if value_flaw(key, found.strip()) else found.strip() or GIT_DEFAULTS[key]
     )
@@ -7696,7 +7711,7 @@ def say_sprite_program(app: App) -> None:
     if path is None:
         app.console.note(f"sprite program: not found; see {INSTALL_PAGE}")
         return
-    version = run_for_output([path, "--version"], 5.0)
+    version = run_for_output([path, "--version"], LOCAL_PROGRAM_LIMIT_S)
     told = " ".join((version or "").split())[:60] or "it does not tell its version"
     try:
         store = SpriteStore(app.environ, api_base(app.environ), app.console)
