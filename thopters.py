@@ -28,7 +28,8 @@ fifth slower). Importing this module does nothing but define names.
 
 The file is read from top to bottom in rooms, each with a banner (grep -n '^# ---' thopters.py); a
 room uses only rooms above it. A call takes one way: command line -> command -> sprite's handle ->
-api, or a session in the sprite -> console.
+api, or a session in the sprite -> console. Where to find what, and what R01 to R48 in the names of
+tests are, says README.md under Contribute.
 """
 
 from __future__ import annotations
@@ -481,6 +482,9 @@ class Clock:
             if not left_s:
                 return
             if every_s:
+                left_s = end - self.monotonic()
+                if left_s <= 0:  # the look itself took that long
+                    return
                 self.sleep(min(every_s, left_s))
             every_s = min(2 * every_s, longest_s) if longest_s else every_s
 
@@ -508,10 +512,12 @@ def start_thread(thread: threading.Thread) -> None:
     try:
         thread.start()
     except RuntimeError:
-        raise ThoptersError(
+        error = ThoptersError(
             "no thread can be started: the system allows no more of them",
             hint="see its limits: ulimit -a",
-        ) from None
+        )
+        error.names_sprite = False
+        raise error from None
 
 
 def wait_for(
@@ -836,7 +842,11 @@ class BlockedSignals:
     """While it is entered, what asks us to stop waits in the system."""
 
     def __enter__(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
+        try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
+        except BaseException:  # one that came just before
+            self.__exit__()
+            raise
 
     def __exit__(self, *exc: object) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals())
@@ -2674,9 +2684,10 @@ class FrameParser:
 # while a program does not read, the server can be stuck with that, and answers no ping. So each
 # ping carries the number of bytes of input sent before it, and its answer says that the server has
 # got rid of those. As long as more than a program's side takes unread is on its way, silence is no
-# sign of death, and the limit is a long one. Two other times are no silence: that in which a slow
-# reader of ours kept us busy, and that in which we were stopped ourselves. Bytes that had to wait
-# and then were taken are as good as something heard.
+# sign of death, and the limit is a long one; but not for what a program of ours reads, as with cp,
+# which never leaves it for long. Two other times are no silence: that in which a slow reader of
+# ours kept us busy, and that in which we were stopped ourselves. Bytes that had to wait and then
+# were taken are as good as something heard.
 class WebSocket:
     """A client's side of an open WebSocket; never blocks but in `wait`.
 
@@ -2930,7 +2941,7 @@ def open_websocket(transport: Transport, target: str, limit_s: float) -> WebSock
 # --- api --------------------------------------------------------------------------------
 
 # The platform's endpoints and what they answer, as values; the handle of one sprite. What a status
-# becomes (401, 404, 429 and the others) is decided in SpritesApi.refuse, for every endpoint.
+# becomes (401, 404, 429 and the others) is decided in SpritesApi._refusal, for every endpoint.
 
 CREATE_LIMIT_S = 180.0
 RECHECK_AFTER_S = 0.3  # until a sprite that was not found is looked for once more
@@ -3145,7 +3156,10 @@ class SpritesApi:
                 hint="a token may be limited to a name prefix or a label; use another",
             )
         if status == 404 and name:
-            return self.unknown_sprite(name, self.glance_at_names(""))
+            names, _ = self.glance_at_names(name)
+            return self.unknown_sprite(
+                name, names if name in names else self.glance_at_names("")[0]
+            )
         if status in (404, 410):
             return NotFoundError(f"cannot {doing}: {reason}")
         if status in (402, 429):
@@ -3171,16 +3185,17 @@ class SpritesApi:
         except ThoptersError:
             return []
 
-    def glance_at_names(self, prefix: str) -> list[str]:
-        """Return the names on a list's first page, for a message; none where it can't be had."""
-        query = [("prefix", prefix)] if prefix else []
-        try:
-            answer = self.transport.glance("/v1/sprites", query)
-            page = self.fetch_json(answer, "list sprites") if answer else None
-            items = list_field(page, "sprites") or []
-            return [item.name for item in read_items(SpriteInfo, items, "sprites", "name")]
-        except ThoptersError:
-            return []
+    def glance_at_names(self, prefix: str) -> tuple[list[str], bool]:
+        """Return the names of a list's first page, for a message, and whether that is all of it."""
+        query = [("prefix", prefix), ("max_results", str(PAGE_SIZE))]
+        answer = self.transport.glance("/v1/sprites", [pair for pair in query if pair[1]])
+        page = answer.details() if answer and answer.status == 200 else {}
+        items = list_field(page, "sprites")
+        if items is None:
+            return [], False
+        names = [text_field(item, "name") for item in items if isinstance(item, dict)]
+        self.console.redact.spare("\n".join(names))
+        return names, page.get("has_more") is not True
 
     def unknown_sprite(self, name: str, names: list[str]) -> NotFoundError:
         """Return the error for a name that does not exist, with the nearest of those that do."""
@@ -3283,24 +3298,24 @@ class Sprite:
         except ThoptersError:
             return False
 
+    def glance(self) -> tuple[int, SpriteInfo]:
+        """Return a GET's status and what it says, for a message; 0 where no answer comes soon."""
+        answer = self.api.transport.glance(self.path())
+        info = SpriteInfo(answer.details() if answer and answer.status == 200 else {})
+        if info.name == self.name:
+            self.console.redact.spare(self.name)
+        return answer.status if answer else 0, info
+
     def glance_at_state(self) -> str:
         """Return a sprite's state in the user's words, for a message.
 
         "gone" if there is none, which a list confirms, since a GET misses one now and then; ""
         where the API does not tell within seconds.
         """
-        answer = self.api.transport.glance(self.path())
-        if answer is None or answer.status not in (200, 404):
-            return ""
-        if answer.status == 404:
-            answer = self.api.transport.glance("/v1/sprites", [("prefix", self.name)])
-            page = answer.details() if answer and answer.status == 200 else {}
-            items = list_field(page, "sprites")
-            if items is None or page.get("has_more") is True:
-                return ""
-            names = [text_field(item, "name") for item in items if isinstance(item, dict)]
-            return "" if self.name in names else "gone"
-        info = SpriteInfo(answer.details())
+        status, info = self.glance()
+        if status == 404:
+            names, is_all = self.api.glance_at_names(self.name)
+            return "gone" if is_all and self.name not in names else ""
         return info.state() if info.name == self.name else ""
 
     def set_url_auth(self, auth: str) -> SpriteInfo:
@@ -3340,7 +3355,8 @@ class Sprite:
         query = [("includeAuto", "true")] if include_auto else []
         answer = self.api.transport.fetch("GET", self.path("checkpoints"), query=query)
         items = self.api.fetch_json(answer, f"list the checkpoints of {self.name}", self.name)
-        found = read_items(Checkpoint, [] if items is None else items, "checkpoints")
+        what = f"checkpoints of {self.name}"
+        found = read_items(Checkpoint, [] if items is None else items, what)
         found = [item for item in found if item.id not in ("Current", "active")]
         never = parse_time("0001-01-01T00:00:00Z")
         found.sort(
@@ -3368,7 +3384,7 @@ class Sprite:
             items = list_field(items, "sessions")
         elif items is None:
             items = []
-        return read_items(Session, items, "sessions")
+        return read_items(Session, items, f"sessions of {self.name}")
 
     def kill_session(self, identity: str, signal_name: str) -> None:
         """End a session, by SIGKILL after 10 s; one that is gone already counts."""
@@ -4068,30 +4084,27 @@ class HexDecoder:
         self._held = b""
         self._marked = self._ended = False
 
-    def take(self, data: bytes | memoryview) -> bytes:
-        """Return what more of the stream is known by these bytes."""
+    def take(self, data: bytes | memoryview) -> Iterator[bytes]:
+        """Yield what more of the stream is known by these bytes."""
         self._held += data
-        before = b""
         if not self._marked:
             before, mark, self._held = self._held.partition(HEX_MARK)
             if not mark:  # it may have come in part
                 self._held = before[-len(HEX_MARK) + 1 :]
                 before = before[: len(before) - len(self._held)]
             self._marked = bool(mark)
-        return before + self._take_digits() if self._marked else before
-
-    def _take_digits(self) -> bytes:
-        digits, end, rest = self._held.translate(None, b" \n").partition(HEX_END)
-        even = len(digits) & ~1
-        self._held = digits[even:]
-        try:
-            data = bytes.fromhex(digits[:even].decode("ascii"))
-        except ValueError:
-            raise Garbled("the server sent what the command has not written") from None
-        if rest or (self._ended and digits + end):
-            raise Garbled("the server sent more than the command has written")
-        self._ended = self._ended or bool(end)
-        return data
+            yield before
+        if self._marked:
+            digits, end, rest = self._held.translate(None, b" \n").partition(HEX_END)
+            even = len(digits) & ~1
+            self._held = digits[even:]
+            try:
+                yield bytes.fromhex(digits[:even].decode("ascii"))
+            except ValueError:
+                raise Garbled("the server sent what the command has not written") from None
+            if rest or (self._ended and digits + end):
+                raise Garbled("the server sent more than the command has written")
+            self._ended = self._ended or bool(end)
 
     def end(self) -> bytes:
         """Return what was held back; Garbled where a part is missing."""
@@ -4116,8 +4129,10 @@ class PostDecoder(ExecDecoder):
         for stream, data in self._frames(piece):
             for event in self._frame(stream, data):
                 if isinstance(event, Output):
-                    event.data = self._hex[event.stream].take(event.data)
-                elif isinstance(event, Exit):
+                    for decoded in self._hex[event.stream].take(event.data):
+                        yield Output(event.stream, decoded)
+                    continue
+                if isinstance(event, Exit):
                     for number, stream_end in self._hex.items():
                         yield Output(number, stream_end.end())
                 yield event
@@ -4189,8 +4204,12 @@ class ExecSession:
         limit_s: float | None = None,
         until: Callable[[], bool] = lambda: False,
         every_s: float = 1.0,
+        late: str = "it took longer than",
     ) -> int:
-        """Pass output and input on to the exit status; STILL_RUNNING once `until` is true."""
+        """Pass output and input on to the exit status; STILL_RUNNING once `until` is true.
+
+        ExecLost after `limit_s` seconds, with the words `late`.
+        """
         for left_s in self.clock.polling(limit_s):
             status = self.look()
             if status is not None:
@@ -4198,7 +4217,7 @@ class ExecSession:
             if until():
                 return STILL_RUNNING
             self.exchange(min(every_s, left_s))
-        raise self.lost(f"it took longer than {limit_s:.0f} s")
+        raise self.lost(f"{late} {limit_s:.0f} s")
 
     def look(self) -> int | None:
         """Take what has come, and return the exit status when it is there."""
@@ -4226,8 +4245,9 @@ class ExecSession:
 
     def await_group(self, limit_s: float) -> int | None:
         """Return the remote process group, as soon as it is known; None if it does not come."""
-        with contextlib.suppress(ExecLost, OSError):
-            self.await_exit(limit_s, lambda: self.group is not None, 0.1)
+        if self.group is None:  # else our own reader, who may have stopped, would be waited for
+            with contextlib.suppress(ExecLost, OSError):
+                self.await_exit(limit_s, lambda: self.group is not None, 0.1)
         return self.group
 
     # what a form of it does
@@ -4252,10 +4272,13 @@ class ExecSession:
 class StreamSession(ExecSession):
     """A command without a terminal, over a WebSocket."""
 
+    PING_EVERY_BYTES = 1 << 18
+
     def __init__(self, websocket: WebSocket, clock: Clock, sinks: Mapping[int, Sink]) -> None:
         super().__init__(clock, sinks, ExecDecoder())
         self.websocket = websocket
         self._stdin: SocketInput | None = None  # until it has ended
+        self._since_ping = 0  # bytes of input
 
     def begin(
         self,
@@ -4284,6 +4307,11 @@ class StreamSession(ExecSession):
         number = STREAM_STDIN if data else STREAM_EOF
         unread = 0 if stdin.is_always_read else len(data)
         self.websocket.send(OP_BINARY, bytes((number,)) + data, input_bytes=unread)
+        self._since_ping += len(data)
+        if stdin.is_always_read and self._since_ping >= self.PING_EVERY_BYTES:
+            # on a slow way the next ping by time would wait behind megabytes
+            self._since_ping = 0
+            self.websocket.ping()
         if not data:
             self._stdin = None
 
@@ -4826,7 +4854,7 @@ def release_by_hand(sprite: Sprite) -> bool:
 # --- terminal ---------------------------------------------------------------------------
 
 # Our own terminal, a remote one, and the stay with a session on it: what keys mean (Ctrl-\ leaves),
-# how screens are put back, when a lost connection is attached again.
+# how screens are put back, when a lost connection is attached again (Stay).
 
 START_WATCH_S = 0.5  # a detached command that ends so soon has failed to start, or was short
 IDENTITY_LIMIT_S = 5.0  # for the platform to tell a session's id, once the command runs
@@ -5145,13 +5173,7 @@ class TerminalSession(ExecSession):
         self._ended_at = 0.0
         self._active_at = clock.monotonic()
 
-    def begin(
-        self,
-        command: RemoteCommand,
-        stdin: SocketInput | None = None,
-        data: bytes = b"",
-        limit_s: float | None = None,
-    ) -> None:
+    def prepare(self, command: RemoteCommand) -> None:
         """Keep the script until the remote side asks for it."""
         self._script = command.script(RUN_SHELL if command.is_shell else RUN, wipe=WIPE)
         self.websocket.keep_alive()
@@ -5161,7 +5183,9 @@ class TerminalSession(ExecSession):
 
         The identity may never be told: it is waited for some seconds.
         """
-        status = self.await_exit(REQUEST_LIMIT_S, lambda: self.decoder.started, 0.1)
+        status = self.await_exit(
+            REQUEST_LIMIT_S, lambda: self.decoder.started, 0.1, "it did not begin within"
+        )
         if status != STILL_RUNNING:
             return status
         began = self.clock.monotonic()
@@ -5261,7 +5285,7 @@ def open_terminal(
     target = sprite.api.transport.target(sprite.path("exec"), query)
     websocket = open_sprite_socket(sprite, target, WAKE_LIMIT_S)
     session = TerminalSession(websocket, sprite.clock, out)
-    session.begin(command)
+    session.prepare(command)
     return session
 
 
@@ -5282,6 +5306,8 @@ def open_session_socket(sprite: Sprite, identity: str) -> WebSocket | None:
     A 404 alone is no proof: the API gives one now and then for what is there, its list lags
     behind what has ended, and sprites of before rc30 know a session by the query.
     """
+    import itertools
+
     target = sprite.api.transport.target
     by_path = target(sprite.path("exec", identity))
     by_query = target(sprite.path("exec"), [("id", identity), ("tty", "true"), ("stdin", "true")])
@@ -5297,14 +5323,15 @@ def open_session_socket(sprite: Sprite, identity: str) -> WebSocket | None:
             return None
 
     websocket = attempt(by_path)
-    for left_s in sprite.clock.polling(SESSION_LAG_S, RECHECK_AFTER_S):
-        if websocket is None and not is_listed(sprite, identity):
-            return None
-        websocket = websocket or attempt(by_path if left_s else by_query)
-        if websocket:
+    if websocket or not is_listed(sprite, identity):
+        return websocket
+    for _ in itertools.islice(sprite.clock.polling(SESSION_LAG_S, RECHECK_AFTER_S), 1, None):
+        websocket = attempt(by_path)
+        if websocket or not is_listed(sprite, identity):
             return websocket
-    if not is_listed(sprite, identity):
-        return None
+    websocket = attempt(by_query)
+    if websocket or not is_listed(sprite, identity):
+        return websocket
     raise ThoptersError(f"session {identity} of {sprite.name} is listed, but can't be attached to")
 
 
@@ -5362,13 +5389,13 @@ def run_on_terminal(sprite: Sprite, command: RemoteCommand, *, refreshes_hold: b
 #
 #   the status will never come (no id was told; input from a file was under way)  -> 255
 #   the sprite has paused          -> say so; the next key wakes it and goes into the session
-#   it is awake, or soon will be   -> attach again at once; five quick losses in a row -> 255
+#   it is awake, or soon will be   -> attach again at once; after six quick losses -> 255
 #   the session is gone meanwhile  -> 255, but a shell of ours offers a new one
 #   the API can't be reached       -> ask again for ten minutes; a key can leave
 #
 # A sprite that sleeps is not woken before the user types: nobody pays for an idle prompt. Ctrl-\
 # leaves at every moment, as a key or as a signal, and the way back is said. The terminal is put
-# back in one place, whatever happens.
+# back whatever happens.
 class Stay:
     """Stays with one session on our terminal until it ends or the user leaves.
 
@@ -6856,8 +6883,8 @@ def read_back(sprite: Sprite, limit_s: float) -> SpriteInfo | None:
 
 def say_what_exists(sprite: Sprite) -> None:
     """Tell, after an interrupted create, what the API has; its absence now proves nothing."""
-    for _ in sprite.clock.polling(LAST_LOOK_LIMIT_S, 0.5):
-        if sprite.glance_at_state() not in ("", "gone"):
+    for _ in sprite.clock.polling(LAST_LOOK_LIMIT_S, 0.2, longest_s=5.0):
+        if sprite.glance()[1].name:
             sprite.console.note(
                 f"{sprite.name} was created; remove it with: thopters destroy {sprite.name}"
             )
@@ -7170,13 +7197,15 @@ def restore_disk(sprite: Sprite, identity: str, saved: str | None) -> bool:
         had_keys = bool(require_output(sprite, b": > ~/" + marker + b" && " + LOOK_FOR_KEYS))
         note = f"{sprite.name} may or may not be at {identity} now{undo}"
         words = sprite.restore_checkpoint(identity)
-        show_progress(sprite, f"restoring {sprite.name}", words)
+        try:
+            show_progress(sprite, f"restoring {sprite.name}", words)
+        except ThoptersError as error:
+            note = not_restored if error.is_refusal else note
+            raise
         with sprite.console.working(f"waiting for {sprite.name}"):
             wait_until_ready(sprite, WAKE_LIMIT_S, MARKER_SCRIPT % (marker, NOT_YET))
     except BaseException as error:
-        if isinstance(error, ThoptersError) and error.is_refusal:
-            note = not_restored
-        elif isinstance(error, NotReadyError) and error.answers:
+        if isinstance(error, NotReadyError) and error.answers:
             note = f"{sprite.name} still shows the disk from before{undo}"
         sprite.console.note(note)  # before another signal can come
         remove_marker(sprite, marker)
@@ -7312,6 +7341,10 @@ class App:
     def sprites(self, names: Sequence[str]) -> list[Sprite]:
         """Return the handles of several, each once; every name is checked before any request."""
         return [self.sprite(name) for name in dict.fromkeys(names)]
+
+    def connect(self) -> SpritesApi:
+        """Return the API; what is wrong with the token or the URL is said now, and once."""
+        return self.api
 
     @property
     def api(self) -> SpritesApi:
@@ -7549,8 +7582,9 @@ class Batch:
     What fails is told at once, with --json by `report`; so is what was done, under the name `done`.
     """
 
-    def __init__(self, console: Console, done: str) -> None:
-        self.console = console
+    def __init__(self, app: App, done: str) -> None:
+        app.connect()
+        self.console = app.console
         self.done = done
         self.failed: list[tuple[str, ThoptersError]] = []
 
@@ -7885,7 +7919,7 @@ def cmd_create(app: App, args: argparse.Namespace) -> int:
 def cmd_init(app: App, args: argparse.Namespace) -> int:
     sprites = app.sprites(args.names)
     config = app.config_if_any()
-    batch = Batch(app.console, "initialized")
+    batch = Batch(app, "initialized")
 
     def put_in(sprite: Sprite) -> dict[str, Any]:
         report = put_keys_in(sprite, config)
@@ -7968,7 +8002,7 @@ def cmd_pause(app: App, args: argparse.Namespace) -> int:
     sprites, clock = app.sprites(args.names), app.clock
     if not 0 <= args.timeout < 1e9:
         raise UsageError("--timeout wants a number of seconds")
-    batch = Batch(app.console, "paused")
+    batch = Batch(app, "paused")
     # all are looked at first, so that they fall asleep together
     pauses = batch.for_every(sprites, lambda sprite: begin_pause(sprite, force=args.force))
     started = clock.monotonic()
@@ -7999,7 +8033,7 @@ def cmd_pause(app: App, args: argparse.Namespace) -> int:
 )
 def cmd_resume(app: App, args: argparse.Namespace) -> int:
     sprites = app.sprites(args.names)
-    batch = Batch(app.console, "resumed")
+    batch = Batch(app, "resumed")
 
     def wake_up(sprite: Sprite) -> dict[str, Any]:
         was, seconds = resume(sprite)
@@ -8187,6 +8221,7 @@ def cmd_proxy(app: App, args: argparse.Namespace) -> int:
             raise UsageError("-W takes the place of ports")
         return forward_stdio(sprite, *valid_address(args.stdio))
     pairs = different_ports(args.ports, sprite.name)
+    app.connect()
     forwarder = Forwarder(sprite)
     try:
         for pair in pairs:  # also where the program takes over: it only says that it can't
@@ -8230,11 +8265,11 @@ def cmd_cp(app: App, args: argparse.Namespace) -> int:
     sources = [split_path(text) for text in args.paths]
     name, target = split_path(args.target)
     if name:
-        if any(info for info, _ in sources):
+        if any(place for place, _ in sources):
             hint = "copy to a local file in between; a local name with a colon is ./a:b"
             raise UsageError("both sides are in sprites", hint=hint)
         return copy_in(app.sprite(name), [path for _, path in sources], os.fsencode(target or "."))
-    names = {info for info, _ in sources}
+    names = {place for place, _ in sources}
     if len(names) != 1 or None in names:
         raise UsageError(
             "one side has to be in a sprite", hint="thopters cp PATH NAME:PATH, or the other way"
@@ -8547,7 +8582,7 @@ def cmd_destroy(app: App, args: argparse.Namespace) -> int:
     sprites = app.sprites(args.names)
     if not args.yes and not app.console.can_ask():
         raise no_consent("destroy " + ", ".join(sprite.name for sprite in sprites))
-    batch = Batch(app.console, "destroyed")
+    batch = Batch(app, "destroyed")
     found = batch.for_every(sprites, lambda sprite: (sprite, sprite.require()))
     if not args.yes:
         for _, info in found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import os
 import re
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import termios
 import threading
 import unicodedata
 from collections.abc import Callable
@@ -1172,3 +1174,25 @@ def test_an_upload_takes_its_time_whatever_a_shell_may_wait(
     process.stdin.write(b"last")
     assert process.communicate(timeout=60) == (b"", b"")
     assert (process.returncode, (sprite.home / "got").read_bytes()) == (0, b"first last")
+
+
+def test_a_reader_that_has_stopped_holds_up_no_interrupt(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    """A pager, say: what is left of the output is not waited for, and the sprite's side ends."""
+    sprite = emulator.add_sprite("dev", status="running")
+    (sprite.home / "big").write_bytes(bytes(64 << 20))
+    process = thopters.start("cp", "dev:big", "-")
+    assert process.stdout
+    pipe = process.stdout.fileno()
+    room = fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
+
+    def waiting() -> int:
+        count = fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
+        return int.from_bytes(count, sys.byteorder)
+
+    until(lambda: waiting() == room, "the pipe is full")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == -signal.SIGINT
+    asked = [request.path for request in emulator.journal]
+    assert len([path for path in asked if path.endswith("/exec")]) == 2  # the copy, and its end

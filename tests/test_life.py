@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from emulation import Emulator, Fault
+from support.configs import write
 from support.program import Thopters
 from support.sessions import asked
 
@@ -401,3 +402,47 @@ def test_resume_of_several_tries_each(thopters: Thopters, emulator: Emulator) ->
     assert [error["code"] for error in told["errors"]] == ["not_found"]
     assert [emulator.sprite(name).status for name in ("a", "c")] == ["running", "running"]
     assert thopters("resume", "--json").code == 2
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refusal_behind_the_restore_is_none_of_the_restore(
+    thopters: Thopters, emulator: Emulator, status: int
+) -> None:
+    sprite = emulator.add_sprite("dev", status="running")
+    assert thopters("checkpoint", "dev").code == 0
+    refusal = Fault(
+        "WS */exec*", "status", status=status, body=b'{"error": "no"}', times=None, after=1
+    )
+    emulator.fault(refusal)
+    done = thopters("restore", "dev", "v1", "--yes", "--no-backup")
+    assert done.code == 4
+    assert "was not restored" not in done.err
+    assert "dev may or may not be at v1 now" in done.err
+    assert sprite.checkpoints
+
+
+def test_a_name_in_a_suggestion_is_shown_though_a_key_is_the_same(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    write(
+        thopters.home / ".sprite-thopters" / "config.json", {"secrets": {"MY_KEY": "frontend-dev"}}
+    )
+    emulator.add_sprite("frontend-dev", status="running")
+    done = thopters("sessions", "frontend-dex")
+    assert done.code == 3
+    assert "did you mean frontend-dev?" in done.err
+
+
+def test_a_sprite_on_a_later_page_is_not_called_absent(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    emulator.personality.page_size = 5
+    for number in range(12):
+        emulator.add_sprite(f"a{number}")
+    emulator.add_sprite("dev", status="running")
+    emulator.fault(
+        Fault("WS */dev/exec*", "status", status=404, body=b'{"error": "not found"}', times=None)
+    )
+    done = thopters("exec", "dev", "--", "true")
+    assert done.code == 255
+    assert "the API does not find dev now, though it lists it" in done.err

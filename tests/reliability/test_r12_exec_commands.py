@@ -49,7 +49,7 @@ def run(home: Path, argv: list[bytes], *, runner: bytes) -> list[bytes]:
     _, _, out = done.stdout.partition(b"\n")
     if runner == program.RUN_IN_HEX:
         stream = program.HexDecoder()
-        out = stream.take(out) + stream.end()
+        out = b"".join(stream.take(out)) + stream.end()
     return out.split(b"\0")[:-1]
 
 

@@ -403,6 +403,19 @@ def test_n14_a_copy_to_a_silent_server_ends(
     assert "cannot tell whether all was copied: nothing was heard for" in done.err
 
 
+def test_n14_a_copy_over_a_slow_uplink_goes_on(thopters: Thopters, emulator: Emulator) -> None:
+    """What a proxy has taken is on its way for longer than a dead server is waited for."""
+    shorten(thopters, DEAD_AFTER_S=1.5, PING_INTERVAL_S=0.5)
+    emulator.add_sprite("dev", status="running")
+    data = os.urandom(3 << 20)
+    (thopters.home / "file").write_bytes(data)
+    with Relay(int(emulator.url.rpartition(":")[2]), pace=700_000) as relay:
+        thopters.env["SPRITES_API_URL"] = relay.url
+        done = thopters("cp", "file", "dev:file", timeout=60)
+    assert (done.code, done.err) == (0, "")
+    assert (emulator.sprite("dev").home / "file").read_bytes() == data
+
+
 def test_n14_input_that_is_not_read_is_no_silence(thopters: Thopters, emulator: Emulator) -> None:
     """A server that is stuck with our input answers no pings; it is there all the same."""
     shorten(thopters, DEAD_AFTER_S=0.7, PING_INTERVAL_S=0.1)

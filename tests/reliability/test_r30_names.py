@@ -116,19 +116,26 @@ def check_request(request: Request, name: str, command: str) -> None:
     if request.raw_path == "/v1/sprites":
         query = parse_qs(request.target.partition("?")[2], errors="surrogateescape")
         prefixes = query.get("prefix", [])
-        assert prefixes == ([name] if command == "list --prefix" and name else [])
+        if command == "list --prefix":
+            assert prefixes == ([name] if name else [])
+        # a look whether the list has a name, or all of it
+        assert not prefixes or prefixes[0] in (*meant_by(name, command), "v1", "7")
         if request.method == "POST":
             assert json.loads(request.body) == {"name": name}
         return
     found = re.fullmatch(SEGMENTS, request.raw_path)
     assert found, request
-    meant = ["dev", name.partition(":")[0] if command.startswith("cp ") else name]
-    if name.startswith("-"):  # an option, so that the next word is the name
-        meant = ["dev", "v1", "7"]
-    assert unquote(found[1]) in meant, request
+    assert unquote(found[1]) in meant_by(name, command), request
     assert {unquote(found[2] or "7"), unquote(found[3] or "v1")} <= {"7", "v1", name}, request
     for part in filter(None, found.groups()):
         assert part == quote(unquote(part), safe=""), request
+
+
+def meant_by(name: str, command: str) -> list[str]:
+    """Return what may be the name of the sprite that is asked about."""
+    if name.startswith("-"):  # an option, so that the next word is the name
+        return ["dev", "v1", "7"]
+    return ["dev", name.partition(":")[0] if command.startswith("cp ") else name]
 
 
 def check(emulator: Emulator, environ: dict[str, str], command: str, name: str) -> bool:

@@ -7,11 +7,13 @@ work, as it can on a network that breaks.
 from __future__ import annotations
 
 import contextlib
+import queue
 import socket
 import struct
 import threading
 import time
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass
@@ -26,10 +28,35 @@ class Cut:
     lasting: bool = False  # the connections that follow are cut as well
 
 
+class SlowUplink:
+    """Takes all that is sent at once, and passes it on at so many bytes a second."""
+
+    def __init__(self, sock: socket.socket, pace: int) -> None:
+        self._sock = sock
+        self._pace = pace
+        self._waiting: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        threading.Thread(target=self._pass_on, daemon=True).start()
+
+    def sendall(self, data: bytes) -> None:
+        self._waiting.put(data)
+
+    def shutdown(self, how: int) -> None:
+        self._waiting.put(b"")
+
+    def _pass_on(self) -> None:
+        with contextlib.suppress(OSError):
+            while data := self._waiting.get():
+                self._sock.sendall(data)
+                time.sleep(len(data) / self._pace)  # this is what it is for
+            self._sock.shutdown(socket.SHUT_WR)
+
+
 class Connection:
     """One connection of the program's, and the one to the server that belongs to it."""
 
-    def __init__(self, client: socket.socket, server: socket.socket, cut: Cut | None) -> None:
+    def __init__(
+        self, client: socket.socket, server: socket.socket, cut: Cut | None, pace: int = 0
+    ) -> None:
         self.client = client
         self.server = server
         self.cut = cut
@@ -38,7 +65,8 @@ class Connection:
         self.was_cut = threading.Event()
         self._begun = threading.Event()
         self._done = threading.Barrier(2, self._close)  # nothing more will pass either way
-        ways = [(True, client, server, self.sent), (False, server, client, self.came)]
+        uplink: Any = SlowUplink(server, pace) if pace else server
+        ways = [(True, client, uplink, self.sent), (False, server, client, self.came)]
         self._threads = [threading.Thread(target=self._pump, args=way, daemon=True) for way in ways]
 
     def start(self) -> None:
@@ -104,8 +132,9 @@ class Connection:
 class Relay:
     """Passes connections to a server's port on, for as long as it is entered."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, pace: int = 0) -> None:
         self.port = port
+        self.pace = pace  # bytes a second upward, behind a buffer without an end; 0 for no limit
         self.connections: list[Connection] = []
         self._cut: Cut | None = None
         self.later: Cut | None = None  # of the connections behind a lasting cut, if another
@@ -155,6 +184,6 @@ class Relay:
                 cut = None
             if cut and number > cut.connection:
                 cut = self.later or cut
-            connection = Connection(client, server, cut)
+            connection = Connection(client, server, cut, self.pace)
             self.connections.append(connection)
             connection.start()
