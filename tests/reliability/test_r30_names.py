@@ -118,8 +118,8 @@ def check_request(request: Request, name: str, command: str) -> None:
         prefixes = query.get("prefix", [])
         if command == "list --prefix":
             assert prefixes == ([name] if name else [])
-        # a look whether the list has a name, or all of it
-        assert not prefixes or prefixes[0] in (*meant_by(name, command), "v1", "7")
+        else:  # a look whether the list has a name, or all of it
+            assert not prefixes or prefixes[0] in (*meant_by(name, command), "v1", "7")
         if request.method == "POST":
             assert json.loads(request.body) == {"name": name}
         return
