@@ -6,8 +6,10 @@ What the official SDK makes of it stands in test_sdk.py.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -20,7 +22,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from emulation import Emulator
+from emulation import Emulator, Personality
 from emulation.machine import SPRITE_UID, namespace_kind
 from support.program import ROOT
 from support.sessions import needs_curl, needs_namespace
@@ -72,6 +74,14 @@ def run(emulator: Emulator, name: str, *argv: str, **query: str) -> tuple[bytes,
     output, (stream, status) = answer.body[:-2], answer.body[-2:]
     assert stream == 3
     return output.replace(b"\1", b""), status  # a frame's number, before each piece of text
+
+
+def test_the_contract_names_every_field_of_a_personality_and_no_other() -> None:
+    text = (ROOT / "tests" / "emulation" / "CONTRACT.md").read_text()
+    known = {field.name for field in dataclasses.fields(Personality)}
+    assert known <= set(re.findall(r"`(\w+)(?:=[^`]*)?`", text))
+    assert set(re.findall(r"`([a-z]\w*)=[^`]*`", text)) <= known
+    assert max(map(len, text.splitlines())) <= 400
 
 
 # requests
@@ -221,6 +231,15 @@ def test_a_get_may_say_cold_while_the_list_says_running(platform: Emulator) -> N
     assert curl(platform, "GET", "/v1/sprites/dev").json()["status"] == "cold"
     listed = curl(platform, "GET", "/v1/sprites?prefix=dev").json()
     assert [item["status"] for item in listed["sprites"]] == ["running"]
+
+
+@needs_curl
+@pytest.mark.parametrize("query", ["", "?stdin=true", "?cmd=true&tty=true", "?cmd=true&id=1"])
+def test_an_exec_by_post_wants_a_command_and_no_terminal(platform: Emulator, query: str) -> None:
+    platform.add_sprite("dev", status="running")
+    answer = curl(platform, "POST", f"/v1/sprites/dev/exec{query}")
+    assert (answer.status, answer.body[:1].isalpha()) == (400, True)
+    assert not platform.journal.executed
 
 
 LIMIT = 10 << 20
@@ -394,6 +413,8 @@ def test_who_may_open_a_private_url(platform: Emulator) -> None:
     assert put(auth="sprite", private_access="everybody") == 400
     assert put(auth="public", private_access="admins") == 400
     assert put(auth="open") == 400
+    wrong = curl(platform, "PUT", "/v1/sprites/dev", "-d", '{"url_settings": "public"}')
+    assert wrong.status == 400
     platform.personality.put_settings = "merged"
     assert put(auth="sprite") == {"auth": "sprite", "private_access": "admins"}
     assert put(auth="public") == {"auth": "public"}

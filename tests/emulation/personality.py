@@ -1,4 +1,7 @@
-"""Which of several answers the platform gives, wherever what is known of it disagrees."""
+"""Which of several answers the platform gives, wherever what is known of it disagrees.
+
+CONTRACT.md names the sources of each.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +69,6 @@ class Personality:
     # checkpoints
     checkpoints_order: str = "newest"  # "creation" or "shuffled"
     current_row: bool = True
-    auto_checkpoints: bool = False
     include_auto_ignored: bool = False
     checkpoint_words: str = "live"  # "openapi": the words of the specification, without an ID line
     checkpoint_id_text: str = "details"  # "complete": only in the last line, or "none"

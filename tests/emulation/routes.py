@@ -165,6 +165,8 @@ def create_sprite(call: Call) -> Reply:
 def url_settings(document: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that are asked for; a wrong word in them is refused."""
     wanted = document.get("url_settings") or {}
+    if not isinstance(wanted, dict):
+        raise Refused(Reply.error(400, "invalid_request", "invalid url_settings"))
     auth = wanted.get("auth", "sprite")
     access = wanted.get("private_access")
     if auth not in ("sprite", "public") or access not in (None, "admins", *MEMBERS):
@@ -308,7 +310,7 @@ def get_sprite(call: Call, name: str) -> Reply:
 def update_sprite(call: Call, name: str) -> Reply:
     sprite = require(call, name)
     document = call.document("url_settings", "labels", "clear_labels")
-    if isinstance(document.get("url_settings"), dict):
+    if document.get("url_settings") is not None:
         wanted = url_settings(document)
         if call.personality.put_settings == "merged" and wanted.get("auth") != "public":
             wanted = sprite.url_settings | wanted
@@ -451,6 +453,8 @@ def exec_post(call: Call, name: str) -> Reply:
         return too_much_input()
     if any(call.first(key) for key in ("tty", "id", "detachable", "cc")):
         return Reply.text(400, "not supported over POST")
+    if not call.request.values("cmd"):
+        return Reply.text(400, "cmd is required")
     call.check_query("cmd", "path", "stdin", "env", "dir")
     sprite = enter(call, name)
     with_input = call.first("stdin") == "true"
@@ -553,7 +557,8 @@ def kill_session(call: Call, name: str, identity: str) -> Reply:
 def kill_events(session: Session, number: signal.Signals, limit_s: float) -> Iterator[Any]:
     session.signal(number)
     named = {"signal": number.name, "pid": session.id}
-    yield {"type": "signal", "message": f"Sent {number.name}", **named}
+    message = f"Signaling {number.name} to process group {session.id}"
+    yield {"type": "signal", "message": message, **named}
     if not session.ended.wait(limit_s):
         yield {"type": "timeout", "message": "the process has not exited"}
         session.signal(signal.SIGKILL)
