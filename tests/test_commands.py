@@ -143,12 +143,17 @@ def test_url(thopters: Thopters, emulator: Emulator) -> None:
     assert sprite.status == "cold"
 
 
-@pytest.mark.parametrize(("access", "who"), [("admins", "admins"), ("org_users", "members")])
+@pytest.mark.parametrize(
+    ("access", "who"),
+    [("admins", "admins"), ("organization", "members"), ("org_users", "members")],
+)
 def test_url_that_is_private_already_keeps_who_may_open_it(
     thopters: Thopters, emulator: Emulator, access: str, who: str
 ) -> None:
     sprite = emulator.add_sprite("dev")
     sprite.url_settings = {"auth": "sprite", "private_access": access}
+    if access != "admins":
+        emulator.personality.members_word = access
     done = thopters("url", "dev", "--private")
     assert (done.code, done.out) == (0, sprite.url + "\n")
     assert f"only {who} of the org can open it" in done.err

@@ -6,8 +6,10 @@ What the official SDK makes of it stands in test_sdk.py.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -20,7 +22,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from emulation import Emulator
+from emulation import Emulator, Personality
 from emulation.machine import SPRITE_UID, namespace_kind
 from support.program import ROOT
 from support.sessions import needs_curl, needs_namespace
@@ -29,7 +31,7 @@ from support.waiting import until
 
 @pytest.fixture
 def platform() -> Iterator[Emulator]:
-    with Emulator() as emulator:
+    with Emulator(idle_s=30) as emulator:
         yield emulator
 
 
@@ -72,6 +74,14 @@ def run(emulator: Emulator, name: str, *argv: str, **query: str) -> tuple[bytes,
     output, (stream, status) = answer.body[:-2], answer.body[-2:]
     assert stream == 3
     return output.replace(b"\1", b""), status  # a frame's number, before each piece of text
+
+
+def test_the_contract_names_every_field_of_a_personality_and_no_other() -> None:
+    text = (ROOT / "tests" / "emulation" / "CONTRACT.md").read_text()
+    known = {field.name for field in dataclasses.fields(Personality)}
+    assert known <= set(re.findall(r"`(\w+)(?:=[^`]*)?`", text))
+    assert set(re.findall(r"`([a-z]\w*)=[^`]*`", text)) <= known
+    assert max(map(len, text.splitlines())) <= 400
 
 
 # requests
@@ -172,6 +182,306 @@ def test_a_restricted_token_touches_its_prefix_alone(platform: Emulator) -> None
     ]
 
 
+def raw(emulator: Emulator, method: str, path: str, *headers: str) -> socket.socket:
+    """Send the head of a request on a connection of its own, with the right token."""
+    host = emulator.url.removeprefix("http://")
+    lines = [
+        f"{method} {path} HTTP/1.1",
+        f"Host: {host}",
+        f"Authorization: Bearer {emulator.token}",
+    ]
+    name, _, port = host.partition(":")
+    connection = socket.create_connection((name, int(port)), 20)
+    connection.sendall("\r\n".join([*lines, *headers, "", ""]).encode())
+    return connection
+
+
+def read_lines(connection: socket.socket) -> Iterator[Any]:
+    """Yield the documents of a chunked stream of lines, a line being a chunk."""
+    with connection.makefile("rb") as stream:
+        while stream.readline() != b"\r\n":
+            pass
+        while size := int(stream.readline(), 16):
+            yield json.loads(stream.read(size))
+            stream.readline()
+
+
+UPGRADE = (
+    "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+)  # fmt: skip
+
+
+@needs_curl
+def test_a_new_sprite_answers_at_once_and_one_that_slept_does_not(platform: Emulator) -> None:
+    curl(platform, "POST", "/v1/sprites", "-d", '{"name": "dev"}')
+    path = "/v1/sprites/dev/exec?cmd=true"
+    for status in (b"101", b"101", b"503", b"101"):
+        with raw(platform, "GET", path, *UPGRADE) as connection:
+            assert connection.recv(12) == b"HTTP/1.1 " + status
+        if len(platform.journal.requests("WS")) == 2:
+            platform.sprite("dev").pause()
+
+
+@needs_curl
+def test_a_get_may_say_cold_while_the_list_says_running(platform: Emulator) -> None:
+    platform.add_sprite("dev", status="running")
+    assert curl(platform, "GET", "/v1/sprites/dev").json()["status"] == "running"
+    platform.personality.get_says_cold = True
+    assert curl(platform, "GET", "/v1/sprites/dev").json()["status"] == "cold"
+    listed = curl(platform, "GET", "/v1/sprites?prefix=dev").json()
+    assert [item["status"] for item in listed["sprites"]] == ["running"]
+
+
+@needs_curl
+@pytest.mark.parametrize("query", ["", "?stdin=true", "?cmd=true&tty=true", "?cmd=true&id=1"])
+def test_an_exec_by_post_wants_a_command_and_no_terminal(platform: Emulator, query: str) -> None:
+    platform.add_sprite("dev", status="running")
+    answer = curl(platform, "POST", f"/v1/sprites/dev/exec{query}")
+    assert (answer.status, answer.body[:1].isalpha()) == (400, True)
+    assert not platform.journal.executed
+
+
+LIMIT = 10 << 20
+
+
+@needs_curl
+@pytest.mark.parametrize("when", ["late", "early"])
+@pytest.mark.parametrize("size", [LIMIT, LIMIT + 1])
+def test_the_body_of_an_exec_has_a_limit(
+    platform: Emulator, tmp_path: Path, when: str, size: int
+) -> None:
+    platform.personality.post_limit_when = when
+    platform.add_sprite("dev", status="running")
+    (tmp_path / "body").write_bytes(bytes(size))
+    words = ["--data-binary", f"@{tmp_path}/body", "-H", "Content-Type: application/octet-stream"]
+    path = "/v1/sprites/dev/exec?cmd=wc&cmd=-c&stdin=true"
+    for chunked in ([], ["-H", "Transfer-Encoding: chunked"]):
+        answer = curl(platform, "POST", path, *words, *chunked)
+        if size == LIMIT:
+            assert (answer.status, answer.body) == (200, b"\1%d\n\3\0" % size)
+        else:
+            assert (answer.status, answer.json()) == (413, {"error": "Stdin exceeds 10 MiB"})
+    assert len(platform.journal.executed) == (2 if size == LIMIT else 0)
+
+
+@pytest.mark.parametrize("when", ["late", "early"])
+def test_too_large_a_body_is_answered_before_it_is_read_or_after(
+    platform: Emulator, when: str
+) -> None:
+    platform.personality.post_limit_when = when
+    platform.add_sprite("dev", status="running")
+    path, length = "/v1/sprites/dev/exec?cmd=true", f"Content-Length: {LIMIT + 1}"
+    with raw(platform, "POST", path, length) as connection:
+        if when == "late":
+            connection.sendall(bytes(LIMIT))
+            connection.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                connection.recv(100)
+            connection.settimeout(20)
+            connection.sendall(b"x")
+            assert connection.recv(12) == b"HTTP/1.1 413"
+            assert platform.journal[0].body_size == LIMIT + 1
+            return
+        answer = b""
+        while data := connection.recv(4096):
+            answer += data
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 413 ")
+        assert b"\r\nConnection: close\r\n" in head
+        assert json.loads(body) == {"error": "Stdin exceeds 10 MiB"}
+        with pytest.raises(OSError):  # a reset, or a pipe that was broken by one
+            for _ in range(100):
+                connection.sendall(bytes(1 << 20))
+
+
+@needs_curl
+@pytest.mark.parametrize("when", ["late", "early"])
+def test_a_stranger_hears_nothing_of_sizes(platform: Emulator, tmp_path: Path, when: str) -> None:
+    platform.personality.post_limit_when = when
+    (tmp_path / "body").write_bytes(bytes(LIMIT + 1))
+    words = ["--data-binary", f"@{tmp_path}/body"]
+    answer = curl(platform, "POST", "/v1/sprites/dev/exec?cmd=wc", *words, token="wrong")
+    assert answer.status == 401
+
+
+# lists
+
+
+@needs_curl
+def test_a_page_has_fifty_items_or_as_many_as_asked_for_up_to_500(platform: Emulator) -> None:
+    for number in range(502):
+        sprite = platform.add_sprite(f"many-{number:03}")
+        sprite.status = "running" if number < 3 or number > 500 else "cold"
+
+    def look(query: str) -> tuple[int, int, int, bool]:
+        page = curl(platform, "GET", f"/v1/sprites?{query}").json()
+        assert (page["name"], page["running_limit"], page["warm_limit"]) == ("acme", 10, 20)
+        return len(page["sprites"]), page["running"], page["cold"], page["has_more"]
+
+    platform.personality.list_counts = "returned"
+    assert look("") == (50, 3, 47, True)
+    assert look("max_results=500") == (500, 3, 497, True)
+    assert look("max_results=500&continuation_token=after-many-499") == (2, 1, 1, False)
+    assert look("prefix=many-1") == (50, 0, 50, True)
+    assert not platform.journal.oddities
+    assert look("max_results=501") == (500, 3, 497, True)
+    assert "max_results above 500" in platform.journal.oddities[0]
+    platform.personality.list_counts = "org"
+    assert look("max_results=1&prefix=many-1") == (1, 4, 498, True)
+    platform.personality.over_page_size = "refused"
+    for wrong in ("501", "0", "-1", "x", ""):
+        assert curl(platform, "GET", f"/v1/sprites?max_results={wrong}").status == 400, wrong
+
+
+@needs_curl
+@pytest.mark.parametrize("kind", ["full", "minimal"])
+def test_bulk_load_brings_whole_or_minimal_items(platform: Emulator, kind: str) -> None:
+    platform.personality.bulk_load = kind
+    platform.add_sprite("dev")
+    [item] = curl(platform, "GET", "/v1/sprites?bulk_load=true").json()["sprites"]
+    assert (set(item) == {"name", "org_slug", "updated_at"}) == (kind == "minimal")
+    [item] = curl(platform, "GET", "/v1/sprites").json()["sprites"]
+    assert {"id", "name", "organization", "url", "status", "created_at", "updated_at"} <= set(item)
+    assert "labels" not in item  # as long as there are none
+
+
+def test_changes_are_watched_as_a_stream_of_lines(platform: Emulator) -> None:
+    platform.personality.heartbeat_s = 0.3
+    for name in ("dev", "other"):
+        platform.add_sprite(name)
+    accept = "Accept: application/x-ndjson"
+    with raw(platform, "GET", "/v1/sprites?prefix=de", accept) as connection:
+        lines = read_lines(connection)
+        assert next(lines)["type"] == "heartbeat"
+        wake(platform, "other")
+        wake(platform, "dev")
+        changed = next(line for line in lines if "type" not in line)
+        assert (changed["name"], changed["status"]) == ("dev", "running")
+        assert changed["org"] == {
+            "name": "acme", "running": 2, "warm": 0, "cold": 0,
+            "running_limit": 10, "warm_limit": 20,
+        }  # fmt: skip
+        assert {"running_version", "last_running_at", "last_warming_at", "timestamp"} < set(changed)
+        platform.add_sprite("dev-2")
+        assert next(line for line in lines if "type" not in line)["name"] == "dev-2"
+
+
+@needs_curl
+@pytest.mark.parametrize(
+    ("accept", "face", "watches"),
+    [
+        ("application/x-ndjson", "alone", True),
+        ("Application/X-NDJSON;q=0.9", "alone", True),
+        ("application/json, application/x-ndjson", "alone", False),
+        ("application/json, application/x-ndjson", "any", True),
+        ("*/*", "any", False),
+        ("", "any", False),
+    ],
+)
+def test_a_list_becomes_a_watch_by_what_is_accepted(
+    platform: Emulator, accept: str, face: str, watches: bool
+) -> None:
+    platform.personality.watch_accept = face
+    with raw(platform, "GET", "/v1/sprites", f"Accept: {accept}") as connection:
+        head = connection.recv(1000).partition(b"\r\n\r\n")[0]
+    assert (b"\r\nContent-Type: application/x-ndjson" in head) == watches
+    assert (b"\r\nTransfer-Encoding: chunked" in head) == watches
+
+
+# settings, health, upgrades
+
+
+@needs_curl
+def test_who_may_open_a_private_url(platform: Emulator) -> None:
+    platform.add_sprite("dev")
+
+    def put(**settings: str) -> Any:
+        document = json.dumps({"url_settings": settings})
+        answer = curl(platform, "PUT", "/v1/sprites/dev", "-d", document)
+        return answer.json()["url_settings"] if answer.status == 200 else answer.status
+
+    for word in ("organization", "org_users"):
+        assert put(auth="sprite", private_access=word)["private_access"] == "organization"
+    assert curl(platform, "GET", "/v1/sprites/dev").json()["url_settings"] == {
+        "auth": "sprite",
+        "private_access": "organization",
+    }
+    platform.personality.members_word = "org_users"
+    assert put(auth="sprite", private_access="organization")["private_access"] == "org_users"
+    assert put(auth="sprite", private_access="admins")["private_access"] == "admins"
+    assert put(auth="sprite", private_access="everybody") == 400
+    assert put(auth="public", private_access="admins") == 400
+    assert put(auth="open") == 400
+    wrong = curl(platform, "PUT", "/v1/sprites/dev", "-d", '{"url_settings": "public"}')
+    assert wrong.status == 400
+    platform.personality.put_settings = "merged"
+    assert put(auth="sprite") == {"auth": "sprite", "private_access": "admins"}
+    assert put(auth="public") == {"auth": "public"}
+
+
+@needs_curl
+def test_a_look_at_the_health_wakes_nothing_and_a_restart_ends_what_runs(
+    platform: Emulator,
+) -> None:
+    sprite = platform.add_sprite("dev")
+    checked = curl(platform, "GET", "/v1/sprites/dev/check").json()
+    assert (checked["sprite_name"], checked["status"]) == ("dev", "hibernated")
+    assert sprite.status == "cold"
+    run(platform, "dev", "sh", "-c", "sleep 1000 >/dev/null 2>&1 &")
+    assert curl(platform, "GET", "/v1/sprites/dev/check").json()["status"] == "healthy"
+    done = curl(platform, "POST", "/v1/sprites/dev/restart").json()
+    assert set(done) == {"sprite_name", "machine_id", "message"}
+    assert (sprite.machine.processes(), sprite.sessions) == (set(), {})
+
+
+def upgrade(emulator: Emulator, **document: object) -> Any:
+    """Return the last event of an upgrade, or the error that refused it."""
+    answer = curl(emulator, "POST", "/v1/sprites/dev/upgrade", "-d", json.dumps(document))
+    if answer.status != 200:
+        assert answer.status == 409
+        return answer.json()["error"]
+    return [json.loads(line)["type"] for line in answer.body.splitlines()][-1]
+
+
+@needs_curl
+def test_an_upgrade_that_moves_the_storage_drops_the_checkpoints(platform: Emulator) -> None:
+    sprite = platform.add_sprite("dev")
+    run(platform, "dev", "sh", "-c", "echo kept > file")
+
+    def checkpoints() -> list[str]:
+        wake(platform, "dev")
+        listed = curl(platform, "GET", "/v1/sprites/dev/checkpoints").json()
+        return [item["id"] for item in listed if item["id"] != "Current"]
+
+    def take() -> None:
+        curl(platform, "POST", "/v1/sprites/dev/checkpoint")
+
+    take()
+    assert upgrade(platform) == "completed"  # of the runtime alone
+    assert (checkpoints(), sprite.sessions) == (["v1"], {})
+    platform.personality.upgrade = "none"
+    assert upgrade(platform) == "no_upgrade"
+    platform.personality.upgrade = "storage"
+    for refused in ({}, {"allow_storage_migration": False}):
+        assert upgrade(platform, **refused) == "storage_migration_required"
+    assert checkpoints() == ["v1"]
+    assert upgrade(platform, allow_storage_migration=True) == "completed"
+    assert checkpoints() == []
+    wake(platform, "dev")
+    assert curl(platform, "POST", "/v1/sprites/dev/checkpoints/v1/restore").status == 404
+    script = 'cat file; echo "$SPRITE_STORAGE_DRIVER"'
+    assert run(platform, "dev", "sh", "-c", script) == (b"kept\nsbd\n", 0)
+    take()
+    assert checkpoints() == ["v2"]
+    assert upgrade(platform) == "completed"  # nothing is left to move
+    assert checkpoints() == ["v2"]
+    old = {"version": "0.0.1-rc37"}
+    assert upgrade(platform, **old) == "storage_migration_required"
+    assert upgrade(platform, **old, allow_storage_migration=True) == "completed"
+    assert (checkpoints(), sprite.storage) == ([], "")
+
+
 # the place where commands run
 
 
@@ -265,6 +575,30 @@ def test_a_restore_puts_the_files_back(platform: Emulator) -> None:
 
 
 @needs_curl
+def test_the_specification_has_other_words_for_checkpoints(platform: Emulator) -> None:
+    platform.personality.checkpoint_words = "openapi"
+    platform.add_sprite("dev", status="running")
+
+    def words(path: str) -> list[tuple[str, str]]:
+        answer = curl(platform, "POST", f"/v1/sprites/dev/{path}")
+        found = [json.loads(line) for line in answer.body.splitlines()]
+        return [(event["type"], event["data"]) for event in found]
+
+    assert words("checkpoint") == [
+        ("info", "Creating checkpoint..."),
+        ("info", "Stopping services..."),
+        ("info", "Saving filesystem state..."),
+        ("complete", "Checkpoint v1 created"),
+    ]
+    assert words("checkpoints/v1/restore") == [
+        ("info", "Restoring to checkpoint v1..."),
+        ("info", "Stopping services..."),
+        ("info", "Restoring filesystem..."),
+        ("complete", "Restored to v1"),
+    ]
+
+
+@needs_curl
 @needs_namespace
 def test_the_last_five_checkpoints_can_be_read_inside_but_not_written(platform: Emulator) -> None:
     platform.add_sprite("dev")
@@ -305,6 +639,34 @@ def test_a_quiet_sprite_freezes_and_later_loses_its_processes(platform: Emulator
     platform.clock.advance(31)
     platform.clock.advance(600)
     assert (sprite.status, sprite.machine.processes()) == ("cold", set())
+
+
+@needs_curl
+@pytest.mark.parametrize(("idle_from", "status"), [("quiet", "warm"), ("detached", "running")])
+def test_a_quiet_session_holds_a_sprite_awake_or_not(
+    platform: Emulator, idle_from: str, status: str
+) -> None:
+    platform.personality.idle_from = idle_from
+    sprite = platform.add_sprite("dev", status="running")
+    path = "/v1/sprites/dev/exec?cmd=sleep&cmd=1000&max_run_after_disconnect=1h"
+    with raw(platform, "GET", path, *UPGRADE) as connection:
+        connection.recv(12)
+        until(lambda: sprite.sessions and [s for s in sprite.sessions.values() if s.clients])
+        platform.clock.advance(31)
+        assert sprite.status == status
+    until(lambda: not any(session.clients for session in sprite.sessions.values()))
+    platform.clock.advance(31)
+    assert sprite.status == "warm"
+
+
+def test_the_idle_window_of_all_tests_is_set_by_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert Emulator().idle_s == float(os.environ.get("EMULATOR_IDLE_S", "30"))
+    monkeypatch.setenv("EMULATOR_IDLE_S", "1.5")
+    short = Emulator()
+    assert (short.idle_s, short.personality.idle_from) == (1.5, "detached")
+    assert Emulator(idle_s=7).idle_s == 7
 
 
 INNER = ["curl", "-sS", "-w", "%{http_code}", "--unix-socket"]
@@ -422,6 +784,22 @@ def test_the_socket_stays_open_after_the_exit(platform: Emulator) -> None:
             connection.recv(timeout=10)
 
 
+@pytest.mark.parametrize(("told", "kind"), [(None, str), ("str", str), ("int", int)])
+def test_a_session_tells_its_id_as_a_text_or_as_a_number(
+    platform: Emulator, told: str | None, kind: type
+) -> None:
+    if told:
+        platform.personality.session_info_id_type = told
+        platform.personality.session_id_type = told
+    platform.add_sprite("dev")
+    with open_exec(platform, ["cat"], stdin="true") as connection:
+        identity = json.loads(connection.recv(timeout=20))["session_id"]
+        [listed] = curl(platform, "GET", "/v1/sprites/dev/exec").json()["sessions"]
+    assert type(identity) is kind
+    assert type(listed["id"]) is (kind if told else int)
+    assert str(listed["id"]) == str(identity)
+
+
 def test_a_terminal_takes_its_size_and_its_input(platform: Emulator) -> None:
     platform.add_sprite("dev")
     script = "stty size; read line; stty size; echo got $line; exit 4"
@@ -526,6 +904,44 @@ def test_a_port_that_cannot_be_had(platform: Emulator, asked: str, code: str) ->
         connection.send(asked)
         with pytest.raises(Exception, match=code):
             connection.recv(timeout=20)
+
+
+# what it keeps
+
+
+@needs_curl
+def test_it_keeps_the_beginning_of_what_passes_and_counts_the_rest(
+    platform: Emulator, tmp_path: Path
+) -> None:
+    platform.add_sprite("dev", status="running")
+    (tmp_path / "body").write_bytes(b"x" * 3_000_000)
+    path = "/v1/sprites/dev/exec?cmd=wc&cmd=-c&stdin=true"
+    answer = curl(platform, "POST", path, "--data-binary", f"@{tmp_path}/body")
+    assert b"3000000" in answer.body
+    [posted] = platform.journal.requests("POST")
+    assert (posted.body, posted.body_size) == (b"x" * 65536, 3_000_000)
+    platform.journal.clear()
+    with open_exec(platform, ["cat"], stdin="true") as connection:
+        for _ in range(30):
+            connection.send(b"\0" + b"y" * 100_000)
+        connection.send(b"\4")
+        streams, _ = read_until_exit(connection)
+    assert streams[1] == b"y" * 3_000_000
+    [request] = platform.journal.requests("WS")
+    assert (request.received_size, request.stdin) == (30 * 100_001 + 1, b"y" * 65535)
+    assert request.sent_size > 3_000_000
+    assert sum(len(data) for _, data in request.sent) == 65536
+
+
+def test_a_test_can_have_more_of_it_kept(platform: Emulator) -> None:
+    platform.journal.kept_bytes = 1 << 20
+    platform.add_sprite("dev")
+    with open_exec(platform, ["wc", "-c"], stdin="true") as connection:
+        connection.send(b"\0" + b"y" * 300_000)
+        connection.send(b"\4")
+        assert read_until_exit(connection)[0][1] == b"300000\n"
+    [request] = platform.journal.requests("WS")
+    assert request.stdin == b"y" * 300_000
 
 
 # its command line

@@ -461,7 +461,7 @@ def test_init_that_is_cut_on_its_way_is_no_success(
 def test_create_whose_init_fails_keeps_the_sprite(
     thopters: Thopters, emulator: Emulator, config: Path
 ) -> None:
-    emulator.fault(Fault("WS */exec", "ws", actions=[("drop", None)], after=2, times=1))
+    emulator.fault(Fault("WS */exec", "ws", actions=[("drop", None)], after=1, times=1))
     done = thopters("create", "dev")
     assert (done.code, done.out) == (1, "")
     assert "dev was created, but cannot tell whether the keys are in dev" in done.err
@@ -473,9 +473,9 @@ def test_create_whose_init_fails_keeps_the_sprite(
 def test_create_that_is_interrupted_in_init_says_how_to_go_on(
     thopters: Thopters, emulator: Emulator, config: Path
 ) -> None:
-    emulator.fault(Fault("WS */exec", "hang", after=2, times=1))
+    emulator.fault(Fault("WS */exec", "hang", after=1, times=1))
     process = thopters.start("create", "dev")
-    emulator.journal.wait(5)
+    emulator.journal.wait(4)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == -signal.SIGINT

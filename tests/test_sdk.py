@@ -6,6 +6,7 @@ the emulator can't agree with our own reading of the wire alone.
 
 from __future__ import annotations
 
+import asyncio
 import io
 import threading
 import time
@@ -33,10 +34,8 @@ def client(platform: Emulator) -> Iterator[Any]:
 
 @pytest.fixture
 def sprite(client: Any) -> Any:
-    """Return a sprite of the SDK that is awake."""
-    sprite = client.create_sprite("dev")
-    wake(sprite)
-    return sprite
+    """Return a new sprite of the SDK, which answers at once."""
+    return client.create_sprite("dev")
 
 
 def wake(sprite: Any) -> None:
@@ -76,13 +75,28 @@ def test_a_wrong_token_is_refused(platform: Emulator) -> None:
 
 
 @pytest.mark.parametrize("items", ["full", "minimal"])
-def test_a_list_of_three_pages_is_read_whole(client: Any, platform: Emulator, items: str) -> None:
+@pytest.mark.parametrize(("page_size", "requests"), [(500, 2), (50, 3)])  # it asks for 100 each
+def test_a_list_of_some_pages_is_read_whole(
+    client: Any, platform: Emulator, items: str, page_size: int, requests: int
+) -> None:
     platform.personality.list_items = items
+    platform.personality.page_size = page_size
     names = [f"many-{number:03}" for number in range(123)]
     for name in [*names, "other"]:
         platform.add_sprite(name)
     assert [sprite.name for sprite in client.list_all_sprites(prefix="many-")] == names
-    assert len(platform.journal.requests("GET", "/v1/sprites")) == 3
+    assert len(platform.journal.requests("GET", "/v1/sprites")) == requests
+
+
+def test_a_page_of_500_and_what_it_counts(client: Any, platform: Emulator) -> None:
+    for number in range(501):
+        platform.add_sprite(f"many-{number:03}")
+    page = client.list_sprites(sprites.ListOptions(max_results=500, bulk_load=True))
+    assert (len(page.sprites), page.has_more) == (500, True)
+    assert page.sprites[0].organization == "acme"
+    assert page.cold >= 500
+    rest = sprites.ListOptions(continuation_token=page.next_continuation_token)
+    assert [item.name for item in client.list_sprites(rest).sprites] == ["many-500"]
 
 
 @pytest.mark.parametrize("status", [0, 1, 42, 255])
@@ -150,6 +164,59 @@ def test_the_url_is_opened_and_closed(client: Any, sprite: Any) -> None:
     for auth in ("public", "sprite"):
         sprite.update_url_settings(sprites.URLSettings(auth=auth))
         assert client.get_sprite("dev").url_settings.auth == auth
+
+
+def test_labels_and_who_may_open_the_url(client: Any, sprite: Any) -> None:
+    sprite.update(
+        url_settings=sprites.URLSettings(auth="sprite", private_access="org_users"), labels=["ci"]
+    )
+    found = client.get_sprite("dev")
+    assert (found.url_settings.private_access, found.labels) == ("organization", ["ci"])
+
+
+@pytest.mark.parametrize("upgrade", ["runtime", "none", "storage"])
+def test_an_upgrade_is_done_or_refused(sprite: Any, platform: Emulator, upgrade: str) -> None:
+    platform.personality.upgrade = upgrade
+    list(sprite.create_checkpoint())
+    if upgrade == "runtime":
+        sprite.upgrade()
+        assert platform.sprite("dev").status == "cold"
+    else:
+        with pytest.raises(sprites.SpriteError):
+            sprite.upgrade()
+        assert platform.sprite("dev").status == "running"
+    assert [item.id for item in platform.sprite("dev").checkpoints] == ["v1"]
+
+
+def test_a_terminal_is_found_again_by_its_id(sprite: Any, platform: Emulator) -> None:
+    script = "echo first; read x; echo got $x; exit 3"
+    first = threading.Thread(target=lambda: run(sprite, "sh", "-c", script, tty=True))
+    first.start()
+    end = time.monotonic() + 20
+    while not (sessions := sprite.list_sessions()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    output = io.BytesIO()
+    command = sprite.attach_session(str(sessions[0].id), timeout=20)
+    command.stdin, command.stdout = io.BytesIO(b"words\r"), output
+    with pytest.raises(sprites.ExecError):
+        command.run()
+    assert command.exit_code == 3
+    assert b"got words" in output.getvalue()
+    first.join(20)
+
+
+def test_the_asynchronous_client_lives_here_too(platform: Emulator) -> None:
+    async def live() -> tuple[int, bytes]:
+        client = sprites.AsyncSpritesClient(platform.token, base_url=platform.url)
+        async with client:
+            sprite = await client.create_sprite("dev")
+            done = await sprite.run("sh", "-c", "echo out; exit 7", capture_output=True)
+            await client.delete_sprite("dev")
+            return done.returncode, done.stdout
+
+    assert asyncio.run(live()) == (7, b"out\n")
+    assert not platform.sprites
 
 
 def test_a_session_is_seen_and_killed(sprite: Any, platform: Emulator) -> None:

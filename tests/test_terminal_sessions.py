@@ -1205,7 +1205,7 @@ def test_where_nobody_types_a_pause_is_no_success(thopters: Thopters, dev: Emula
 @pytest.mark.parametrize("kind", ["int", "str"])
 def test_a_shell_in_every_dialect(thopters: Thopters, dev: Emulator, info: str, kind: str) -> None:
     dev.personality.session_info = info
-    dev.personality.session_id_type = kind
+    dev.personality.session_info_id_type = kind
     with open_shell(thopters) as shell:
         shell.ask("echo seen-$((6 * 7))", "seen-42\r\n")
         shell.type("exit 3\r")

@@ -2,7 +2,7 @@
 
 `Emulator` is the server; `Personality` chooses an answer wherever the sources on the platform
 disagree; a `Fault` breaks single requests. What the emulator can show is only as true as its
-sources: nothing here was compared with the live platform.
+sources: nothing here was compared with the live platform. CONTRACT.md says what is known.
 """
 
 from .faults import Fault

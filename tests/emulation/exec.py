@@ -43,6 +43,8 @@ def environment(sprite: Sprite, personality: Personality, pairs: list[str]) -> d
     default = {"PATH": DEFAULT_PATH, "USER": "sprite", "SHELL": "/bin/bash"}
     if personality.default_home:
         default["HOME"] = sprite.machine.home_inside
+    if sprite.storage:
+        default["SPRITE_STORAGE_DRIVER"] = sprite.storage
     given = dict(pair.partition("=")[::2] for pair in pairs)
     return given if given and personality.env_replaces else default | given
 
@@ -362,7 +364,8 @@ class Attachment:
 
     def _send_info(self) -> None:
         session = self.session
-        identity = session.id if self.personality.session_id_type == "int" else str(session.id)
+        is_number = self.personality.session_info_id_type == "int"
+        identity = session.id if is_number else str(session.id)
         info = {
             "type": "session_info",
             "session_id": identity,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from email.message import Message
 from urllib.parse import parse_qsl, unquote
 
-KEPT_BYTES = 1 << 16  # of what is sent; gigabytes pass through here
+KEPT_BYTES = 1 << 16  # of a body, and of each way of a WebSocket; gigabytes pass through here
 
 
 class Request:
-    """One request and its answer's status; for a WebSocket also the messages."""
+    """One request and its answer's status; for a WebSocket also the messages.
+
+    Of a body, and of the messages each way, the beginning is kept, and the sizes tell the whole.
+    """
 
     def __init__(self, head: bytes, method: str, target: str, headers: Message) -> None:
         self.head = head
@@ -21,14 +24,33 @@ class Request:
         self.raw_path, _, raw_query = target.partition("?")
         self.path = unquote(self.raw_path)
         self.query = parse_qsl(raw_query, keep_blank_values=True)
-        self.body = b""
+        self.kept_bytes = KEPT_BYTES
+        self.body = b""  # whole until the answer has been given
+        self.body_size = 0
         self.status: int | None = None
         self.received: list[tuple[int, bytes]] = []
         self.sent: list[tuple[int, bytes]] = []
+        self.received_size = self.sent_size = 0  # payload bytes, of all that passed
+
+    def add_received(self, opcode: int, message: bytes) -> None:
+        left = self.kept_bytes - self.received_size
+        self.received_size += len(message)
+        if left > 0:
+            self.received.append((opcode, message[:left]))
+
+    def add_sent(self, opcode: int, parts: Sequence[bytes | memoryview]) -> None:
+        left = self.kept_bytes - self.sent_size
+        self.sent_size += sum(map(len, parts))
+        if left > 0:
+            self.sent.append((opcode, b"".join(bytes(part[:left]) for part in parts)[:left]))
+
+    def shorten(self) -> None:
+        """Keep no more of the body than its beginning: what wanted the rest has it."""
+        self.body = self.body[: self.kept_bytes]
 
     @property
     def stdin(self) -> bytes:
-        """Return all that came for stream 0, a command's input."""
+        """Return what is kept of stream 0, a command's input."""
         return b"".join(data[1:] for code, data in self.received if code == 2 and data[:1] == b"\0")
 
     def values(self, name: str) -> list[str]:
@@ -39,15 +61,20 @@ class Request:
 
 
 class Journal:
-    """The requests in their order, what was really run, and what looked odd."""
+    """The requests in their order, what was really run, and what looked odd.
+
+    A test that has to see more than the beginning of what comes sets `kept_bytes` before it comes.
+    """
 
     def __init__(self) -> None:
+        self.kept_bytes = KEPT_BYTES
         self._requests: list[Request] = []
         self._changed = threading.Condition()
         self.executed: list[tuple[str, list[str], str]] = []  # sprite, argv, "ws" or "post"
         self.oddities: list[str] = []
 
     def add(self, request: Request) -> None:
+        request.kept_bytes = self.kept_bytes
         with self._changed:
             self._requests.append(request)
             self._changed.notify_all()

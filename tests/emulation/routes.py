@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import queue
 import random
 import re
+import select
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
     from .server import Emulator
 
 NAME = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+VERSION = "0.0.1-rc48"
+OLD_VERSION = "0.0.1-rc37"  # the last with the old storage
+NDJSON = "application/x-ndjson"
 
 
 class Call:
@@ -84,6 +90,8 @@ class Refused(Exception):
 
 Route = Callable[..., "Reply | None"]
 
+MEMBERS = ("organization", "org_users")  # two words for one private_access
+
 
 def require(call: Call, name: str) -> Sprite:
     restricted = call.personality.restricted_prefix
@@ -137,6 +145,7 @@ def create_sprite(call: Call) -> Reply:
     restricted = personality.restricted_prefix
     if restricted and not name.startswith(restricted):
         return Reply.error(403, "forbidden", "token is restricted to a name prefix")
+    wanted = url_settings(document)
     with account.lock:
         if name in account.sprites:
             status = personality.duplicate_status
@@ -147,9 +156,24 @@ def create_sprite(call: Call) -> Reply:
             return limited
         account.creates += 1
         sprite = account.add(name)
-    sprite.url_settings = document.get("url_settings") or sprite.url_settings
+    sprite.is_new = True
+    sprite.url_settings = wanted or sprite.url_settings
     sprite.labels = document.get("labels") or []
     return Reply.json(sprite.to_json(), 201)
+
+
+def url_settings(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that are asked for; a wrong word in them is refused."""
+    wanted = document.get("url_settings") or {}
+    if not isinstance(wanted, dict):
+        raise Refused(Reply.error(400, "invalid_request", "invalid url_settings"))
+    auth = wanted.get("auth", "sprite")
+    access = wanted.get("private_access")
+    if auth not in ("sprite", "public") or access not in (None, "admins", *MEMBERS):
+        raise Refused(Reply.error(400, "invalid_request", "invalid url_settings"))
+    if access and auth != "sprite":
+        raise Refused(Reply.error(400, "invalid_request", "private_access needs auth sprite"))
+    return dict(wanted)
 
 
 def rate_limit(call: Call) -> Reply | None:
@@ -172,26 +196,97 @@ def rate_limit(call: Call) -> Reply | None:
 
 def list_sprites(call: Call) -> Reply:
     call.check_query("prefix", "max_results", "continuation_token", "bulk_load")
-    personality, account = call.personality, call.account
-    names = sorted(n for n in account.sprites if n.startswith(call.first("prefix")))
-    names = [n for n in names if n.startswith(personality.restricted_prefix)]
+    if wants_watch(call):
+        return Reply(200, content_type=NDJSON, pieces=watch_lines(call))
+    personality = call.personality
     after = call.first("continuation_token").removeprefix("after-")
-    rest = [name for name in names if name > after]
-    size = min(int(call.first("max_results", "50")), 50, personality.page_size)
+    rest = [sprite for sprite in sprites_shown(call) if sprite.name > after]
+    size = page_size(call)
     page, more = rest[:size], len(rest) > size
+    shape = personality.list_items
+    if call.first("bulk_load") == "true" and personality.bulk_load == "minimal":
+        shape = "minimal"
     body: dict[str, Any] = {
-        "sprites": [list_item(account.sprites[name], personality.list_items) for name in page],
+        "sprites": [list_item(sprite, shape) for sprite in page],
         "has_more": more,
-        "next_continuation_token": f"after-{page[-1]}" if more else None,
+        "next_continuation_token": f"after-{page[-1].name}" if more else None,
     }
-    statuses = [sprite.status for sprite in account.sprites.values()]
-    numbers: dict[str, Any] = {word: statuses.count(word) for word in ("running", "warm", "cold")}
-    numbers |= {"name": account.org, "running_limit": 10, "warm_limit": 20}
+    of_org = personality.list_counts == "org"
+    numbers = org_numbers(call, list(call.account.sprites.values()) if of_org else page)
     if personality.list_org == "top":
         body |= numbers
     elif personality.list_org == "nested":
         body["org"] = numbers
     return Reply.json(body)
+
+
+def sprites_shown(call: Call) -> list[Sprite]:
+    """Return what the token and the prefix let through, by name."""
+    wanted = (call.first("prefix"), call.personality.restricted_prefix)
+    found = [s for s in list(call.account.sprites.values()) if all(map(s.name.startswith, wanted))]
+    return sorted(found, key=lambda sprite: sprite.name)
+
+
+def page_size(call: Call) -> int:
+    asked = call.first("max_results", "50")
+    if not asked.isdigit() or int(asked) < 1:
+        raise Refused(Reply.error(400, "invalid_request", "max_results must be 1 to 500"))
+    if int(asked) > 500:
+        if call.personality.over_page_size == "refused":
+            raise Refused(Reply.error(400, "invalid_request", "max_results must be 1 to 500"))
+        call.emulator.journal.oddities.append(f"{call.request}: max_results above 500")
+    return min(int(asked), 500, call.personality.page_size)
+
+
+def org_numbers(call: Call, sprites: list[Sprite]) -> dict[str, Any]:
+    """Return how many of the sprites are in each state, and what the org may have."""
+    statuses = [sprite.status for sprite in sprites]
+    counts = {word: statuses.count(word) for word in ("running", "warm", "cold")}
+    return {**counts, "name": call.account.org, "running_limit": 10, "warm_limit": 20}
+
+
+def wants_watch(call: Call) -> bool:
+    """Return whether a list is asked for as a stream: by that type alone, as far as is known."""
+    accept = call.request.headers.get("Accept", "").lower()
+    types = {part.partition(";")[0].strip() for part in accept.split(",")}
+    return NDJSON in types if call.personality.watch_accept == "any" else types == {NDJSON}
+
+
+def watch_lines(call: Call) -> Iterator[bytes]:
+    """Yield a line for each change of a sprite, and heartbeats, until the client leaves."""
+    seen = {sprite.id: watch_state(sprite) for sprite in sprites_shown(call)}
+    beat = time.monotonic()
+    while not call.emulator.stopping.is_set():
+        for sprite in sprites_shown(call):
+            if watch_state(sprite) != seen.get(sprite.id):
+                seen[sprite.id] = watch_state(sprite)
+                yield json.dumps(watch_item(call, sprite)).encode() + b"\n"
+        if time.monotonic() - beat >= call.personality.heartbeat_s:
+            beat = time.monotonic()
+            yield json.dumps({"type": "heartbeat", "timestamp": stamp_now(call)}).encode() + b"\n"
+        if select.select([call.wire.sock], [], [], 0.05)[0]:  # a client has no more to say
+            raise Gone
+
+
+def watch_state(sprite: Sprite) -> tuple[object, ...]:
+    return sprite.shown_status(), sprite.last_running_at, sprite.last_warming_at
+
+
+def watch_item(call: Call, sprite: Sprite) -> dict[str, Any]:
+    return {
+        "name": sprite.name,
+        "status": sprite.shown_status(),
+        "running_version": VERSION,
+        "last_running_at": sprite.stamp(sprite.last_running_at),
+        "last_warming_at": sprite.stamp(sprite.last_warming_at),
+        "timestamp": stamp_now(call),
+        "org": org_numbers(call, list(call.account.sprites.values())),
+    }
+
+
+def stamp_now(call: Call) -> str:
+    when = datetime.datetime.fromtimestamp(call.emulator.clock.now(), datetime.UTC)
+    return when.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def list_item(sprite: Sprite, shape: str) -> dict[str, Any]:
@@ -206,14 +301,20 @@ def get_sprite(call: Call, name: str) -> Reply:
     if sprite.hidden_gets:
         sprite.hidden_gets -= 1
         return Reply.error(404, "not_found", "sprite not found")
-    return Reply.json(sprite.to_json())
+    item = sprite.to_json()
+    if call.personality.get_says_cold and item["status"] == "running":
+        item["status"] = "cold"
+    return Reply.json(item)
 
 
 def update_sprite(call: Call, name: str) -> Reply:
     sprite = require(call, name)
     document = call.document("url_settings", "labels", "clear_labels")
-    if isinstance(document.get("url_settings"), dict):
-        sprite.url_settings = document["url_settings"]
+    if document.get("url_settings") is not None:
+        wanted = url_settings(document)
+        if call.personality.put_settings == "merged" and wanted.get("auth") != "public":
+            wanted = sprite.url_settings | wanted
+        sprite.url_settings = wanted
     if isinstance(document.get("labels"), list):
         sprite.labels = document["labels"]
     if document.get("clear_labels") is True:
@@ -226,6 +327,52 @@ def delete_sprite(call: Call, name: str) -> Reply:
     require(call, name)
     call.account.remove(name)
     return Reply(call.personality.delete_status)
+
+
+def check_sprite(call: Call, name: str) -> Reply:
+    """Return a look at a sprite's health, which does not wake it."""
+    sprite = require(call, name)
+    return Reply.json({
+        "sprite_name": sprite.name,
+        "sprite_id": sprite.id,
+        "status": "healthy" if sprite.status == "running" else "hibernated",
+        "reason": None,
+        "checked_at": stamp_now(call),
+        "elapsed": "1ms",
+    })  # fmt: skip
+
+
+def restart_sprite(call: Call, name: str) -> Reply:
+    sprite = require(call, name)
+    sprite.restart()
+    machine = sprite.id.removeprefix("sprite-").replace("-", "")[:14]
+    return Reply.json({"sprite_name": name, "machine_id": machine, "message": "restarted"})
+
+
+def upgrade_sprite(call: Call, name: str) -> Reply:
+    """Bring the runtime up to date; to move the disk as well has to be allowed by the request."""
+    sprite = require(call, name)
+    document = call.document("allow_storage_migration", "version")
+    kind = call.personality.upgrade
+    if kind == "none":
+        message = "no upgrade is published for this sprite's release lane"
+        return Reply.error(409, "no_upgrade", message)
+    storage = sprite.storage
+    if kind == "storage":
+        storage = "" if document.get("version") == OLD_VERSION else "sbd"
+    if storage != sprite.storage and document.get("allow_storage_migration") is not True:
+        message = "this upgrade changes the storage; allow_storage_migration is needed"
+        return Reply.error(409, "storage_migration_required", message)
+    return events(call, stamped(upgrade_events(sprite, storage)))
+
+
+def upgrade_events(sprite: Sprite, storage: str) -> Iterator[dict[str, Any]]:
+    yield {"type": "info", "data": "Stopping the sprite"}
+    if storage != sprite.storage:
+        yield {"type": "info", "data": "Moving the storage"}
+        sprite.move_storage(storage)
+    sprite.restart()
+    yield {"type": "completed", "data": "Upgrade completed"}
 
 
 # exec
@@ -289,10 +436,25 @@ def attach(call: Call, name: str, identity: str) -> Reply | None:
     return None
 
 
+def is_exec_post(request: Request) -> bool:
+    pattern = r"/v1/sprites/[^/]+/exec"
+    return request.method == "POST" and bool(re.fullmatch(pattern, request.raw_path))
+
+
+def too_much_input() -> Reply:
+    return Reply.json({"error": "Stdin exceeds 10 MiB"}, 413)
+
+
 def exec_post(call: Call, name: str) -> Reply:
     check_length(call)
+    require(call, name)
+    limit = call.personality.post_limit
+    if limit is not None and call.request.body_size > limit:
+        return too_much_input()
     if any(call.first(key) for key in ("tty", "id", "detachable", "cc")):
         return Reply.text(400, "not supported over POST")
+    if not call.request.values("cmd"):
+        return Reply.text(400, "cmd is required")
     call.check_query("cmd", "path", "stdin", "env", "dir")
     sprite = enter(call, name)
     with_input = call.first("stdin") == "true"
@@ -364,7 +526,7 @@ def rechunk_at_random(frames: Iterator[bytes], rng: random.Random) -> Iterator[b
 
 def head_exec(call: Call, name: str) -> Reply:
     require(call, name)
-    return Reply(200, headers={"Sprite-Version": "0.0.1-rc48"})
+    return Reply(200, headers={"Sprite-Version": VERSION})
 
 
 def list_sessions(call: Call, name: str) -> Reply:
@@ -395,7 +557,8 @@ def kill_session(call: Call, name: str, identity: str) -> Reply:
 def kill_events(session: Session, number: signal.Signals, limit_s: float) -> Iterator[Any]:
     session.signal(number)
     named = {"signal": number.name, "pid": session.id}
-    yield {"type": "signal", "message": f"Sent {number.name}", **named}
+    message = f"Signaling {number.name} to process group {session.id}"
+    yield {"type": "signal", "message": message, **named}
     if not session.ended.wait(limit_s):
         yield {"type": "timeout", "message": "the process has not exited"}
         session.signal(signal.SIGKILL)
@@ -410,7 +573,7 @@ def kill_events(session: Session, number: signal.Signals, limit_s: float) -> Ite
 
 
 def events(call: Call, items: Iterator[dict[str, Any]]) -> Reply:
-    return Reply(200, content_type="application/x-ndjson", pieces=event_lines(call, items))
+    return Reply(200, content_type=NDJSON, pieces=event_lines(call, items))
 
 
 def event_lines(call: Call, items: Iterator[dict[str, Any]]) -> Iterator[bytes]:
@@ -440,6 +603,13 @@ def checkpoint_events(call: Call, sprite: Sprite, comment: str) -> Iterator[dict
     if call.fault("ndjson_error"):
         yield {"type": "info", "data": "unreached"}
         return
+    told = call.personality.checkpoint_id_text != "none"
+    if call.personality.checkpoint_words == "openapi":
+        yield {"type": "info", "data": "Stopping services..."}
+        yield {"type": "info", "data": "Saving filesystem state..."}
+        made = sprite.add_checkpoint(comment)
+        yield {"type": "complete", "data": f"Checkpoint {made.id} created" if told else ""}
+        return
     made = sprite.add_checkpoint(comment)
     yield {"type": "info", "data": "Checkpoint created successfully"}
     if call.personality.checkpoint_id_text == "details":
@@ -448,7 +618,6 @@ def checkpoint_events(call: Call, sprite: Sprite, comment: str) -> Iterator[dict
         yield {"type": "info", "data": f"  ID: {made.id}"}
         yield {"type": "info", "data": f"  Created: {stamp}"}
         yield {"type": "info", "data": f"  Path: checkpoints/{made.id}"}
-    told = call.personality.checkpoint_id_text != "none"
     yield {"type": "complete", "data": f"Checkpoint {made.id} created successfully" if told else ""}
 
 
@@ -484,6 +653,21 @@ def delete_checkpoint(call: Call, name: str, identity: str) -> Reply:
     return Reply(204)
 
 
+RESTORE_WORDS = {
+    "live": (
+        "Restoring from checkpoint {}...",
+        "Restarting the environment",
+        "Restore from {} complete",
+    ),
+    "openapi": (
+        "Restoring to checkpoint {}...",
+        "Stopping services...",
+        "Restoring filesystem...",
+        "Restored to {}",
+    ),
+}
+
+
 def restore_checkpoint(call: Call, name: str, identity: str) -> Reply:
     sprite = enter(call, name)
     checkpoint = find_checkpoint(call, sprite, identity)
@@ -491,7 +675,8 @@ def restore_checkpoint(call: Call, name: str, identity: str) -> Reply:
 
 
 def restore_events(call: Call, sprite: Sprite, checkpoint: Checkpoint) -> Iterator[dict[str, Any]]:
-    yield {"type": "info", "data": f"Restoring from checkpoint {checkpoint.id}..."}
+    first, *steps, last = RESTORE_WORDS[call.personality.checkpoint_words]
+    yield {"type": "info", "data": first.format(checkpoint.id)}
     if call.fault("ndjson_error"):
         yield {"type": "info", "data": "unreached"}
         return
@@ -502,8 +687,9 @@ def restore_events(call: Call, sprite: Sprite, checkpoint: Checkpoint) -> Iterat
             sprite.restore(checkpoint)
 
     threading.Thread(target=later, daemon=True).start()
-    yield {"type": "info", "data": "Restarting the environment"}
-    yield {"type": "complete", "data": f"Restore from {checkpoint.id} complete"}
+    for step in steps:
+        yield {"type": "info", "data": step}
+    yield {"type": "complete", "data": last.format(checkpoint.id)}
 
 
 # proxy
@@ -550,6 +736,9 @@ ROUTES: list[tuple[str, str, Route]] = [
     ("GET", r"/v1/sprites/([^/]+)", get_sprite),
     ("PUT", r"/v1/sprites/([^/]+)", update_sprite),
     ("DELETE", r"/v1/sprites/([^/]+)", delete_sprite),
+    ("GET", r"/v1/sprites/([^/]+)/check", check_sprite),
+    ("POST", r"/v1/sprites/([^/]+)/restart", restart_sprite),
+    ("POST", r"/v1/sprites/([^/]+)/upgrade", upgrade_sprite),
     ("WS", r"/v1/sprites/([^/]+)/exec", exec_websocket),
     ("WS", r"/v1/sprites/([^/]+)/exec/([^/]+)", attach),
     ("POST", r"/v1/sprites/([^/]+)/exec", exec_post),

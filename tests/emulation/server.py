@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import os
 import socket
 import tempfile
 import threading
@@ -14,11 +15,12 @@ from typing import Any
 from .faults import Fault
 from .journal import Journal, Request
 from .personality import Personality
-from .routes import Call, route
+from .routes import Call, is_exec_post, route, too_much_input
 from .state import Account, Clock, Sprite
-from .wire import Gone, Reply, Wire, read_body, read_request
+from .wire import Gone, Reply, Wire, body_pieces, read_request
 
 TICK_S = 0.2
+EARLY_CLOSE_S = 0.5  # between an answer to a half-read request and the reset
 
 
 class Emulator:
@@ -30,13 +32,16 @@ class Emulator:
         token: str = "acme/1290577/tok-7f3a/9c1b-secret-5de2",
         org: str = "acme",
         personality: Personality | None = None,
-        idle_s: float = 30.0,
+        idle_s: float | None = None,  # 30 unless EMULATOR_IDLE_S says otherwise
         cold_s: float = 600.0,
     ) -> None:
         self.token = token
         self.org = org
         self.personality = personality or Personality()
-        self.idle_s = idle_s
+        given = os.environ.get("EMULATOR_IDLE_S") if idle_s is None else None
+        if given:  # seconds; so short a window was seen only behind the last session's end
+            self.personality.idle_from = "detached"
+        self.idle_s = float(given or (30.0 if idle_s is None else idle_s))
         self.cold_s = cold_s
         self.clock = Clock()
         self.journal = Journal()
@@ -134,18 +139,48 @@ class Emulator:
         self.journal.add(request)
         faults = [f for f in self._faults if f.take(request.method, request.raw_path)]
         self._set_cuts(wire, faults)
-        if request.method != "WS":
-            request.body = read_body(wire, request.headers)
+        if request.method != "WS" and not self._take_body(wire, request):
+            self._refuse_early(wire, request)
+            return False
         reply = self._instead(wire, faults) or self._answer(wire, request, faults)
         if reply is None:
             return False
         reply = self._spoil(wire, faults, reply)
         request.status = reply.status
+        request.shorten()
         reply.send(wire, self.clock.now(), with_body=request.method != "HEAD")
         return request.headers.get("Connection", "").lower() not in ("close", "upgrade")
 
+    def _is_authorized(self, request: Request) -> bool:
+        return request.headers.get("Authorization") == f"Bearer {self.token}"
+
+    def _take_body(self, wire: Wire, request: Request) -> bool:
+        """Read the body, but of an exec's no more than decides; False if it is refused unread."""
+        limit = self.personality.post_limit if is_exec_post(request) else None
+        early = self.personality.post_limit_when == "early" and self._is_authorized(request)
+        if limit is not None and early and int(request.headers.get("Content-Length") or 0) > limit:
+            return False
+        parts = []
+        for piece in body_pieces(wire, request.headers):
+            kept = piece if limit is None else piece[: max(limit + 1 - request.body_size, 0)]
+            parts.append(kept)
+            request.body_size += len(piece)
+            if limit is not None and early and request.body_size > limit:
+                return False
+        request.body = b"".join(parts)
+        return True
+
+    def _refuse_early(self, wire: Wire, request: Request) -> None:
+        """Answer while the body is still on its way, and close after a moment, as Go's server."""
+        reply = too_much_input()
+        reply.headers["Connection"] = "close"
+        request.status = reply.status
+        reply.send(wire, self.clock.now())
+        wire.end()
+        self.stopping.wait(EARLY_CLOSE_S)
+
     def _answer(self, wire: Wire, request: Request, faults: list[Fault]) -> Reply | None:
-        if request.headers.get("Authorization") != f"Bearer {self.token}":
+        if not self._is_authorized(request):
             return Reply.error(401, "unauthorized", "Missing or invalid authentication")
         call = Call(self, request, wire, faults)
         try:

@@ -59,7 +59,7 @@ class Sprite:
         self.url = f"https://{name}-{uuid.uuid4().hex[:4]}.sprites.app"
         self.url_settings: dict[str, Any] = {"auth": "sprite"}
         self.labels: list[str] = []
-        self.environment: dict[str, str] = {}
+        self.storage = ""  # "sbd" once an upgrade has moved the disk
         self.status = "cold"
         self.created_at = self.updated_at = clock.now()
         self.last_running_at: float | None = None
@@ -73,6 +73,7 @@ class Sprite:
         self.open_proxies = 0
         self.removed = False
         self.inner: TaskServer | None = None  # from the first wake on
+        self.is_new = False  # made by a request, and not entered since: it serves at once
         self._next_checkpoint = 1
         self._starting = 0
         self._active_at = clock.now()
@@ -105,10 +106,10 @@ class Sprite:
             if self.status == "running":
                 self.inner = self.inner or TaskServer(self)
                 return True
-            if self._starting < self.personality.wake_503:
+            if self._starting < self.personality.wake_503 and not self.is_new:
                 self._starting += 1
                 return False
-            self._starting = 0
+            self._starting, self.is_new = 0, False
             self.inner = self.inner or TaskServer(self)
             self.machine.thaw()
             self.last_running_at = self.clock.now()
@@ -133,13 +134,20 @@ class Sprite:
     def apply_idle(self, idle_s: float, cold_s: float) -> None:
         """Fall asleep if nothing has happened for long enough."""
         with self.lock:
-            if self.status == "running" and (self.live_tasks() or self.open_proxies):
+            if self.status == "running" and self._is_held():
                 self.touch()
         quiet = self.clock.now() - self._active_at
         if self.status == "running" and quiet >= idle_s:
             self.pause()
         if self.status == "warm" and quiet >= idle_s + cold_s:
             self.pause(cold=True)
+
+    def _is_held(self) -> bool:
+        attached = self.personality.idle_from == "detached" and any(
+            session.clients and not session.ended.is_set()
+            for session in list(self.sessions.values())
+        )
+        return bool(attached or self.live_tasks() or self.open_proxies)
 
     @contextlib.contextmanager
     def proxied(self) -> Iterator[None]:
@@ -177,11 +185,23 @@ class Sprite:
         with self.lock:
             if self.removed:
                 return
+            self.restart(checkpoint.id)
+
+    def restart(self, saved: str = "") -> None:
+        """End all that runs in the sprite, load a disk if asked to; the next request starts it."""
+        with self.lock:
             self.drop_connections()
             self.machine.end_all()
-            self.machine.load(checkpoint.id)
+            if saved:
+                self.machine.load(saved)
             self.sessions.clear()
             self._become("cold")
+
+    def move_storage(self, storage: str) -> None:
+        """Put the disk elsewhere: checkpoints of the old one are gone for good."""
+        with self.lock:
+            self.storage = storage
+            self.checkpoints.clear()
 
     def checkpoint_json(self, checkpoint: Checkpoint) -> dict[str, Any]:
         item = {"id": checkpoint.id, "create_time": self.stamp(checkpoint.made)}
@@ -209,15 +229,22 @@ class Sprite:
         text = when.strftime("%Y-%m-%dT%H:%M:%S")
         return text + (".123456789Z" if self.personality.stamps == "nanoseconds" else "Z")
 
+    def _shown_settings(self) -> dict[str, Any] | None:
+        if self.personality.null_url_settings:
+            return None
+        access = self.url_settings.get("private_access", "admins")
+        word = {} if access == "admins" else {"private_access": self.personality.members_word}
+        return self.url_settings | word
+
     def to_json(self) -> dict[str, Any]:
         item: dict[str, Any] = {
             "id": self.id,
             "name": self.name,
             self.personality.org_key: self.org,
             "url": self.url,
-            "url_settings": None if self.personality.null_url_settings else self.url_settings,
+            "url_settings": self._shown_settings(),
             "status": self.shown_status(),
-            "labels": self.labels,
+            **({"labels": self.labels} if self.labels else {}),
             "created_at": self.stamp(self.created_at),
             "updated_at": self.stamp(self.updated_at),
             "last_running_at": self.stamp(self.last_running_at),

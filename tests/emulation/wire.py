@@ -16,7 +16,7 @@ from email.parser import Parser
 from email.utils import formatdate
 from http.client import responses
 
-from .journal import KEPT_BYTES, Request
+from .journal import Request
 
 MAX_HEAD = 1 << 20
 
@@ -136,9 +136,20 @@ def read_request(wire: Wire) -> Request:
 
 
 def read_body(wire: Wire, headers: Message) -> bytes:
+    return b"".join(body_pieces(wire, headers))
+
+
+def body_pieces(wire: Wire, headers: Message) -> Iterator[bytes]:
+    """Yield a body as it comes."""
+    if headers.get("Expect", "").lower() == "100-continue":
+        wire.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     if headers.get("Transfer-Encoding", "").lower() == "chunked":
-        return b"".join(read_chunks(wire))
-    return wire.read_exactly(int(headers.get("Content-Length") or 0))
+        yield from read_chunks(wire)
+        return
+    missing = int(headers.get("Content-Length") or 0)
+    while missing:
+        yield (piece := wire.read(min(missing, 1 << 18)))
+        missing -= len(piece)
 
 
 def read_chunks(wire: Wire) -> Iterator[bytes]:
@@ -227,7 +238,6 @@ class ServerSocket:
         self.request = request
         self.odd = odd
         self._lock = threading.Lock()
-        self._kept = 0
 
     def send(self, opcode: int, *parts: bytes | memoryview, final: bool = True) -> None:
         """Send one frame; the parts are its payload."""
@@ -240,9 +250,7 @@ class ServerSocket:
         else:
             head = struct.pack("!BBQ", first, 127, size)
         with self._lock:
-            if self._kept < KEPT_BYTES:
-                self._kept += size
-                self.request.sent.append((opcode, b"".join(map(bytes, parts))))
+            self.request.add_sent(opcode, parts)
             self.wire.write(head, *parts)
 
     def send_raw(self, data: bytes) -> None:
@@ -270,7 +278,7 @@ class ServerSocket:
                 parts.append(payload)
                 if first & 0x80:
                     message = b"".join(parts)
-                    self.request.received.append((opcode, message))
+                    self.request.add_received(opcode, message)
                     yield opcode, message
                     opcode, parts = 0, []
             elif code != PONG:

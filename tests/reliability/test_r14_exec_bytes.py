@@ -122,6 +122,7 @@ SIZES = (0, 1, 125, 126, 127, 65535, 65536, 65537, 3 * MIB)
 @pytest.mark.parametrize("size", SIZES)
 def test_r16_input_arrives_exactly(thopters: Thopters, emulator: Emulator, size: int) -> None:
     emulator.add_sprite("dev", status="running")
+    emulator.journal.kept_bytes = 1 << 23
     data = random.Random(size).randbytes(size)
     done = thopters("exec", "-i", "dev", "--", "cat", stdin=data)
     assert (done.code, done.out_bytes, done.err) == (0, data, "")

@@ -340,7 +340,6 @@ def kill(emulator: Emulator) -> Any:
 
 def start_on_a_terminal(emulator: Emulator) -> Any:
     """Return the texts of a session; a number for its id is another answer that is known."""
-    emulator.personality.session_id_type = "str"
     home = emulator.add_sprite("dev", status="running").home
     done = run_here(["exec", "dev", "--detach", "--", "true"], environ_for(emulator, str(home)))
     assert done.code == 0, done
