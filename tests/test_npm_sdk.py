@@ -178,7 +178,9 @@ def test_input_goes_in_and_comes_back(play: Play) -> None:
 def test_a_command_by_post(play: Play, platform: Emulator) -> None:
     told = play("""
     const sprite = await client.createSprite('dev');
-    tell((await sprite.execFileHTTP('wc', ['-c'], { input: Buffer.alloc(10 << 20) })).stdout);
+    // the SDK takes two frames that Node reads at once for one, so they come apart here
+    const slowly = ['-c', 'wc -c; sleep 0.3'];
+    tell((await sprite.execFileHTTP('sh', slowly, { input: Buffer.alloc(10 << 20) })).stdout);
     const { result } = await failure(sprite.execFileHTTP('sh', ['-c', 'exit 3']));
     tell(result.exitCode);
     const much = { input: Buffer.alloc((10 << 20) + 1) };
@@ -195,18 +197,23 @@ def test_a_terminal_is_left_and_found_again(play: Play, platform: Emulator) -> N
     const script = 'stty size; read x; echo got $x; read x';
     const first = sprite.spawn('sh', ['-c', script], { tty: true, rows: 33, cols: 101 });
     let text = '';
-    const see = async (command, words) => {
-      while (!text.includes(words)) text += (await once(command.stdout, 'data'))[0];
+    // one listener for all: a stream drops what comes while nobody listens any more
+    const read = command => command.stdout.on('data', data => { text += data; });
+    const see = async words => {
+      while (!text.includes(words)) await new Promise(done => setTimeout(done, 10));
     };
+    read(first);
     const [info] = await once(first, 'message');
-    await see(first, '33 101');
+    await see('33 101');
     const [session] = await sprite.listSessions();
     tell([typeof info.session_id, String(session.id) === info.session_id, session.tty]);
-    text = '';
     const second = sprite.attachSession(info.session_id);
+    text = '';
+    first.stdout.removeAllListeners('data');
+    read(second);
     await once(second, 'spawn');
     second.stdin.write('words\\r');
-    await see(second, 'got words');
+    await see('got words');
     const events = [];
     for await (const event of await sprite.killSession(info.session_id, 'SIGKILL', '5s'))
       events.push(event.type);
