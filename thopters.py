@@ -2173,9 +2173,15 @@ class RetryPolicy:
     WAKING_LIMIT_S = 30.0  # after that it is no waking, but something that is broken
 
     def __init__(
-        self, *, repeatable: bool, starting_limit_s: float = WAKE_LIMIT_S, wakes: bool = False
+        self,
+        *,
+        repeatable: bool,
+        starting_limit_s: float = WAKE_LIMIT_S,
+        wakes: bool = False,
+        changes: bool = False,
     ) -> None:
         self.repeatable = repeatable
+        self.changes = changes
         self.starting_limit_s = starting_limit_s
         self.wakes = wakes
         self.failures = 0  # not sent, and ambiguous
@@ -2221,6 +2227,13 @@ class RetryPolicy:
             give_up = self.failures >= self.TRIES
         self.waited_s += wait
         return None if give_up else wait
+
+
+# application/x-ndjson is named for event streams alone: a list would become an endless one by it
+JSON_HEADERS = {"Accept": "application/json"}
+JSON_BODY = {"Content-Type": "application/json"}
+EVENT_HEADERS = {"Accept": "application/x-ndjson, application/json"} | JSON_BODY
+EXEC_HEADERS = {"Accept": "*/*", "Content-Type": "application/octet-stream"}
 
 
 class Transport:
@@ -2281,7 +2294,7 @@ class Transport:
         target: str,
         body: bytes | None,
         deadline: Deadline,
-        content_type: str = "application/json",
+        headers: Mapping[str, str] = JSON_HEADERS,
     ) -> http.client.HTTPResponse:
         """Send one request; NotSentError or NoAnswerError. A redirect is not followed."""
         import http.client
@@ -2289,11 +2302,8 @@ class Transport:
 
         url = f"{self.base.scheme}://{self.base.netloc}{target}"
         request = urllib.request.Request(url, data=body, method=method)  # noqa: S310 (api_base)
-        for name, value in self.headers().items():
+        for name, value in (self.headers() | dict(headers)).items():
             request.add_unredirected_header(name, value)
-        request.add_unredirected_header("Accept", "application/json, application/x-ndjson")
-        if body is not None:
-            request.add_unredirected_header("Content-Type", content_type)
         self._opener = self._opener or self._build_opener()
         request.connection = self.connector.open(deadline)  # type: ignore[attr-defined]
         try:
@@ -2362,7 +2372,8 @@ class Transport:
     def fetch_once(self, method: str, target: str, body: bytes | None, limit_s: float) -> Answer:
         started = self.clock.monotonic()
         with Deadline(limit_s, self.clock) as deadline:
-            response = self._open(method, target, body, deadline)
+            headers = JSON_HEADERS if body is None else JSON_HEADERS | JSON_BODY
+            response = self._open(method, target, body, deadline, headers)
             self.traced(method, target, started, response)
             return self.read_answer(response, deadline)
 
@@ -2384,15 +2395,10 @@ class Transport:
         """
         target = self.target(path, query)
         body = None if document is None else encode_json(document)
-        policy = RetryPolicy(repeatable=method in ("GET", "PUT", "DELETE"), wakes=wakes)
-        try:
-            return self.retry(policy, lambda: self.fetch_once(method, target, body, limit_s))
-        except NotSentError as error:
-            if method == "GET" or not policy.uncertain:
-                raise
-            raise BrokenAnswerError(
-                f"{error.message}; an earlier try may have been carried out", hint=error.hint
-            ) from None
+        policy = RetryPolicy(
+            repeatable=method in ("GET", "PUT", "DELETE"), wakes=wakes, changes=method != "GET"
+        )
+        return self.retry(policy, lambda: self.fetch_once(method, target, body, limit_s))
 
     def glance(self, path: str, query: Sequence[tuple[str, str]] = ()) -> Answer | None:
         """GET once, for what only words a message: None where no answer comes within seconds.
@@ -2420,13 +2426,14 @@ class Transport:
                 error, why = caught, caught.message
                 kind = AMBIGUOUS if isinstance(caught, NoAnswerError) else NOT_SENT
                 if getattr(caught, "final", False):
-                    raise
+                    raise self._after_earlier(caught, policy) from None
             took_s = self.clock.monotonic() - began
+            uncertain = policy.uncertain  # by a try before this one
             wait = policy.wait(kind, asked, self.clock.jitter(), took_s) if kind else None
             if wait is None and error:
-                raise error
+                raise self._after_earlier(error, policy)
             if wait is None and answer:
-                answer.uncertain = policy.uncertain
+                answer.uncertain = uncertain
                 return answer
             self.console.detail(f"{why}; trying again in {wait:.1f} s")
             activity = self.console.activity
@@ -2436,6 +2443,16 @@ class Transport:
             self.clock.sleep(wait or 0.0)
             if activity:
                 activity.text = usual
+
+    def _after_earlier(
+        self, error: NotSentError | NoAnswerError, policy: RetryPolicy
+    ) -> ThoptersError:
+        """Return the error of a last try; that of a change tells of the tries before."""
+        if policy.changes and policy.uncertain and isinstance(error, NotSentError):
+            return BrokenAnswerError(
+                f"{error.message}; an earlier try may have been carried out", hint=error.hint
+            )
+        return error
 
     def stream(
         self, path: str, document: object, query: Sequence[tuple[str, str]] = ()
@@ -2447,7 +2464,8 @@ class Transport:
         target, body = self.target(path, query), encode_json(document)
         with Deadline(STREAM_LIMIT_S, self.clock) as deadline:
             response = self.retry(
-                RetryPolicy(repeatable=False), lambda: self.stream_head(target, body, deadline)
+                RetryPolicy(repeatable=False),
+                lambda: self.stream_head(target, EVENT_HEADERS, body, deadline),
             )
             if isinstance(response, Answer):
                 raise RefusedError(response)
@@ -2462,14 +2480,14 @@ class Transport:
                     yield event
 
     def stream_head(
-        self, target: str, body: bytes, deadline: Deadline, content_type: str = "application/json"
+        self, target: str, headers: Mapping[str, str], body: bytes, deadline: Deadline
     ) -> Answer | http.client.HTTPResponse:
         """POST once, and return an answer that is a success with its body still to be read."""
         if deadline.is_over():  # before the first byte was sent
             host = self.base.hostname
             raise NotSentError(f"cannot reach {host}: it timed out", final=True)
         started = self.clock.monotonic()
-        response = self._open("POST", target, body, deadline, content_type)
+        response = self._open("POST", target, body, deadline, headers)
         self.traced("POST", target, started, response)
         return response if response.status == 200 else self.read_answer(response, deadline)
 
@@ -2946,7 +2964,7 @@ def open_websocket(transport: Transport, target: str, limit_s: float) -> WebSock
 CREATE_LIMIT_S = 180.0
 RECHECK_AFTER_S = 0.3  # until a sprite that was not found is looked for once more
 MAX_PAGES = 1000
-PAGE_SIZE = 50  # the documented maximum
+PAGE_SIZE = 500  # the documented maximum
 
 
 def text_field(item: dict[str, Any], *keys: str) -> str:
@@ -2982,6 +3000,7 @@ def host_of(url: str) -> str:
 
 
 # The first two are documented; the others were seen, or are what clients look for
+COUNTED = ("running", "warm", "cold")  # the documented states
 ASLEEP = ("warm", "cold", "suspended", "sleeping", "paused", "stopped")
 
 
@@ -3081,23 +3100,26 @@ def read_items(
 
 
 class Listing:
-    """All sprites, by name, and the account's numbers: state -> (count, plan limit or None)."""
+    """All sprites, by name, and the plan's limits, None for no limit, of the states that are told.
 
-    __slots__ = ("counts", "sprites")
+    The API's own counts are those of one page, so nobody counts by them.
+    """
+
+    __slots__ = ("limits", "sprites")
 
     def __init__(self) -> None:
         self.sprites: dict[str, SpriteInfo] = {}
-        self.counts: dict[str, tuple[int, int | None]] = {}
+        self.limits: dict[str, int | None] = {}
 
     def add(self, page: dict[str, Any]) -> None:
         for item in read_items(SpriteInfo, list_field(page, "sprites"), "sprites", "name"):
             self.sprites[item.name] = item
         org = page.get("org")
         numbers = {**page, **org} if isinstance(org, dict) else page
-        for state in ("running", "warm", "cold"):
-            count, limit = numbers.get(state), numbers.get(state + "_limit")
-            if type(count) is int:
-                self.counts[state] = (count, limit if type(limit) is int else None)
+        for state in COUNTED:
+            limit = numbers.get(state + "_limit")
+            if type(numbers.get(state)) is int or type(limit) is int:
+                self.limits[state] = limit if type(limit) is int else None
 
 
 def outcome_unknown(doing: str, error: NoAnswerError) -> NoAnswerError:
@@ -3218,7 +3240,7 @@ class SpritesApi:
         """Return every sprite whose name starts with `prefix`, over all pages."""
         listing, token, seen = Listing(), "", set[str]()
         for _ in range(MAX_PAGES):
-            query = [("prefix", prefix), ("max_results", str(PAGE_SIZE)), ("bulk_load", "true")]
+            query = [("prefix", prefix), ("max_results", str(PAGE_SIZE))]
             query = [pair for pair in [*query, ("continuation_token", token)] if pair[1]]
             answer = self.transport.fetch("GET", "/v1/sprites", query=query)
             page = self.fetch_json(answer, "list sprites")
@@ -3343,12 +3365,44 @@ class Sprite:
         except NoAnswerError as error:
             raise outcome_unknown(doing, error) from None
 
-    def delete(self) -> None:
-        """Delete a sprite; gone already counts if an earlier try of ours may have done it."""
-        answer = self._change("DELETE", self.path(), f"destroy {self.name}")
+    def delete(self, identity: str) -> None:
+        """Delete the sprite with this id, "" for any; gone already counts after a try of ours.
+
+        A name is no identity: somebody may have made it anew, before the first try or between two.
+        """
+        doing, tries = f"destroy {self.name}", 0
+
+        def attempt() -> Answer:
+            nonlocal tries
+            tries += 1
+            if tries > 1:  # the one before may have been carried out
+                look = self.api.transport.fetch_once("GET", target, None, REQUEST_LIMIT_S)
+                if look.status != 200:
+                    return look
+                self._compare(SpriteInfo(look.details()), identity)
+            return self.api.transport.fetch_once("DELETE", target, None, REQUEST_LIMIT_S)
+
+        target = self.api.transport.target(self.path())
+        try:
+            answer = self.api.transport.retry(RetryPolicy(repeatable=True, changes=True), attempt)
+        except NoAnswerError as error:
+            raise outcome_unknown(doing, error) from None
         gone = answer.status in (200, 202, 204) or (answer.status == 404 and answer.uncertain)
         if not gone:
-            self.api.refuse(answer, f"destroy {self.name}", self.name, changes=True)
+            self.api.refuse(answer, doing, self.name, changes=True)
+
+    def require_same(self, identity: str) -> None:
+        """Raise ThoptersError where another sprite than the one with this id has the name."""
+        info = self.find()
+        if info:
+            self._compare(info, identity)
+
+    def _compare(self, info: SpriteInfo, identity: str) -> None:
+        if identity and info.id and info.id != identity:
+            raise ThoptersError(
+                f"{self.name} was made anew meanwhile: the new sprite was left alone",
+                hint=f"look at it: thopters list --prefix {self.name}",
+            )
 
     def list_checkpoints(self, *, include_auto: bool) -> list[Checkpoint]:
         """Return the checkpoints, newest first, without the row that stands for the present."""
@@ -4351,7 +4405,7 @@ class PostSession(ExecSession):
         def send() -> Answer | http.client.HTTPResponse:
             if limit_s is None:
                 deadline.renew(head_limit_s)
-            return transport.stream_head(target, body, deadline, "application/octet-stream")
+            return transport.stream_head(target, EXEC_HEADERS, body, deadline)
 
         try:
             response = transport.retry(policy, send)
@@ -6770,7 +6824,6 @@ def no_consent(doing: str) -> UsageError:
 
 READY_LIMIT_S = 60.0
 READ_BACK_LIMIT_S = 30.0
-TAKEN_LIMIT_S = 2.0  # for a GET to find what is said to exist
 LAST_LOOK_LIMIT_S = 5.0  # at what exists, when create is interrupted
 OLD_AFTER_S = 10.0  # how much earlier than our question a sprite was made that is not ours
 
@@ -6855,9 +6908,15 @@ def created_sprite(sprite: Sprite, answer: Answer, *, is_second: bool) -> tuple[
     words = ("exist", "taken", "already")  # 409 in practice; the documentation says 400
     says_so = answer.status in (400, 422) and any(w in answer.reason().lower() for w in words)
     if answer.status == 409 or says_so:
-        existing = read_back(sprite, TAKEN_LIMIT_S)
+        existing = read_back(sprite, READ_BACK_LIMIT_S)  # a GET may lag behind
         if existing:
             return existing, is_second  # absent before our first POST, so that one made it
+        if not is_second:
+            raise ExistsError(
+                f"the API says that the name {sprite.name} is taken, but does not find the sprite: "
+                f"{answer.reason()}",
+                hint="one that is being destroyed keeps its name for a while: try again",
+            )
     sprite.api.refuse(answer, f"create {sprite.name}")
 
 
@@ -7257,13 +7316,19 @@ def confirm_destroy(info: SpriteInfo, console: Console) -> None:
         raise UsageError("that is not the name: nothing was destroyed")
 
 
-def destroy(sprite: Sprite) -> None:
-    """Delete a sprite and see it gone."""
+def destroy(sprite: Sprite, shown: SpriteInfo, *, was_asked: bool) -> None:
+    """Delete the sprite that was shown, by its id, and see it gone.
+
+    `was_asked`: a question stood there meanwhile, so what has the name now is looked at again.
+    """
     with sprite.console.working(f"destroying {sprite.name}"):
-        sprite.delete()
+        if was_asked:
+            sprite.require_same(shown.id)
+        sprite.delete(shown.id)
         with After(f"the API said that it deletes {sprite.name}"):
             for _ in sprite.clock.polling(DESTROY_LIMIT_S, 0.3):
-                if sprite.find() is None:
+                info = sprite.find()
+                if info is None or (shown.id and info.id != shown.id):
                     return
             raise TimedOutError(f"it is still there after {DESTROY_LIMIT_S:.0f} s")
 
@@ -7945,9 +8010,10 @@ def cmd_list(app: App, args: argparse.Namespace) -> int:
         listing = app.api.list_sprites(prefix)
         found = [with_status(app.api, listing.sprites[name]) for name in sorted(listing.sprites)]
     found = [info for info in found if info.name.startswith(prefix)]
+    counts = {state: sum(info.status == state for info in found) for state in listing.limits}
     if args.json:
-        counts = {k: {"count": n, "limit": limit} for k, (n, limit) in listing.counts.items()}
-        console.answer_json({"sprites": [info.to_json() for info in found], "counts": counts})
+        numbers = {k: {"count": n, "limit": listing.limits[k]} for k, n in counts.items()}
+        console.answer_json({"sprites": [info.to_json() for info in found], "counts": numbers})
         return EXIT_OK
     if found:
         rows = [sprite_row(app, info) for info in found]
@@ -7955,9 +8021,24 @@ def cmd_list(app: App, args: argparse.Namespace) -> int:
     else:
         named = f" whose names start with {prefix}" if prefix else ""
         console.note(f"there are no sprites{named}; make one: thopters create NAME")
-    if listing.counts:
-        console.note(", ".join(format_count(state, *n) for state, n in listing.counts.items()))
+    say_counts(console, counts, listing.limits, config.prefix if config else "")
     return EXIT_OK
+
+
+def say_counts(
+    console: Console, counts: dict[str, int], limits: dict[str, int | None], prefix: str
+) -> None:
+    """Say how many of each state were listed, the plan's limits, and what a prefix hides."""
+    told = [
+        f"{count} {state}" + ("" if limits[state] is None else f" (plan allows {limits[state]})")
+        for state, count in counts.items()
+    ]
+    if told:
+        console.note(", ".join(told))
+    if prefix:
+        console.note(
+            f"only names that start with {prefix} are listed; all: thopters list --prefix ''"
+        )
 
 
 def with_status(api: SpritesApi, info: SpriteInfo) -> SpriteInfo:
@@ -7972,10 +8053,6 @@ def sprite_row(app: App, info: SpriteInfo) -> tuple[str, str, str]:
     terminal = app.console.out_is_terminal
     age = format_age(updated, app.api.now()) if terminal else format_time(updated)
     return info.name, state, age
-
-
-def format_count(state: str, count: int, limit: int | None) -> str:
-    return f"{count} {state}" + ("" if limit is None else f" of {limit}")
 
 
 @Command(
@@ -8588,8 +8665,10 @@ def cmd_destroy(app: App, args: argparse.Namespace) -> int:
         for _, info in found:
             confirm_destroy(info, app.console)
 
+    shown = {sprite.name: info for sprite, info in found}
+
     def delete(sprite: Sprite) -> str:
-        destroy(sprite)
+        destroy(sprite, shown[sprite.name], was_asked=not args.yes)
         app.console.say_done(f"destroyed {sprite.name}")
         return sprite.name
 

@@ -7,6 +7,7 @@ import re
 
 import pytest
 from emulation import Emulator, Fault
+from support.configs import write
 from support.program import Thopters
 
 # list
@@ -20,7 +21,7 @@ def test_list_is_sorted_and_whole_over_pages(thopters: Thopters, emulator: Emula
     assert done.code == 0
     assert [line.split("\t")[0] for line in done.out.splitlines()] == ["a", "b", "c", "d", "e"]
     assert len(emulator.journal) == 3
-    assert "0 running of 10, 0 warm of 20, 5 cold" in done.err
+    assert "0 running (plan allows 10), 0 warm (plan allows 20), 5 cold" in done.err
     assert {sprite.status for sprite in emulator.sprites.values()} == {"cold"}
 
 
@@ -54,7 +55,7 @@ def test_list_in_every_shape(thopters: Thopters, emulator: Emulator, shape: str,
     emulator.add_sprite("dev", status="running")
     done = thopters("list")
     assert done.out.startswith("dev\trunning\t")
-    assert ("1 running of 10" in done.err) == (org != "absent")
+    assert ("1 running (plan allows 10)" in done.err) == (org != "absent")
 
 
 def test_list_prefix(thopters: Thopters, emulator: Emulator) -> None:
@@ -307,3 +308,42 @@ def test_unreachable(thopters: Thopters) -> None:
     done = thopters("list")
     assert (done.code, done.out) == (1, "")
     assert "cannot reach 127.0.0.1: Connection refused" in done.err
+
+
+# the list tells the truth
+
+
+def test_n7_the_counts_are_of_all_that_was_listed(thopters: Thopters, emulator: Emulator) -> None:
+    """A page tells of its own sprites alone."""
+    emulator.personality.page_size = 3
+    for number in range(7):
+        emulator.add_sprite(f"s{number}", status="running" if number < 4 else "cold")
+    done = thopters("list")
+    assert "4 running (plan allows 10), 0 warm (plan allows 20), 3 cold" in done.err
+    counts = json.loads(thopters("list", "--json").out)["counts"]
+    assert counts["running"] == {"count": 4, "limit": 10}
+    assert counts["cold"] == {"count": 3, "limit": None}
+
+
+def test_n7_a_list_names_json_and_event_streams_alone_name_ndjson(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    emulator.add_sprite("dev", status="running")
+    assert thopters("list").code == thopters("checkpoint", "dev").code == 0
+    for request in emulator.journal:
+        is_stream = request.path.endswith("/checkpoint")
+        assert ("ndjson" in request.headers.get("Accept", "")) == is_stream, request
+        assert not request.values("bulk_load")
+
+
+def test_w9_what_a_configured_prefix_hides_is_said(thopters: Thopters, emulator: Emulator) -> None:
+    path = thopters.home / ".sprite-thopters" / "config.json"
+    write(path, {"defaults": {"prefix": "issue-"}})
+    for name in ("issue-1", "dev"):
+        emulator.add_sprite(name)
+    hidden = "only names that start with issue- are listed; all: thopters list --prefix ''"
+    done = thopters("list")
+    assert (done.out.split("\t")[0], hidden in done.err) == ("issue-1", True)
+    done = thopters("list", "--prefix", "")
+    assert [line.split("\t")[0] for line in done.out.splitlines()] == ["dev", "issue-1"]
+    assert hidden not in done.err

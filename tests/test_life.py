@@ -13,6 +13,8 @@ from emulation import Emulator, Fault
 from support.configs import write
 from support.program import Thopters
 from support.sessions import asked
+from support.terminals import Start
+from support.waiting import until
 
 # create
 
@@ -446,3 +448,64 @@ def test_a_sprite_on_a_later_page_is_not_called_absent(
     done = thopters("exec", "dev", "--", "true")
     assert done.code == 255
     assert "the API does not find dev now, though it lists it" in done.err
+
+
+# names are no identities
+
+
+def make_anew(emulator: Emulator, name: str) -> str:
+    """Destroy a sprite and make another of its name; return its id."""
+    del emulator.sprites[name]
+    return emulator.add_sprite(name).id
+
+
+def test_n17_what_was_made_anew_while_the_question_stood_there_stays(
+    thopters: Thopters, emulator: Emulator, start: Start
+) -> None:
+    emulator.add_sprite("dev")
+    session = start("destroy", "dev")
+    session.expect("Type dev to destroy it:")
+    identity = make_anew(emulator, "dev")
+    session.type("dev\r")
+    session.expect("dev was made anew meanwhile: the new sprite was left alone")
+    assert session.end() == 1
+    assert emulator.sprite("dev").id == identity
+    assert not emulator.journal.requests("DELETE")
+
+
+def test_n17_a_second_try_does_not_delete_what_was_made_anew(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    """The first try was carried out, though its answer is an error."""
+    emulator.add_sprite("dev")
+    emulator.fault(Fault("DELETE /v1/sprites/dev", "done_but", status=502))
+    process = thopters.start("destroy", "dev", "--yes")
+    until(lambda: "dev" not in emulator.sprites, "the first try is carried out")
+    identity = emulator.add_sprite("dev").id
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert b"dev was made anew meanwhile: the new sprite was left alone" in err
+    assert emulator.sprite("dev").id == identity
+
+
+# what the API says late, or in other words
+
+
+@pytest.mark.parametrize(("words", "code"), [([], 5), (["--if-missing"], 0)])
+def test_n15_a_taken_name_that_a_get_misses_for_seconds(
+    thopters: Thopters, emulator: Emulator, words: list[str], code: int
+) -> None:
+    emulator.add_sprite("dev", status="running")
+    missed: dict[str, Any] = {"status": 404, "body": b'{"error": "not_found"}'}
+    emulator.fault(Fault("GET /v1/sprites/dev", "status", times=5, **missed))
+    done = thopters("create", "dev", "--no-init", *words)
+    assert done.code == code, done
+
+
+def test_n16_one_try_is_not_called_an_earlier_one(thopters: Thopters, emulator: Emulator) -> None:
+    emulator.add_sprite("dev", status="running")
+    emulator.fault(Fault("POST /v1/sprites/dev/checkpoint", "status", status=502, body=b"x"))
+    done = thopters("checkpoint", "dev")
+    assert done.code == 1
+    assert "cannot tell whether the API could checkpoint dev: it answered 502" in done.err
+    assert "an earlier try" not in done.err

@@ -25,7 +25,7 @@ class Personality:
     list_items: str = "full"  # "minimal": name, org_slug and updated_at alone
     bulk_load: str = "full"  # "minimal": the same for a list with bulk_load=true
     list_org: str = "top"  # "nested" under org, or "absent"
-    list_counts: str = "org"  # "returned": running, warm and cold of this page's sprites alone
+    list_counts: str = "returned"  # of this page's sprites alone; or of the "org"
     watch_accept: str = "alone"  # "any": NDJSON beside other types starts a watch too
     heartbeat_s: float = 15.0  # between the lines of a watch in which nothing changes
     org_key: str = "organization"  # or "org_slug"

@@ -115,7 +115,7 @@ def messages(*said: dict[str, Any] | bytes) -> bytes:
 PUBLIC: dict[str, Any] = {**MADE, "url_settings": {"auth": "public"}}
 BEGUN = b"\1thopters-exec 1847\n"  # our own script's line
 ONE = "/v1/sprites/my-sprite"
-LIST = "/v1/sprites?max_results=50&bulk_load=true"
+LIST = "/v1/sprites?max_results=500"
 # the words, what the server answers to what (and what if that is asked again), the exit status, and
 # what comes on stdout and stderr
 GOLDEN: dict[str, tuple[list[str], dict[str, bytes], int, str, str]] = {
@@ -127,7 +127,7 @@ GOLDEN: dict[str, tuple[list[str], dict[str, bytes], int, str, str]] = {
         },
         0,
         "my-sprite\thibernating\t2026-01-13T10:30:00Z\nworker-1\trunning\t2026-09-09T09:00:00Z\n",
-        "1 running of 5, 0 warm of 10, 1 cold\n",
+        "1 running (plan allows 5), 0 warm (plan allows 10), 1 cold\n",
     ),
     "list of names": (
         ["list"],

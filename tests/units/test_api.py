@@ -49,7 +49,7 @@ def page(token: object, name: str = "a") -> dict[str, object]:
 def test_a_list_goes_on_with_the_token_of_the_page_before() -> None:
     pages = Pages([page("1", "a"), page("2", "c"), {"sprites": [{"name": "b"}]}])
     assert list(thopters.SpritesApi(pages).list_sprites("x").sprites) == ["a", "c", "b"]
-    query = {"prefix": "x", "max_results": "50", "bulk_load": "true"}
+    query = {"prefix": "x", "max_results": "500"}
     tokens = [{"continuation_token": token} for token in "12"]
     assert pages.queries == [query, query | tokens[0], query | tokens[1]]
 
@@ -93,25 +93,23 @@ def test_a_list_may_be_empty(document: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pages", "counts"),
+    ("pages", "limits"),
     [
         ([{}], {}),
-        ([{"running": 1, "running_limit": 3}], {"running": (1, 3)}),
-        ([{"org": {"warm": 2, "warm_limit": None}}], {"warm": (2, None)}),
-        ([{"cold": 1, "org": {"cold": 5}}], {"cold": (5, None)}),
-        ([{"cold": 0, "cold_limit": "many"}], {"cold": (0, None)}),
-        ([{"cold": 1}, {"cold": 2, "cold_limit": 9}], {"cold": (2, 9)}),
-        ([{"cold": 1}, {}], {"cold": (1, None)}),
-        ([{"running": True, "warm": "2", "cold": 1.0, "org": []}], {}),
+        ([{"running": 1, "running_limit": 3}], {"running": 3}),
+        ([{"org": {"warm": 2, "warm_limit": None}}], {"warm": None}),
+        ([{"cold_limit": 4, "org": {"cold_limit": 5}}], {"cold": 5}),
+        ([{"cold": 0, "cold_limit": "many"}], {"cold": None}),
+        ([{"cold": 1}, {"cold": 2, "cold_limit": 9}], {"cold": 9}),
+        ([{"cold_limit": 7}, {}], {"cold": 7}),
+        ([{"running_limit": True, "warm_limit": "2", "cold_limit": 1.0, "org": []}], {}),
     ],
 )
-def test_the_accounts_numbers(
-    pages: list[dict[str, object]], counts: dict[str, tuple[int, int | None]]
-) -> None:
+def test_the_plans_limits(pages: list[dict[str, object]], limits: dict[str, int | None]) -> None:
     listing = thopters.Listing()
     for document in pages:
         listing.add({"sprites": None, **document})
-    assert listing.counts == counts
+    assert listing.limits == limits
 
 
 @pytest.mark.parametrize("item", [None, 5, "a", [], {}, {"name": ""}, {"name": 5}], ids=repr)
