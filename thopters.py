@@ -2999,8 +2999,8 @@ def host_of(url: str) -> str:
         return ""
 
 
-# The first two are documented; the others were seen, or are what clients look for
 COUNTED = ("running", "warm", "cold")  # the documented states
+# The first two are documented; the others were seen, or are what clients look for
 ASLEEP = ("warm", "cold", "suspended", "sleeping", "paused", "stopped")
 
 
