@@ -473,7 +473,7 @@ class Clock:
         """Yield the seconds that are left, for a look at each; after the limit once more, with 0.
 
         Between two looks `every_s` seconds pass, twice as many each time up to `longest_s` if that
-        is given; with 0 the one who looks does the waiting. None is no limit.
+        is given; with 0 the one who looks does the waiting. None means without a limit.
         """
         end = float("inf") if limit_s is None else self.monotonic() + limit_s
         while True:
