@@ -527,7 +527,9 @@ def wait_for(
     import select
 
     try:
-        return select.select(readers, writers, [], timeout_s)[:2]
+        readable, writable, failed = select.select(readers, writers, writers, timeout_s)
+        # Windows tells a connection that could not be made there alone
+        return readable, [*writable, *(each for each in failed if each not in writable)]
     except ValueError:  # a descriptor above 1023, or a closed one
         if not hasattr(select, "poll"):
             raise
@@ -539,9 +541,10 @@ def wait_for(
         poll.register(fd, events)
     found = dict(poll.poll(None if timeout_s is None else timeout_s * 1000))
     # an error or a hang-up is for both to find out
-    readable = [reader for reader in readers if found.get(reader.fileno(), 0) & ~select.POLLOUT]
-    writable = [writer for writer in writers if found.get(writer.fileno(), 0) & ~select.POLLIN]
-    return readable, writable
+    return (
+        [reader for reader in readers if found.get(reader.fileno(), 0) & ~select.POLLOUT],
+        [writer for writer in writers if found.get(writer.fileno(), 0) & ~select.POLLIN],
+    )
 
 
 def home_directory(environ: Mapping[str, str]) -> str:
@@ -1707,22 +1710,31 @@ def check_token(text: str, source: str) -> Secret:
 # Connections to a server, up to TLS: deadlines, proxies, certificates, names, TCP. `Connector.open`
 # is the one place that opens one; what fails here was never sent.
 
-CONNECT_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 10.0  # of one address, and of the look-up of a name
+CONNECT_LIMIT_S = 30.0  # in all, until a connection stands: look-up, TCP, proxy, TLS
+NEXT_ADDRESS_S = 0.25  # until the next address is tried beside the others (RFC 8305, 8)
 SILENCE_TIMEOUT_S = 30.0  # of a server that should be answering
 
 
 class Deadline:
-    """A limit on everything that is done over one connection.
+    """A limit on everything that is done over a connection that stands.
 
     A socket's own timeout starts anew with each byte, so a server that drips could hold us for
     ever. When the time is up, a timer shuts the connection down: every wait on it ends at once.
+    To connect has a limit of its own (`connect_s`), and what that takes is not counted here.
     """
 
     def __init__(
-        self, limit_s: float, clock: Clock, *, silence_s: float | None = SILENCE_TIMEOUT_S
+        self,
+        limit_s: float,
+        clock: Clock,
+        *,
+        silence_s: float | None = SILENCE_TIMEOUT_S,
+        connect_s: float | None = None,
     ) -> None:
         self.limit_s = limit_s
         self.silence_s = silence_s  # of the peer, once it is connected
+        self.connect_s = CONNECT_LIMIT_S if connect_s is None else connect_s
         self.passed = False
         self._clock = clock
         self._end = clock.monotonic() + limit_s
@@ -1736,11 +1748,24 @@ class Deadline:
     def is_over(self) -> bool:
         return self._clock.monotonic() >= self._end
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let no time pass for what is done meanwhile, which is to connect."""
+        self.release()  # an earlier try's connection
+        began = self._clock.monotonic()
+        try:
+            yield
+        finally:
+            self._end += self._clock.monotonic() - began
+
     def watch(self, sock: socket.socket) -> None:
         """Shut `sock` down when the time is up; a duplicate outlives its wrapping in TLS."""
-        self.release()  # an earlier try's connection
-        self._sock = sock.dup()
+        import socket
+
+        self.release()  # the connection before
+        self._sock = socket.fromfd(sock.fileno(), sock.family, sock.type)
         self._start_timer()
+        sock.settimeout(self.silence_s and min(self.silence_s, self.limit_s))
 
     def renew(self, limit_s: float) -> None:
         """Have another limit from now on, for what comes next on the same connection."""
@@ -1773,6 +1798,7 @@ class Deadline:
             self._timer.cancel()
         if self._sock:
             self._sock.close()
+        self._timer = self._sock = None
 
     def __enter__(self) -> Deadline:
         return self
@@ -1881,7 +1907,10 @@ def tls_context(environ: Mapping[str, str]) -> ssl.SSLContext:
 
 
 def resolve(host: str, port: int, deadline: Deadline) -> list[tuple[Any, ...]]:
-    """Return getaddrinfo's answer; in a thread, for a name server may never answer."""
+    """Return getaddrinfo's answer, its families by turns (RFC 8305, 4).
+
+    In a thread, for a name server may never answer.
+    """
     import queue
     import socket
 
@@ -1902,7 +1931,9 @@ def resolve(host: str, port: int, deadline: Deadline) -> list[tuple[Any, ...]]:
         raise TimeoutError("the name look-up timed out") from None
     if isinstance(found, OSError):
         raise found
-    return found
+    families = [address[0] for address in found]
+    turns = [families[:place].count(family) for place, family in enumerate(families)]
+    return [found[place] for place in sorted(range(len(found)), key=turns.__getitem__)]
 
 
 def set_socket_options(sock: socket.socket) -> None:
@@ -1917,26 +1948,76 @@ def set_socket_options(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def connect_tcp(host: str, port: int, deadline: Deadline) -> socket.socket:
-    """Return a connected socket that `deadline` watches; OSError where no address answers."""
+# Addresses are raced (RFC 8305): the next one is tried beside the others when a quarter of a second
+# has brought no connection, so that an address which swallows all costs no more than that.
+def connect_tcp(
+    addresses: Sequence[tuple[Any, ...]], deadline: Deadline
+) -> tuple[socket.socket, tuple[Any, ...]]:
+    """Return a connected socket, and which of getaddrinfo's addresses it is; OSError for none."""
     import socket
 
     failure: OSError = OSError("no address")
-    for family, kind, protocol, _, address in resolve(host, port, deadline):
-        sock = None
-        try:
-            sock = socket.socket(family, kind, protocol)
-            sock.settimeout(min(CONNECT_TIMEOUT_S, deadline.remaining()))
-            sock.connect(address)
-            set_socket_options(sock)
-            sock.settimeout(deadline.silence_s and min(deadline.silence_s, deadline.limit_s))
-            deadline.watch(sock)
-            return sock
-        except OSError as error:  # a family that the system lacks, too
-            if sock:
+    waiting = list(addresses)
+    pending: dict[socket.socket, tuple[Any, ...]] = {}
+    limit_s = min(CONNECT_TIMEOUT_S, deadline.remaining())
+    try:
+        for left_s in Clock().polling(limit_s + NEXT_ADDRESS_S * (len(waiting) - 1)):
+            if waiting:
+                address = waiting.pop(0)
+                try:
+                    pending[begin_connect(socket.socket(*address[:3]), address[4])] = address
+                except OSError as error:  # a family that the system lacks, too
+                    failure = error
+            if not pending and not waiting:
+                raise failure
+            wait_s = min(left_s, NEXT_ADDRESS_S) if waiting else left_s
+            sock: socket.socket
+            for sock in wait_for([], list(pending), wait_s if pending else 0.0)[1]:
+                status = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                address = pending.pop(sock)
+                if not status:
+                    set_socket_options(sock)
+                    sock.setblocking(True)
+                    return sock, address
                 sock.close()
-            failure = error
-    raise failure
+                failure = OSError(status, os.strerror(status))
+        raise TimeoutError("it timed out")
+    finally:
+        for sock in pending:
+            sock.close()
+
+
+def begin_connect(sock: socket.socket, address: Any) -> socket.socket:
+    """Begin to connect; how it ends shows when the socket can be written."""
+    sock.setblocking(False)
+    try:
+        sock.connect(address)
+    except BlockingIOError:
+        pass
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def is_quiet(sock: socket.socket, for_s: float) -> bool:
+    """Return whether an idle connection stays open for a time, and its peer says nothing unasked.
+
+    TLS has words of its own that are nothing of the kind.
+    """
+    import ssl
+
+    sock.setblocking(False)
+    for left_s in Clock().polling(for_s):
+        wait_for([sock], [], left_s)
+        try:
+            sock.recv(1)
+            return False
+        except (BlockingIOError, ssl.SSLWantReadError):
+            pass
+        except OSError:
+            return False
+    return True
 
 
 class ProxyRefused(OSError):
@@ -1959,6 +2040,13 @@ def response_classes() -> tuple[type[http.client.HTTPResponse], type[http.client
             return version, status, reason
 
     class Response(http.client.HTTPResponse):
+        connection: http.client.HTTPConnection | None = None  # which ends with it, unless kept
+
+        def close(self) -> None:
+            super().close()
+            if self.connection:
+                self.connection.close()
+
         def _read_status(self) -> tuple[str, int, str]:
             version, status, reason = super()._read_status()  # type: ignore[misc]
             return version, 100 if 102 <= status <= 199 else status, reason
@@ -1967,18 +2055,28 @@ def response_classes() -> tuple[type[http.client.HTTPResponse], type[http.client
 
 
 class Connector:
-    """The one way out to a server: TCP, the proxy if there is one, TLS."""
+    """The one way out to a server: TCP, the proxy if there is one, TLS.
+
+    A name is looked up once in a run; the address that worked is the first to be tried again.
+    """
 
     def __init__(
-        self, base: urllib.parse.SplitResult, console: Console, environ: Mapping[str, str]
+        self,
+        base: urllib.parse.SplitResult,
+        *,
+        console: Console,
+        clock: Clock,
+        environ: Mapping[str, str],
     ) -> None:
         self.base = base
         self.console = console
+        self.clock = clock
         self.environ = environ
         self._context: ssl.SSLContext | None = None
+        self._addresses: dict[tuple[str, int], list[tuple[Any, ...]]] = {}
 
-    def open(self, deadline: Deadline) -> http.client.HTTPConnection:
-        """Return a connection that `deadline` watches; NotSentError if that fails."""
+    def open(self, limit_s: float) -> http.client.HTTPConnection:
+        """Return a new connection; NotSentError if there is none within `limit_s`."""
         import http.client
         import ssl
 
@@ -1997,21 +2095,30 @@ class Connector:
             connection = http.client.HTTPConnection(*to)
         if proxy:
             connection.set_tunnel(host, port, headers=proxy.headers)
-        # http.client's own hook; its default has a timeout per read and none in all
-        connection._create_connection = (  # type: ignore[attr-defined]
-            lambda address, *_: connect_tcp(address[0], address[1], deadline)
-        )
         connection.response_class, response_class = response_classes()
-        try:
-            connection.connect()
-            # what is closed already is wrapped without a handshake, and sends as it is
-            if isinstance(connection.sock, ssl.SSLSocket) and not connection.sock.version():
-                raise ConnectionAbortedError(0, "the connection was closed")
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
-            raise self._not_sent(error, host, proxy, deadline) from None
+        with Deadline(limit_s, self.clock) as deadline:
+            # http.client's own hook; its default has a timeout per read and none in all
+            connection._create_connection = (  # type: ignore[attr-defined]
+                lambda address, *_: self._connect(address[0], address[1], deadline)
+            )
+            try:
+                connection.connect()
+                # what is closed already is wrapped without a handshake, and sends as it is
+                if isinstance(connection.sock, ssl.SSLSocket) and not connection.sock.version():
+                    raise ConnectionAbortedError(0, "the connection was closed")
+            except (OSError, http.client.HTTPException) as error:
+                connection.close()
+                raise self._not_sent(error, host, proxy, deadline) from None
         connection.response_class = response_class
         return connection
+
+    def _connect(self, host: str, port: int, deadline: Deadline) -> socket.socket:
+        known = self._addresses.pop((host, port), None)
+        addresses = known or resolve(host, port, deadline)
+        sock, found = connect_tcp(addresses, deadline)
+        deadline.watch(sock)
+        self._addresses[host, port] = sorted(addresses, key=lambda address: address != found)
+        return sock
 
     def _not_sent(
         self, error: Exception, host: str, proxy: Proxy | None, deadline: Deadline
@@ -2229,11 +2336,36 @@ class RetryPolicy:
         return None if give_up else wait
 
 
+KEPT_LIMIT_S = 50.0  # servers and networks forget idle connections, few within a minute
+CLOSE_SEEN_S = 0.05  # until a close that was sent behind an answer is here as well
 # application/x-ndjson is named for event streams alone: a list would become an endless one by it
 JSON_HEADERS = {"Accept": "application/json"}
 JSON_BODY = {"Content-Type": "application/json"}
 EVENT_HEADERS = {"Accept": "application/x-ndjson, application/json"} | JSON_BODY
 EXEC_HEADERS = {"Accept": "*/*", "Content-Type": "application/octet-stream"}
+
+
+def ask_over(connection: http.client.HTTPConnection, request: Any) -> Any:
+    """Send a request over a connection and return the head of the answer.
+
+    An answer may come, and the connection end, while the body is still being sent (RFC 9112, 9.3).
+    """
+    import http.client
+
+    response: Any
+    try:
+        connection.request(
+            request.method, request.selector, request.data, request.unredirected_hdrs
+        )
+    except OSError as failure:
+        try:
+            response = connection.getresponse()
+        except (OSError, http.client.HTTPException):
+            raise failure from None
+    else:
+        response = connection.getresponse()
+    response.connection = connection
+    return response
 
 
 class Transport:
@@ -2255,7 +2387,9 @@ class Transport:
         self.console = console
         self.clock = clock
         self.environ = environ
-        self.connector = Connector(self.base, console, environ)
+        self.connector = Connector(self.base, console=console, clock=clock, environ=environ)
+        self._idle: list[tuple[float, http.client.HTTPConnection]] = []  # since when, and which
+        self._keeps = False  # whether the server has answered on a connection that was kept
         self._opener: urllib.request.OpenerDirector | None = None
         self.server_date: datetime.datetime | None = None  # of the newest answer
 
@@ -2272,45 +2406,100 @@ class Transport:
         return {"Authorization": "Bearer " + token, "User-Agent": USER_AGENT}
 
     def _build_opener(self) -> urllib.request.OpenerDirector:
-        """Return urllib's machinery with our connections and without redirects or proxies."""
+        """Return urllib's machinery with our connections and without redirects or proxies.
+
+        Its own do_open says `Connection: close`, so the handler is ours.
+        """
         import urllib.request
 
-        class Handler(urllib.request.AbstractHTTPHandler):
-            http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
-
+        class Handler(urllib.request.BaseHandler):
             def http_open(_self, request: Any) -> http.client.HTTPResponse:
-                return _self.do_open(lambda *_, **__: request.connection, request)
+                return self._exchange(request)
 
             https_open = http_open
 
         opener = urllib.request.OpenerDirector()
-        opener.addheaders = []
         opener.add_handler(Handler())
         return opener
 
-    def _open(
+    # The one place that sends. A connection is kept when an answer has been read to its end, and
+    # taken for the next request, or for a WebSocket, which does not give it back. Before that it is
+    # looked at: it may have been closed, or hold an answer that nobody asked for. The server may
+    # still close it in that very moment. Then a GET is sent once more at once, on another one; a
+    # change is never sent twice because of it, but decided on by what may have happened to it. So
+    # that this is rare, a change waits a moment for a close that is right behind an answer, until
+    # the server has shown that it keeps connections.
+    def send(
         self,
         method: str,
         target: str,
-        body: bytes | None,
+        headers: Mapping[str, str],
         deadline: Deadline,
-        headers: Mapping[str, str] = JSON_HEADERS,
+        body: bytes | None = None,
     ) -> http.client.HTTPResponse:
-        """Send one request; NotSentError or NoAnswerError. A redirect is not followed."""
-        import http.client
+        """Send one request and return the head of its answer; NotSentError or BrokenAnswerError.
+
+        A redirect is not followed. Whoever closes the answer before its end closes the connection.
+        """
         import urllib.request
 
         url = f"{self.base.scheme}://{self.base.netloc}{target}"
         request = urllib.request.Request(url, data=body, method=method)  # noqa: S310 (api_base)
-        for name, value in (self.headers() | dict(headers)).items():
-            request.add_unredirected_header(name, value)
+        request.unredirected_hdrs = self.headers() | dict(headers)
+        request.deadline = deadline  # type: ignore[attr-defined]
         self._opener = self._opener or self._build_opener()
-        request.connection = self.connector.open(deadline)  # type: ignore[attr-defined]
-        try:
-            response: http.client.HTTPResponse = self._opener.open(request)
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise self.no_answer(error, deadline) from None
+        started = self.clock.monotonic()
+        response: http.client.HTTPResponse = self._opener.open(request)
+        self._trace(request, started, response)
         return response
+
+    def _exchange(self, request: Any) -> http.client.HTTPResponse:
+        import http.client
+
+        deadline: Deadline = request.deadline
+        while True:
+            kept = self._take_idle(0.0 if request.method == "GET" or self._keeps else CLOSE_SEEN_S)
+            with deadline.paused():
+                connection = kept or self.connector.open(deadline.connect_s)
+            may_be_stale = kept and request.method == "GET"
+            try:
+                deadline.watch(connection.sock)
+                response: http.client.HTTPResponse = ask_over(connection, request)
+            except BaseException as error:
+                connection.close()
+                if not isinstance(error, (OSError, http.client.HTTPException, ValueError)):
+                    raise
+                is_closed = isinstance(error, OSError) and not isinstance(error, TimeoutError)
+                self._keeps = self._keeps and not kept
+                if may_be_stale and is_closed and not deadline.passed:
+                    continue
+                raise self.no_answer(error, deadline) from None
+            if may_be_stale and response.status == 408:
+                response.close()  # it was on its way before the request
+                continue
+            self._keeps = self._keeps or kept is not None
+            return response
+
+    def _take_idle(self, quiet_s: float) -> http.client.HTTPConnection | None:
+        """Return a kept connection that still stands, and has been quiet for so long."""
+        while self._idle:
+            since, connection = self._idle.pop()
+            idle_s = self.clock.monotonic() - since
+            if idle_s < KEPT_LIMIT_S and is_quiet(connection.sock, max(0.0, quiet_s - idle_s)):
+                return connection
+            connection.close()
+        return None
+
+    def _keep(self, response: Any) -> None:
+        """Keep the connection of an answer that was read to its end, if the server does."""
+        connection, response.connection = response.connection, None
+        response.close()
+        if connection.sock is not None:
+            self._idle.append((self.clock.monotonic(), connection))
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop()[1].close()
 
     def no_answer(self, error: BaseException | None, deadline: Deadline) -> BrokenAnswerError:
         host = self.base.hostname
@@ -2318,7 +2507,6 @@ class Transport:
             return BrokenAnswerError(
                 f"{host} did not answer in full within {deadline.limit_s:.0f} s"
             )
-        error = getattr(error, "reason", error)  # urllib wraps what it meets
         self.console.detail(f"{type(error).__name__}: {error}" if error else "the body is short")
         if isinstance(error, TimeoutError):
             return BrokenAnswerError(f"{host} stopped answering")
@@ -2346,6 +2534,7 @@ class Transport:
             raise self.no_answer(error, deadline) from None
         if response.length or deadline.passed:
             raise self.no_answer(None, deadline)
+        self._keep(response)
 
     def read_answer(self, response: http.client.HTTPResponse, deadline: Deadline) -> Answer:
         cap = MAX_JSON_BYTES if response.status < 300 else MAX_ERROR_BYTES
@@ -2355,27 +2544,31 @@ class Transport:
             body = b"".join(self.pieces(response, deadline, cap))
         return Answer(response.status, response.headers, body, self.console.redact)
 
-    def traced(
-        self, method: str, target: str, started: float, response: http.client.HTTPResponse
-    ) -> None:
+    def _trace(self, request: Any, started: float, response: http.client.HTTPResponse) -> None:
         """Keep the server's clock, and with --debug say what was asked and answered."""
         headers = response.headers
         self.server_date = parse_http_date(headers.get("Date")) or self.server_date
         seconds = self.clock.monotonic() - started
         identity = headers.get("fly-request-id") or headers.get("x-request-id") or "-"
         size = headers.get("Content-Length") or "-"
-        path = target.partition("?")[0]
+        method = "WS" if "Upgrade" in request.unredirected_hdrs else request.method
+        path = request.selector.partition("?")[0]
         self.console.trace(
             f"{method} {path} -> {response.status} in {seconds:.3f} s, id {identity}, bytes {size}"
         )
 
-    def fetch_once(self, method: str, target: str, body: bytes | None, limit_s: float) -> Answer:
-        started = self.clock.monotonic()
-        with Deadline(limit_s, self.clock) as deadline:
-            headers = JSON_HEADERS if body is None else JSON_HEADERS | JSON_BODY
-            response = self._open(method, target, body, deadline, headers)
-            self.traced(method, target, started, response)
-            return self.read_answer(response, deadline)
+    def fetch_once(
+        self,
+        method: str,
+        target: str,
+        body: bytes | None,
+        limit_s: float,
+        *,
+        connect_s: float | None = None,
+    ) -> Answer:
+        headers = JSON_HEADERS if body is None else JSON_HEADERS | JSON_BODY
+        with Deadline(limit_s, self.clock, connect_s=connect_s) as deadline:
+            return self.read_answer(self.send(method, target, headers, deadline, body), deadline)
 
     def fetch(
         self,
@@ -2406,7 +2599,8 @@ class Transport:
         Who reads that message has waited for it already.
         """
         try:
-            return self.fetch_once("GET", self.target(path, query), None, GLANCE_LIMIT_S)
+            target = self.target(path, query)
+            return self.fetch_once("GET", target, None, GLANCE_LIMIT_S, connect_s=GLANCE_LIMIT_S)
         except (NotSentError, NoAnswerError) as error:
             self.console.detail(error.message)
             return None
@@ -2486,9 +2680,7 @@ class Transport:
         if deadline.is_over():  # before the first byte was sent
             host = self.base.hostname
             raise NotSentError(f"cannot reach {host}: it timed out", final=True)
-        started = self.clock.monotonic()
-        response = self._open("POST", target, body, deadline, headers)
-        self.traced("POST", target, started, response)
+        response = self.send("POST", target, headers, deadline, body)
         return response if response.status == 200 else self.read_answer(response, deadline)
 
 
@@ -2909,11 +3101,10 @@ class UpgradeBrokenError(BrokenAnswerError):
 def open_websocket(transport: Transport, target: str, limit_s: float) -> WebSocket | Answer:
     """Upgrade a connection; the answer instead where the API refuses.
 
-    Raises NotSentError and NoAnswerError as a request does.
+    Raises NotSentError and BrokenAnswerError as a request does.
     """
     import base64
     import hashlib
-    import http.client
     import ssl
 
     key = base64.b64encode(os.urandom(16)).decode()
@@ -2926,21 +3117,11 @@ def open_websocket(transport: Transport, target: str, limit_s: float) -> WebSock
         "Sec-WebSocket-Version": "13",
         "Sec-WebSocket-Key": key,
     }
-    started = transport.clock.monotonic()
     with Deadline(limit_s, transport.clock) as deadline:
-        connection = transport.connector.open(deadline)
-        try:
-            connection.request("GET", target, headers=transport.headers() | upgrade)
-            response = connection.getresponse()
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
-            raise transport.no_answer(error, deadline) from None
-        transport.traced("WS", target, started, response)
+        response: Any = transport.send("GET", target, upgrade, deadline)
         if response.status != 101:
-            try:
-                return transport.read_answer(response, deadline)
-            finally:
-                connection.close()
+            return transport.read_answer(response, deadline)
+        connection, response.connection = response.connection, None  # it is the WebSocket's now
         accept = response.headers.get("Sec-WebSocket-Accept", "").strip()
         if accept != base64.b64encode(proof).decode() or connection.sock is None:
             connection.close()
@@ -7411,6 +7592,10 @@ class App:
         """Return the API; what is wrong with the token or the URL is said now, and once."""
         return self.api
 
+    def close(self) -> None:
+        if self._api:
+            self._api.transport.close()
+
     @property
     def api(self) -> SpritesApi:
         if self._api is None:
@@ -7879,12 +8064,13 @@ def check_github_token(app: App) -> bool:
     transport = Transport(
         base, credential, console=app.console, clock=app.clock, environ=app.environ
     )
-    return report_token(
-        app,
-        "GITHUB_PAT",
-        lambda: transport.fetch("GET", "/user"),
-        lambda user: isinstance(user, dict) and text_field(user, "login") != "",
-    )
+    with contextlib.closing(transport):
+        return report_token(
+            app,
+            "GITHUB_PAT",
+            lambda: transport.fetch("GET", "/user"),
+            lambda user: isinstance(user, dict) and text_field(user, "login") != "",
+        )
 
 
 @Command(
@@ -8712,9 +8898,10 @@ def run(
     try:
         command, args = parse(argv)
         console.verbose, console.debug = args.verbose, args.debug
-        status = command.run(App(console, environ, Clock()), args)
-        console.flush()
-        return status
+        with contextlib.closing(App(console, environ, Clock())) as app:
+            status = command.run(app, args)
+            console.flush()
+            return status
     except ThoptersError as error:
         return fail(error, command, console, environ)
     except HelpWanted as wanted:

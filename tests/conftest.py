@@ -25,6 +25,8 @@ from support.keys import CONFIG
 from support.logins import Api, Login
 from support.program import MODULE, ROOT, Thopters
 
+from thopters import Transport
+
 if TYPE_CHECKING:
     from support.terminals import Start
 
@@ -83,6 +85,22 @@ def sealed(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.upper().endswith("_PROXY") or name.startswith(("SPRITE", "THOPTERS")):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def left_connections(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close what a Transport of a test's own has kept; a run of the program does that itself."""
+    made: list[Transport] = []
+    begin = Transport.__init__
+
+    def make(transport: Transport, *args: Any, **options: Any) -> None:
+        begin(transport, *args, **options)
+        made.append(transport)
+
+    monkeypatch.setattr(Transport, "__init__", make)
+    yield
+    for transport in made:
+        transport.close()
 
 
 @pytest.fixture(scope="session")

@@ -515,7 +515,7 @@ def test_r07_exceptions_from_the_proxy(company: Company, monkeypatch: pytest.Mon
         websocket = program.open_websocket(transport, "/v1/sprites/dev/exec?cmd=true", 30)
         assert isinstance(websocket, program.WebSocket)
         websocket.close()
-        assert (relay.handshakes, company.proxy.accepted) == (2, 2 * int(proxied)), rules
+        assert (relay.handshakes, company.proxy.accepted) == (1, int(proxied)), rules
         monkeypatch.delenv(variable)
 
 

@@ -731,12 +731,12 @@ def test_r21_no_request_is_carried_out_in_part(world: World, name: str) -> None:
 
 CHILDREN = [
     ("list", 0, 100),
-    ("url --public", 1, 300),
+    ("url --public", 0, 723),
     ("checkpoint", 0, 700),
-    ("destroy", 1, 0),
+    ("destroy", 0, 423),
     ("exec", 0, 5),
     ("exec", 0, 370),
-    ("restore", 3, 380),
+    ("restore", 1, 380),
 ]
 
 

@@ -7,6 +7,7 @@ speaks TLS in front of another server, and `ConnectProxy` is the proxy of a comp
 from __future__ import annotations
 
 import contextlib
+import re
 import select
 import socket
 import ssl
@@ -111,15 +112,21 @@ def response(
 ) -> bytes:
     """Return a whole answer; a Content-Length or Content-Type in `headers` takes ours' place."""
     named = {header.partition(":")[0] for header in headers}
-    own = [f"Content-Type: {kind}", f"Content-Length: {len(body)}"]
+    own = [f"Content-Type: {kind}", f"Content-Length: {len(body)}", "Connection: close"]
     own = [header for header in own if header.partition(":")[0] not in named]
     return "\r\n".join([f"HTTP/1.1 {status} Status", *own, *headers, "", ""]).encode() + body
 
 
 def pump(
-    one: socket.socket, two: socket.socket, keep: Callable[[bytes], object] = lambda data: None
+    one: socket.socket,
+    two: socket.socket,
+    keep: Callable[[bytes], object] = lambda data: None,
+    change: Callable[[bytes], bytes] = lambda data: data,
 ) -> None:
-    """Pass bytes on both ways until either side ends; one thread, as TLS wants it."""
+    """Pass bytes on both ways until either side ends; one thread, as TLS wants it.
+
+    `keep` gets all of them, `change` those of `one` before they are passed on.
+    """
     while True:
         pending = isinstance(one, ssl.SSLSocket) and one.pending()
         for source in [one] if pending else select.select([one, two], [], [])[0]:
@@ -127,7 +134,10 @@ def pump(
             if not data:
                 return
             keep(data)
-            (two if source is one else one).sendall(data)
+            if source is one:
+                two.sendall(change(data))
+            else:
+                one.sendall(data)
 
 
 def read_head(sock: socket.socket) -> tuple[bytes, bytes]:
@@ -178,15 +188,19 @@ class TlsRelay(Server):
     def serve(self, sock: socket.socket) -> None:
         with self.context.wrap_socket(sock.dup(), server_side=True) as client:
             self.handshakes += 1
-            head, rest = read_head(client)
-            head = self.meddle(head, client)
-            if head:
-                server = self.connect(self.target)
-                server.sendall(head + rest)
-                pump(client, server)
+            pump(client, self.connect(self.target), change=lambda data: self._meddle(data, client))
             # so that the goodbye of TLS is sent, and an answer is not lost to a reset
             with contextlib.suppress(OSError):
                 client.unwrap().close()
+
+    def _meddle(self, data: bytes, client: ssl.SSLSocket) -> bytes:
+        """Return what is passed on of the client's; each request begins with a read of its own."""
+        if not re.match(rb"[A-Z]+ /\S* HTTP/1\.1\r\n", data):
+            return data
+        head, end, rest = data.partition(b"\r\n\r\n")
+        assert end, "a request's head comes in one piece"
+        head = self.meddle(head + end, client)
+        return head + rest if head else b""
 
 
 class ConnectProxy(Server):

@@ -194,14 +194,17 @@ def test_a_reset_right_behind_the_upgrade_is_no_answer(monkeypatch: pytest.Monke
     ours, theirs = socket.socketpair()
 
     class Connection(http.client.HTTPConnection):
-        def request(self, method: str, url: str, *_: Any, headers: Any = None, **__: Any) -> None:
+        def __init__(self) -> None:
+            super().__init__("127.0.0.1", 1)
+            self.sock = ours
+
+        def request(self, method: str, url: str, body: Any = None, headers: Any = None) -> None:
             key = headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
             proof = base64.b64encode(hashlib.sha1(key.encode()).digest())  # noqa: S324
             theirs.sendall(b"HTTP/1.1 101 x\r\nSec-WebSocket-Accept: " + proof + b"\r\n\r\n")
-            self.sock = ours
 
         def getresponse(self) -> http.client.HTTPResponse:
-            response = http.client.HTTPResponse(ours)
+            response = thopters.response_classes()[1](ours)
             response.begin()
             response.fp = io.BufferedReader(Reset())
             return response
@@ -218,6 +221,6 @@ def test_a_reset_right_behind_the_upgrade_is_no_answer(monkeypatch: pytest.Monke
     transport = thopters.Transport(
         "http://127.0.0.1:1", credential, console=console, clock=thopters.Clock(), environ={}
     )
-    monkeypatch.setattr(transport.connector, "open", lambda deadline: Connection("127.0.0.1", 1))
+    monkeypatch.setattr(transport.connector, "open", lambda limit_s: Connection())
     with ours, theirs, pytest.raises(thopters.NoAnswerError, match="broke off"):
         thopters.open_websocket(transport, "/", 10.0)
