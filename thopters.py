@@ -2041,6 +2041,7 @@ def response_classes() -> tuple[type[http.client.HTTPResponse], type[http.client
 
     class Response(http.client.HTTPResponse):
         connection: http.client.HTTPConnection | None = None  # which ends with it, unless kept
+        target = ""  # of the request
 
         def close(self) -> None:
             super().close()
@@ -2161,14 +2162,20 @@ GLANCE_LIMIT_S = 3.0  # for a look that only words a message
 class Answer:
     """A whole HTTP answer; `uncertain` if an earlier try may have been carried out as well."""
 
-    __slots__ = ("_redact", "body", "headers", "status", "uncertain")
+    __slots__ = ("_redact", "body", "headers", "status", "target", "uncertain")
 
     def __init__(
-        self, status: int, headers: Message, body: bytes, redact: Callable[[str], str] = str
+        self,
+        status: int,
+        headers: Message,
+        body: bytes,
+        redact: Callable[[str], str] = str,
+        target: str = "",
     ) -> None:
         self.status = status
         self.headers = headers
         self.body = body
+        self.target = target  # of the request
         self.uncertain = False
         self._redact = redact
 
@@ -2364,7 +2371,7 @@ def ask_over(connection: http.client.HTTPConnection, request: Any) -> Any:
             raise failure from None
     else:
         response = connection.getresponse()
-    response.connection = connection
+    response.connection, response.target = connection, request.selector
     return response
 
 
@@ -2536,13 +2543,14 @@ class Transport:
             raise self.no_answer(None, deadline)
         self._keep(response)
 
-    def read_answer(self, response: http.client.HTTPResponse, deadline: Deadline) -> Answer:
+    def read_answer(self, response: Any, deadline: Deadline) -> Answer:
         cap = MAX_JSON_BYTES if response.status < 300 else MAX_ERROR_BYTES
         with response:
             if response.headers.get("Content-Encoding", "identity").lower() != "identity":
                 raise BrokenAnswerError("the answer is compressed, which was not asked for")
             body = b"".join(self.pieces(response, deadline, cap))
-        return Answer(response.status, response.headers, body, self.console.redact)
+        headers, redact = response.headers, self.console.redact
+        return Answer(response.status, headers, body, redact, response.target)
 
     def _trace(self, request: Any, started: float, response: http.client.HTTPResponse) -> None:
         """Keep the server's clock, and with --debug say what was asked and answered."""
@@ -2684,6 +2692,9 @@ class Transport:
         return response if response.status == 200 else self.read_answer(response, deadline)
 
 
+NOT_THE_API = "a login page or a filter of the network may have answered in its place"
+
+
 class RefusedError(ThoptersError):
     """A final answer that is no success; the API room turns it into words."""
 
@@ -2715,7 +2726,7 @@ def check_json(headers: Message) -> None:
     if kind not in ("application/json", "application/x-ndjson", ""):
         raise BrokenAnswerError(
             f"expected JSON from the API, got {kind}",
-            hint="a login page or a filter of the network may have answered in its place",
+            hint=NOT_THE_API,
         )
 
 
@@ -2779,11 +2790,12 @@ class WebSocketLost(Exception):
     """The connection ended, or the peer broke the protocol.
 
     `is_end`: whether the peer meant it, by a close frame or by an end between two messages.
+    `is_said`: whether it was a close frame.
     `is_late`: whether our own side had ended before, and all of it was taken: perhaps nobody waits
     any more.
     """
 
-    is_end = is_late = False
+    is_end = is_said = is_late = False
 
 
 def mask(payload: bytes, key: bytes) -> bytes:
@@ -3029,7 +3041,7 @@ class WebSocket:
         if not count and self._parser.is_amid():
             raise WebSocketLost("the connection ended in the middle of a message")
         if not count:
-            raise end_of(b"")
+            raise end_of(None)
         self._parser.received(count)
         self._heard_at = self._clock.monotonic()
         return True
@@ -3075,14 +3087,16 @@ class WebSocket:
         self._connection.close()
 
 
-def end_of(payload: bytes) -> WebSocketLost:
-    """Return what a close frame means; one without a code is as good as the stream's end."""
+def end_of(frame: bytes | None) -> WebSocketLost:
+    """Return what a close frame means, or with None the end of the stream between two messages."""
+    payload = frame or b""
     if len(payload) < 2:
         lost = WebSocketLost("the connection was closed")
     else:
         code, text = int.from_bytes(payload[:2], "big"), payload[2:].decode("utf-8", "replace")
         lost = WebSocketLost(f"closed with code {code}" + (f": {text}" if text else ""))
     lost.is_end = len(payload) < 2 or payload[:2] in (b"\x03\xe8", b"\x03\xe9")  # 1000, 1001
+    lost.is_said = lost.is_end and frame is not None
     return lost
 
 
@@ -3303,6 +3317,30 @@ class Listing:
                 self.limits[state] = limit if type(limit) is int else None
 
 
+# Plain texts of a VM's own server, on paths into its sprite alone; "" stands for any. The contract:
+# tests/emulation/CONTRACT.md, Errors
+VM_WORDS = {
+    401: ("Missing or invalid authentication",),
+    403: (),
+    404: ("session not found", "404 page not found"),
+}
+
+
+def is_own_word(answer: Answer) -> bool:
+    """Return whether a refusal is the API's own: JSON with an `error`, or a text of the VM's.
+
+    A filter, a proxy or a login page between here and the API answers with the same statuses, and
+    they say nothing of a token or a sprite.
+    """
+    details = answer.details()
+    if answer.error_code() or isinstance(details.get("errors"), list):
+        return True
+    inside = answer.target.partition("?")[0].partition("/v1/sprites/")[2]
+    is_text = answer.headers.get("Content-Type", "").lower().startswith("text/plain")
+    words = answer.body.decode("utf-8", "replace").strip()
+    return "/" in inside and is_text and words != "" and words.startswith(VM_WORDS.get(answer.status, ("",)))
+
+
 def outcome_unknown(doing: str, error: NoAnswerError) -> NoAnswerError:
     """Return the error of a change of which no answer came."""
     return NoAnswerError(f"cannot tell whether the API could {doing}: {error.message}",
@@ -3338,11 +3376,18 @@ class SpritesApi:
             error = self._refusal(answer, doing, name, changes=changes)
             is_no = answer.status < 500 and failure_kind(answer) != AMBIGUOUS
             is_waking = failure_kind(answer) == STARTING
-            error.is_refusal = is_waking or (is_no and answer.status >= 400)
+            is_known = not isinstance(error, NoAnswerError)
+            error.is_refusal = is_known and (is_waking or (is_no and answer.status >= 400))
             raise error
 
     def _refusal(self, answer: Answer, doing: str, name: str, *, changes: bool) -> ThoptersError:
         status, reason = answer.status, answer.reason()
+        if 400 <= status < 500 and status not in (408, 429) and not is_own_word(answer):
+            cannot = f"cannot tell whether the API could {doing}" if changes else f"cannot {doing}"
+            return BrokenAnswerError(
+                f"{cannot}: something between here and the API answered {status}: {reason}",
+                hint=NOT_THE_API,
+            )
         if changes and (failure_kind(answer) == AMBIGUOUS or 200 <= status < 300):
             return NoAnswerError(
                 f"cannot tell whether the API could {doing}: it answered {status}: {reason}"
@@ -3359,10 +3404,9 @@ class SpritesApi:
                 hint="a token may be limited to a name prefix or a label; use another",
             )
         if status == 404 and name:
-            names, _ = self.glance_at_names(name)
-            return self.unknown_sprite(
-                name, names if name in names else self.glance_at_names("")[0]
-            )
+            listed, _ = self.glance_at_list(name)
+            listed = listed if name in listed else self.glance_at_list("")[0]
+            return self.unknown_sprite(name, list(listed))
         if status in (404, 410):
             return NotFoundError(f"cannot {doing}: {reason}")
         if status in (402, 429):
@@ -3388,17 +3432,17 @@ class SpritesApi:
         except ThoptersError:
             return []
 
-    def glance_at_names(self, prefix: str) -> tuple[list[str], bool]:
-        """Return the names of a list's first page, for a message, and whether that is all of it."""
+    def glance_at_list(self, prefix: str) -> tuple[dict[str, SpriteInfo], bool]:
+        """Return a list's first page by name, for a message, and whether that is all of it."""
         query = [("prefix", prefix), ("max_results", str(PAGE_SIZE))]
         answer = self.transport.glance("/v1/sprites", [pair for pair in query if pair[1]])
         page = answer.details() if answer and answer.status == 200 else {}
         items = list_field(page, "sprites")
         if items is None:
-            return [], False
-        names = [text_field(item, "name") for item in items if isinstance(item, dict)]
-        self.console.redact.spare("\n".join(names))
-        return names, page.get("has_more") is not True
+            return {}, False
+        found = [SpriteInfo(item) for item in items if isinstance(item, dict)]
+        self.console.redact.spare("\n".join(info.name for info in found))
+        return {info.name: info for info in found}, page.get("has_more") is not True
 
     def unknown_sprite(self, name: str, names: list[str]) -> NotFoundError:
         """Return the error for a name that does not exist, with the nearest of those that do."""
@@ -3473,7 +3517,7 @@ class Sprite:
     def find(self) -> SpriteInfo | None:
         """Return a sprite, None if there is none. Neither wakes it nor counts as activity."""
         answer = self.api.transport.fetch("GET", self.path())
-        if answer.status == 404:
+        if answer.status == 404 and is_own_word(answer):
             return None
         item = self.api.fetch_json(answer, f"look at {self.name}")
         info = SpriteInfo(item if isinstance(item, dict) else {})
@@ -3494,10 +3538,24 @@ class Sprite:
             raise self.api.unknown_sprite(self.name, names)
         return info
 
+    def look(self) -> SpriteInfo:
+        """Return a sprite as `require` does, for what goes by whether it sleeps."""
+        return self.settled(self.require())
+
+    def settled(self, info: SpriteInfo) -> SpriteInfo:
+        """Return what the list says of a sprite that a GET calls asleep, if it is awake there.
+
+        A GET can say `cold` of one that runs, so both have to say it; CONTRACT.md, Conflicts.
+        """
+        if not info.is_asleep():
+            return info
+        listed = self.api.list_sprites(self.name).sprites.get(self.name)
+        return info if listed is None or listed.is_asleep() else listed
+
     def is_known_asleep(self) -> bool:
         """Return whether the API says that it sleeps; False where it does not answer."""
         try:
-            return self.require().is_asleep()
+            return self.look().is_asleep()
         except ThoptersError:
             return False
 
@@ -3512,13 +3570,15 @@ class Sprite:
     def glance_at_state(self) -> str:
         """Return a sprite's state in the user's words, for a message.
 
-        "gone" if there is none, which a list confirms, since a GET misses one now and then; ""
-        where the API does not tell within seconds.
+        "gone" if there is none, which a list confirms, since a GET misses one now and then, as it
+        does that it sleeps; "" where the API does not tell within seconds.
         """
         status, info = self.glance()
-        if status == 404:
-            names, is_all = self.api.glance_at_names(self.name)
-            return "gone" if is_all and self.name not in names else ""
+        if status == 404 or info.is_asleep():
+            listed, is_all = self.api.glance_at_list(self.name)
+            if status == 404:
+                return "gone" if is_all and self.name not in listed else ""
+            info = listed.get(self.name, info)
         return info.state() if info.name == self.name else ""
 
     def set_url_auth(self, auth: str) -> SpriteInfo:
@@ -3568,7 +3628,8 @@ class Sprite:
             answer = self.api.transport.retry(RetryPolicy(repeatable=True, changes=True), attempt)
         except NoAnswerError as error:
             raise outcome_unknown(doing, error) from None
-        gone = answer.status in (200, 202, 204) or (answer.status == 404 and answer.uncertain)
+        is_missing = answer.status == 404 and is_own_word(answer)
+        gone = answer.status in (200, 202, 204) or (is_missing and answer.uncertain)
         if not gone:
             self.api.refuse(answer, doing, self.name, changes=True)
 
@@ -4995,7 +5056,7 @@ class HoldRefresher:
     def _say_here(self) -> bool:
         """Return False where nothing holds. A sprite that sleeps is not woken by this."""
         info = self.sprite.find()
-        if info is None or info.is_asleep():
+        if info is None or self.sprite.settled(info).is_asleep():
             return True
         identity = to_bytes(str(self.session.group or self.session.identity))
         status, _, _ = run_script(
@@ -5772,7 +5833,7 @@ class Stay:
         said = False
         for left_s in self.sprite.clock.polling(AWAY_LIMIT_S):
             try:
-                return self.sprite.require()
+                return self.sprite.look()
             except (AuthError, NotFoundError):
                 return None
             except ThoptersError as error:
@@ -6015,8 +6076,8 @@ def forward_stdio(sprite: Sprite, host: str, port: int) -> int:
                 "the end of the input, and the connection was not closed there",
                 hint="what was sent was taken; whether all of the answer came is not known",
             ) from None
-        # a pause may look like an end, and it is cheap to know
-        if not lost.is_end or sprite.is_known_asleep():
+        # a pause may look like an end that nobody announced, and it is cheap to know
+        if not lost.is_end or (not lost.is_said and sprite.is_known_asleep()):
             raise NoAnswerError(f"the connection to {sprite.name} was lost: {lost}") from None
         sprite.console.detail(f"the connection has ended: {lost}")
     except Interrupted as interrupted:
@@ -7088,7 +7149,7 @@ def created_sprite(sprite: Sprite, answer: Answer, *, is_second: bool) -> tuple[
         return info, True
     words = ("exist", "taken", "already")  # 409 in practice; the documentation says 400
     says_so = answer.status in (400, 422) and any(w in answer.reason().lower() for w in words)
-    if answer.status == 409 or says_so:
+    if (answer.status == 409 or says_so) and is_own_word(answer):
         existing = read_back(sprite, READ_BACK_LIMIT_S)  # a GET may lag behind
         if existing:
             return existing, is_second  # absent before our first POST, so that one made it
@@ -7201,7 +7262,7 @@ def begin_pause(sprite: Sprite, *, force: bool) -> Pause:
 
     One that sleeps is left alone: a look inside would wake it.
     """
-    pause = Pause(sprite, sprite.require().status)
+    pause = Pause(sprite, sprite.look().status)
     if pause.was != "running":
         return pause
     with sprite.console.working(f"looking at what keeps {sprite.name} awake"):
@@ -7211,7 +7272,7 @@ def begin_pause(sprite: Sprite, *, force: bool) -> Pause:
         sprite.console.note(f"{sprite.name} may be kept awake by {keeper}")
     if not keepers or not may_end(sprite, len(keepers), force=force):
         return pause
-    if sprite.require().is_asleep():
+    if sprite.look().is_asleep():
         return pause  # it has fallen asleep while the question stood there
     with sprite.console.working(f"ending what keeps {sprite.name} awake"):
         for keeper in keepers:
@@ -7272,7 +7333,7 @@ def wait_until_asleep(pause: Pause, left_s: float, limit_s: float) -> SpriteInfo
     sprite = pause.sprite
     with sprite.console.working(f"waiting for {sprite.name} to fall asleep"):
         for _ in sprite.clock.polling(max(0.0, left_s), PAUSE_LOOK_EVERY_S):
-            info = sprite.require()
+            info = sprite.look()
             if info.is_asleep():
                 return info
         raise still_awake(sprite, info, limit_s)

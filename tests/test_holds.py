@@ -216,11 +216,15 @@ def at_prompt(thopters: Thopters, *words: str) -> Tty:
     return Tty(thopters, *words)
 
 
-@pytest.mark.parametrize("leaves", ["by Ctrl-\\", "by a kill"])
+@pytest.mark.parametrize(
+    ("leaves", "says_cold"), [("by Ctrl-\\", False), ("by a kill", False), ("by Ctrl-\\", True)]
+)
 @pytest.mark.long
 def test_a_terminal_is_held_while_somebody_is_there(
-    thopters: Thopters, emulator: Emulator, sprite: Sprite, leaves: str
+    thopters: Thopters, emulator: Emulator, sprite: Sprite, leaves: str, says_cold: bool
 ) -> None:
+    """N6: a GET may call it cold, and then the list counts."""
+    emulator.personality.get_says_cold = says_cold
     with at_prompt(thopters, "exec", "dev", "--", "sh", "-c", "read line; exit 3") as terminal:
         until_held_on(emulator, sprite)
         if leaves == "by a kill":

@@ -26,6 +26,7 @@ from support.terminals import CTRL_C, CTRL_D, Start
 from support.waiting import until
 
 STATUS = "GET /v1/sprites/dev"
+LISTED = "GET /v1/sprites"
 LOOK = ["GET /v1/sprites/dev/exec", "WS /v1/sprites/dev/exec"]  # at sessions, and at holds
 CHATTER = ["sh", "-c", "while :; do echo x; sleep 0.05; done"]
 
@@ -113,7 +114,7 @@ def test_a_sleeping_sprite_is_told_and_not_touched(
     sprite.pause(cold=status == "cold")
     done = thopters("pause", "dev", *words)
     assert (done.code, done.out, done.err) == (0, f"dev is asleep already ({status})\n", "")
-    assert set(asked(emulator)) == {STATUS}
+    assert asked(emulator) == [STATUS, LISTED]
     assert (sprite.status, list(sprite.tasks)) == (status, ["agent"])
 
 
@@ -127,6 +128,23 @@ def test_a_sleeping_sprite_in_json(thopters: Thopters, emulator: Emulator) -> No
     assert (done.code, done.err, told["errors"]) == (0, "", [])
 
 
+def test_n6_a_sprite_that_a_get_calls_cold_is_not_asleep_while_it_is_listed_as_running(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    """Either may be behind, so both have to say that it sleeps; there and in the end."""
+    emulator.personality.get_says_cold = True
+    sprite = awake(emulator)
+    hold(emulator, sprite)
+    done = thopters("pause", "dev", "--timeout", "0.5", "--json")
+    told = json.loads(done.out)
+    assert (done.code, told["paused"]) == (7, [])
+    assert told["errors"][0]["message"].startswith("dev is still running after 0 s: ")
+    assert "it may be kept awake by hold agent" in told["errors"][0]["message"]
+    done = pause(thopters, emulator, "--force")
+    assert (done.code, sprite.tasks, sprite.status) == (0, {}, "warm")
+    assert re.fullmatch(r"dev fell asleep after \d+\.\d s \(warm\)\n", done.out)
+
+
 # quiet
 
 
@@ -137,7 +155,7 @@ def test_a_quiet_sprite_is_watched_until_it_sleeps(thopters: Thopters, emulator:
     assert (done.code, done.err) == (0, "")
     before, *look = asked(emulator)[:3]
     assert (before, look) == (STATUS, LOOK)
-    assert set(asked(emulator)[3:]) == {STATUS}
+    assert set(asked(emulator)[3:]) == {STATUS, LISTED}
     assert sprite.status == "warm"  # the last look has not woken it
 
 

@@ -550,7 +550,11 @@ def test_two_terminals_of_one_sprite_do_not_meet(thopters: Thopters, dev: Emulat
 
 def drop(dev: Emulator) -> None:
     """Cut the connection, and have the API know nothing of the session any more."""
-    gone: dict[str, Any] = {"status": 404, "body": b"gone", "content_type": "text/plain"}
+    gone: dict[str, Any] = {
+        "status": 404,
+        "body": b"session not found: 1",
+        "content_type": "text/plain",
+    }
     dev.fault(Fault("WS */exec/*", "status", **gone))
     dev.fault(Fault("GET */exec", "status", status=200, body=b"[]"))
     dev.sprite("dev").drop_connections()
@@ -775,9 +779,12 @@ def test_the_terminal_is_put_back_after_a_bug_of_ours(thopters: Thopters, dev: E
 # --- a connection that is lost ----------------------------------------------------------
 
 
+@pytest.mark.parametrize("says_cold", [False, True])
 def test_a_dropped_connection_is_taken_up_again_by_itself(
-    thopters: Thopters, dev: Emulator
+    thopters: Thopters, dev: Emulator, says_cold: bool
 ) -> None:
+    """N6: also where a GET calls the sprite cold, which the list does not."""
+    dev.personality.get_says_cold = says_cold
     with open_shell(thopters) as shell:
         shell.ask("kept=$((6 * 7))", "")
         for number in range(3):

@@ -8,7 +8,9 @@ from typing import Any
 
 
 class Fault:
-    """Breaks requests that match `route`: "METHOD path-pattern", or "WS ..." for an upgrade.
+    """Breaks requests that match `route`: "METHOD path-pattern", "WS ..." for an upgrade.
+
+    The method `*` is any.
 
     kind, with its parameters:
       status       answer `status`, `body`, `headers`, `content_type`; nothing is done
@@ -40,7 +42,7 @@ class Fault:
 
     def take(self, method: str, raw_path: str) -> bool:
         """Return whether this request is to be broken, and count it."""
-        if method != self.method or not fnmatchcase(raw_path, self.pattern):
+        if self.method not in ("*", method) or not fnmatchcase(raw_path, self.pattern):
             return False
         with self._lock:
             if self.after:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import json
 import os
 import socket
 import tempfile
 import threading
 import traceback
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -231,10 +233,13 @@ class Emulator:
 
 
 def given_reply(fault: Fault) -> Reply:
+    """Return the answer that a fault gives; a refusal without a body is the API's own."""
     params = fault.params
+    word = "" if params["status"] >= 500 else HTTPStatus(params["status"]).name.lower()
+    own = json.dumps({"error": word} if params["status"] >= 400 and word else {}).encode()
     return Reply(
         params["status"],
-        params.get("body", b"{}"),
+        params.get("body", own),
         content_type=params.get("content_type", "application/json"),
         headers=params.get("headers"),
     )

@@ -241,7 +241,7 @@ def test_r17_a_session_that_is_listed_and_never_found_is_an_error(
     thopters: Thopters, emulator: Emulator, sprite: Sprite
 ) -> None:
     identity, session = a_session(thopters, sprite)
-    emulator.fault(Fault("WS *", "status", status=404, body=b"no", times=None))
+    emulator.fault(Fault("WS *", "status", status=404, times=None))
     done = thopters("attach", "dev", identity)
     assert done.code == 255
     assert f"session {identity} of dev is listed, but can't be attached to" in done.err
@@ -256,7 +256,7 @@ def test_r26_a_sprite_that_a_get_has_missed_is_not_called_ours(
     shorten(thopters, READ_BACK_LIMIT_S=1)
     sprite = emulator.add_sprite("dev", status="running")
     sprite.created_at = emulator.clock.now() - age_s
-    emulator.fault(Fault("GET /v1/sprites/dev", "status", status=404, body=b"{}"))
+    emulator.fault(Fault("GET /v1/sprites/dev", "status", status=404))
     emulator.fault(Fault("POST /v1/sprites", "status", status=500))
     done = thopters("create", "dev", "--no-init")
     assert done.code == (5 if age_s else 0), done

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from emulation import Emulator, Fault
@@ -463,14 +464,85 @@ def test_r28_a_get_that_misses_a_sprite_once_is_not_believed(
 ) -> None:
     """Seen live: a 404 now and then for a sprite that is there."""
     emulator.add_sprite("dev", status="running")
-    fault = emulator.fault(Fault("GET /v1/sprites/dev", "status", status=404, body=b"{}"))
+    fault = emulator.fault(Fault("GET /v1/sprites/dev", "status", status=404))
     assert thopters(*words).code == 0
     assert fault.times == 0
     if "dev" in emulator.sprites:
-        emulator.fault(Fault("GET /v1/sprites/dev", "status", status=404, body=b"{}", times=None))
+        emulator.fault(Fault("GET /v1/sprites/dev", "status", status=404, times=None))
         done = thopters(*words)
         assert (done.code, "did you mean" in done.err) == (3, False)
         assert "the API does not find dev now, though it lists it" in done.err
+
+
+# N8: what answers in the API's place says nothing about a token or a sprite
+
+FOREIGN = {
+    "a page": (b"<html>Blocked by policy", "text/html"),
+    "a text": (b"404 page not found\n", "text/plain"),  # any server's that is written in Go
+    "JSON": (b'{"message": "Forbidden"}', "application/json"),
+    "nothing": (b"", "text/plain"),
+}
+ASKING = (
+    ["list"],
+    ["url", "dev"],
+    ["url", "dev", "--public"],
+    ["checkpoint", "dev"],
+    ["exec", "dev", "--", "true"],
+    ["destroy", "dev", "--yes"],
+    ["create", "new", "--no-init"],
+    ["sessions", "dev"],
+)
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_n8_a_status_that_the_api_did_not_give_blames_nobody(
+    emulator: Emulator, tmp_path: Path, kind: str
+) -> None:
+    body, content_type = FOREIGN[kind]
+    emulator.add_sprite("dev", status="running")
+    environ = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "SPRITE_TOKEN": emulator.token}
+    environ["SPRITES_API_URL"] = emulator.url
+    for words, status in itertools.product(ASKING, (401, 402, 403, 404, 409, 410)):
+        if kind == "a text" and words[0] in ("exec", "sessions", "checkpoint"):
+            continue  # there it may be the VM's own server
+        fault = emulator.fault(
+            Fault("* *", "status", status=status, body=body, content_type=content_type, times=None)
+        )
+        done = run_here(words, environ)
+        fault.times = 0
+        assert done.code == (255 if words[0] == "exec" else 1), (words, status, done)
+        says = f"something between here and the API answered {status}: "
+        assert says in done.err, (words, status, done)
+        assert "hint: a login page or a filter of the network may have" in done.err
+        for word in ("token", "there is no sprite", "did you mean", "is taken"):
+            assert word not in done.err, (words, status, done)
+    assert list(emulator.sprites) == ["dev"]
+
+
+def test_n8_a_sprite_that_a_filter_denies_is_not_taken_for_destroyed(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    """The first try may have failed before it was carried out; a filter's 404 proves nothing."""
+    emulator.add_sprite("dev", status="running")
+    page: dict[str, Any] = {"status": 404, "body": b"<html>", "content_type": "text/html"}
+    emulator.fault(Fault("DELETE *", "status", status=502))
+    emulator.fault(Fault("DELETE *", "status", after=1, times=None, **page))
+    done = thopters("destroy", "dev", "--yes")
+    assert (done.code, done.out) == (1, "")
+    assert "cannot tell whether the API could destroy dev" in done.err
+
+
+def test_n8_the_words_of_the_vms_own_server_count_inside_a_sprite(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    emulator.add_sprite("dev", status="running")
+    text = {"content_type": "text/plain; charset=utf-8"}
+    body = b"Missing or invalid authentication\n"
+    emulator.fault(Fault("* */exec", "status", status=401, body=body, times=None, **text))
+    for words in (["sessions", "dev"], ["exec", "dev", "--", "true"]):
+        done = thopters(*words)
+        assert done.code == (255 if words[0] == "exec" else 4), done
+        assert "the API refused the token from SPRITE_TOKEN" in done.err
 
 
 @pytest.mark.parametrize("path", ["exec", "checkpoints"])

@@ -198,8 +198,8 @@ def test_a_reset_right_behind_the_upgrade_is_no_answer(monkeypatch: pytest.Monke
             super().__init__("127.0.0.1", 1)
             self.sock = ours
 
-        def request(self, method: str, url: str, body: Any = None, headers: Any = None) -> None:
-            key = headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        def request(self, *request: Any, **_: Any) -> None:
+            key = request[-1]["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
             proof = base64.b64encode(hashlib.sha1(key.encode()).digest())  # noqa: S324
             theirs.sendall(b"HTTP/1.1 101 x\r\nSec-WebSocket-Accept: " + proof + b"\r\n\r\n")
 
