@@ -3337,8 +3337,10 @@ def is_own_word(answer: Answer) -> bool:
         return True
     inside = answer.target.partition("?")[0].partition("/v1/sprites/")[2]
     is_text = answer.headers.get("Content-Type", "").lower().startswith("text/plain")
+    if "/" not in inside or not is_text:
+        return False
     words = answer.body.decode("utf-8", "replace").strip()
-    return "/" in inside and is_text and words != "" and words.startswith(VM_WORDS.get(answer.status, ("",)))
+    return bool(words) and words.startswith(VM_WORDS.get(answer.status, ("",)))
 
 
 def outcome_unknown(doing: str, error: NoAnswerError) -> NoAnswerError:
