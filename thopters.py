@@ -3427,10 +3427,10 @@ class SpritesApi:
             )
         return ThoptersError(f"cannot {doing}: the API answered {status}: {reason}")
 
-    def listed_names(self) -> list[str]:
+    def listed_names(self, prefix: str = "") -> list[str]:
         """Return the names of all sprites, none where they can't be listed."""
         try:
-            return list(self.list_sprites("").sprites)
+            return list(self.list_sprites(prefix).sprites)
         except ThoptersError:
             return []
 
@@ -3553,6 +3553,10 @@ class Sprite:
             return info
         listed = self.api.list_sprites(self.name).sprites.get(self.name)
         return info if listed is None or listed.is_asleep() else listed
+
+    def is_listed(self) -> bool:
+        """Return whether the list has it; False where it can't be had."""
+        return self.name in self.api.listed_names(self.name)
 
     def is_known_asleep(self) -> bool:
         """Return whether the API says that it sleeps; False where it does not answer."""
@@ -4255,13 +4259,16 @@ def hold_loop(max_s: int, *, alone: bool) -> bytes:
 class ExecLost(Exception):
     """No exit status will come; unless `started`, it is not known whether the command has run.
 
+    `is_cut`: the connection ended. `is_sent`: the command was sent, else surely nothing has run.
     `was_idle` tells of a session on a terminal that nothing had happened in it for a while.
     """
 
-    def __init__(self, why: str, *, started: bool, was_idle: bool = False) -> None:
+    is_cut = was_idle = False
+    is_sent = True
+
+    def __init__(self, why: str, *, started: bool) -> None:
         super().__init__(why)
         self.started = started
-        self.was_idle = was_idle
 
 
 class Garbled(Exception):
@@ -4527,8 +4534,10 @@ class ExecSession:
                     return event.status
                 else:
                     self.notice(event)
-        except (WebSocketLost, Garbled) as lost:
-            raise self.lost(str(lost)) from None
+        except (WebSocketLost, Garbled) as error:
+            lost = self.lost(str(error))
+            lost.is_cut = isinstance(error, WebSocketLost)
+            raise lost from None
         return None
 
     def notice(self, event: Event) -> None:
@@ -4731,6 +4740,17 @@ def open_outliving(sprite: Sprite) -> StreamSession:
 def open_sprite_socket(sprite: Sprite, target: str, limit_s: float) -> WebSocket:
     """Open a WebSocket into a sprite, waking it; UpgradeBrokenError where something in between
     refuses WebSockets."""
+    try:
+        return upgrade_once(sprite, target, limit_s)
+    except NotFoundError:
+        if not sprite.is_listed():
+            raise
+    sprite.clock.sleep(RECHECK_AFTER_S)  # the API misses one now and then
+    return upgrade_once(sprite, target, limit_s)
+
+
+def upgrade_once(sprite: Sprite, target: str, limit_s: float) -> WebSocket:
+    """Do the same, and take a 404 at its word: NotFoundError."""
     policy = RetryPolicy(repeatable=True, starting_limit_s=limit_s, wakes=True)
     result = sprite.api.transport.retry(
         policy, lambda: open_websocket(sprite.api.transport, target, min(limit_s, REQUEST_LIMIT_S))
@@ -4760,6 +4780,23 @@ def refuse_exec(sprite: Sprite, answer: Answer, limit_s: float) -> NoReturn:
             f"{sprite.name} is still starting after {limit_s:.0f} s", hint="try again"
         )
     sprite.api.refuse(answer, f"run a command in {sprite.name}", sprite.name)
+
+
+def retry_cut(clock: Clock, attempt: Callable[[], T], *, twice_is_once: bool) -> T:
+    """Call `attempt` again where the connection was cut before its command was sent.
+
+    If `twice_is_once`, also where it may have been sent, and has not answered.
+    """
+    policy = RetryPolicy(repeatable=True)
+    while True:
+        try:
+            return attempt()
+        except ExecLost as lost:
+            wait = policy.wait(AMBIGUOUS, None, clock.jitter())
+            is_safe = not lost.is_sent or (twice_is_once and not lost.started)
+            if wait is None or not lost.is_cut or not is_safe:
+                raise
+            clock.sleep(wait)
 
 
 def run_script(
@@ -5003,7 +5040,9 @@ def list_holds(sprite: Sprite, *, release: str = "") -> list[Hold]:
     path = urllib.parse.quote(to_bytes(release), safe="").encode()
     why = "the image lacks the task API"
     try:
-        status, out, err = run_script(sprite, TASKS_SCRIPT, path)
+        status, out, err = retry_cut(
+            sprite.clock, lambda: run_script(sprite, TASKS_SCRIPT, path), twice_is_once=True
+        )
         why = " ".join(err.decode("utf-8", "replace").splitlines()[:1]) or why
     except ExecLost as lost:
         status, out, why = None, b"", str(lost)
@@ -5101,17 +5140,13 @@ def hold_by_hand(sprite: Sprite, seconds: int) -> None:
     """Keep a sprite awake without us, by a command that holds it; return when the hold is seen."""
     with sprite.console.working(f"asking for a hold in {sprite.name}"):
         list_holds(sprite)  # an error on an image without them
-    words = [os.urandom(8).hex().encode(), str(seconds).encode()]
-    argv = [b"bash", b"-c", KEEP_SCRIPT, b"thopters-hold", *words]
-    command = RemoteCommand(argv, hold_max_s=seconds, with_keys=False)
     with sprite.console.working(f"holding {sprite.name}"):
-        session = open_outliving(sprite)
         try:
-            session.begin(command)
-            ended = session.await_exit(SILENCE_TIMEOUT_S, lambda: session.group is not None)
-            if ended == STILL_RUNNING:
-                with After(f"a hold of {sprite.name} was asked for"):
-                    ended = wait_for_hold(sprite, session)
+            ended = retry_cut(
+                sprite.clock,
+                lambda: start_keeper(sprite, seconds),
+                twice_is_once=True,  # a second one takes the place of one that began unseen
+            )
         except BaseException as error:
             sprite.console.note(
                 f"{sprite.name} may be held all the same: thopters hold {sprite.name} --release"
@@ -5119,10 +5154,24 @@ def hold_by_hand(sprite: Sprite, seconds: int) -> None:
             if isinstance(error, ExecLost):
                 raise NoAnswerError(f"cannot tell whether {sprite.name} is held: {error}") from None
             raise
-        finally:
-            session.close()
         if ended != STILL_RUNNING:
             raise ThoptersError(f"cannot hold {sprite.name}: the command for it has ended")
+
+
+def start_keeper(sprite: Sprite, seconds: int) -> int:
+    """Start what holds a sprite; STILL_RUNNING once its hold is seen, else its status; ExecLost."""
+    words = [os.urandom(8).hex().encode(), str(seconds).encode()]
+    argv = [b"bash", b"-c", KEEP_SCRIPT, b"thopters-hold", *words]
+    session = open_outliving(sprite)
+    try:
+        session.begin(RemoteCommand(argv, hold_max_s=seconds, with_keys=False))
+        ended = session.await_exit(SILENCE_TIMEOUT_S, lambda: session.group is not None)
+        if ended == STILL_RUNNING:
+            with After(f"a hold of {sprite.name} was asked for"):
+                ended = wait_for_hold(sprite, session)
+        return ended
+    finally:
+        session.close()
 
 
 def wait_for_hold(sprite: Sprite, session: ExecSession) -> int:
@@ -5566,8 +5615,10 @@ class TerminalSession(ExecSession):
         self.websocket.send(OP_TEXT, encode_json(message))
 
     def lost(self, why: str) -> ExecLost:
-        was_idle = self.clock.monotonic() - self._active_at > IDLE_BEFORE_PAUSE_S
-        return ExecLost(why, started=self.decoder.started, was_idle=was_idle)
+        lost = super().lost(why)
+        lost.was_idle = self.clock.monotonic() - self._active_at > IDLE_BEFORE_PAUSE_S
+        lost.is_sent = self.has_begun
+        return lost
 
     def close(self) -> None:
         self.websocket.close()
@@ -5612,7 +5663,7 @@ def open_session_socket(sprite: Sprite, identity: str) -> WebSocket | None:
 
     def attempt(form: str) -> WebSocket | None:
         try:
-            return open_sprite_socket(sprite, form, WAKE_LIMIT_S)
+            return upgrade_once(sprite, form, WAKE_LIMIT_S)
         except UpgradeBrokenError:
             if form == by_path:
                 raise
@@ -5652,22 +5703,28 @@ def start_detached(sprite: Sprite, command: RemoteCommand) -> tuple[int, str, by
     Returns its status, STILL_RUNNING as a rule, its session's id, "" where it was not told, and
     what it has shown.
     """
-    shown = bytearray()
     with sprite.console.working(f"starting it in {sprite.name}"):
-        session = open_terminal(sprite, shown.extend, command, DEFAULT_SIZE)
         try:
-            status = session.watch_start()
+            return retry_cut(
+                sprite.clock, lambda: see_started(sprite, command), twice_is_once=False
+            )
         except ExecLost as lost:
             raise status_unknown(sprite, lost) from None
-        except BaseException:
-            if session.has_begun:
-                look = f"attach {sprite.name} {session.identity}"
-                look = look if session.identity else f"sessions {sprite.name}"
-                sprite.console.note(f"it may go on in {sprite.name}; look at it: thopters {look}")
-            raise
-        finally:
-            session.close()
-    return status, session.identity, bytes(shown)
+
+
+def see_started(sprite: Sprite, command: RemoteCommand) -> tuple[int, str, bytes]:
+    shown = bytearray()
+    session = open_terminal(sprite, shown.extend, command, DEFAULT_SIZE)
+    try:
+        return session.watch_start(), session.identity, bytes(shown)
+    except BaseException as error:
+        if session.has_begun and not isinstance(error, ExecLost):
+            look = f"attach {sprite.name} {session.identity}"
+            look = look if session.identity else f"sessions {sprite.name}"
+            sprite.console.note(f"it may go on in {sprite.name}; look at it: thopters {look}")
+        raise
+    finally:
+        session.close()
 
 
 def run_on_terminal(sprite: Sprite, command: RemoteCommand, *, refreshes_hold: bool = False) -> int:
@@ -5685,6 +5742,7 @@ def run_on_terminal(sprite: Sprite, command: RemoteCommand, *, refreshes_hold: b
 # A session on a terminal outlives its connection, so a connection that is lost is no end: we
 # reconnect, and attach to the session again. What happens when a connection is lost:
 #
+#   nothing was sent yet, so nothing runs                                         -> start again
 #   the status will never come (no id was told; input from a file was under way)  -> 255
 #   the sprite has paused          -> say so; the next key wakes it and goes into the session
 #   it is awake, or soon will be   -> attach again at once; after six quick losses -> 255
@@ -5716,6 +5774,7 @@ class Stay:
 
     def run(self, start: Callable[[], TerminalSession]) -> int:
         """Open a session by `start`, stay with it, and return its exit status; 0 if we left."""
+        self._start = start
         try:
             with self.terminal:
                 self.session = start()
@@ -5773,6 +5832,8 @@ class Stay:
     def _reconnect(self, lost: ExecLost) -> TerminalSession:
         """Attach to the session again, or start another shell; Detached where the user leaves."""
         session, keys = self.session, b""
+        if lost.is_cut and not lost.is_sent:
+            return self._start()
         has_way_back = bool(session.identity) and session.decoder.started
         if self.shell is None and not has_way_back:
             raise status_unknown(self.sprite, lost)
@@ -6971,14 +7032,18 @@ def run_init(sprite: Sprite, config: Config | None) -> list[str]:
     """
     how = f"when that is mended, put them in: thopters init {sprite.name}"
     try:
-        status, out, err = run_script(
-            sprite,
-            INIT_SCRIPT,
-            SEE_ALL,
-            SEE_EACH,
-            data=init_data(config),
-            statuses=range(256),  # it has its own proof
-            limit_s=INIT_LIMIT_S,
+        status, out, err = retry_cut(
+            sprite.clock,
+            lambda: run_script(
+                sprite,
+                INIT_SCRIPT,
+                SEE_ALL,
+                SEE_EACH,
+                data=init_data(config),
+                statuses=range(256),  # it has its own proof
+                limit_s=INIT_LIMIT_S,
+            ),
+            twice_is_once=True,
         )
     except ExecLost as lost:
         raise NoAnswerError(

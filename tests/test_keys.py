@@ -448,7 +448,7 @@ def test_init_that_is_cut_on_its_way_is_no_success(
     thopters: Thopters, emulator: Emulator, config: Path, size: int
 ) -> None:
     home = emulator.add_sprite("dev", status="running").home
-    emulator.fault(Fault("WS */exec", "cut_request", size=size, times=1))
+    emulator.fault(Fault("WS */exec", "cut_request", size=size, times=None))
     done = thopters("init", "dev")
     if done.code == 0:  # the cut came behind all that is sent
         assert (home / ".thopters" / "env").exists()
@@ -458,11 +458,26 @@ def test_init_that_is_cut_on_its_way_is_no_success(
     assert not (home / ".thopters" / "env").exists()
 
 
+@pytest.mark.parametrize(
+    ("kind", "params"), [("ws", {"actions": [("drop", None)]}), ("cut_response", {"size": 130})]
+)
+def test_n12_a_connection_that_is_cut_before_init_has_answered_is_opened_again(
+    thopters: Thopters, emulator: Emulator, config: Path, kind: str, params: dict[str, Any]
+) -> None:
+    home = emulator.add_sprite("dev", status="running").home
+    fault = emulator.fault(Fault("WS */exec", kind, **params))
+    done = thopters("init", "dev")
+    assert (done.code, fault.times) == (0, 0), done
+    assert (home / ".thopters" / "env").exists()
+
+
 def test_create_whose_init_fails_keeps_the_sprite(
     thopters: Thopters, emulator: Emulator, config: Path
 ) -> None:
-    emulator.fault(Fault("WS */exec", "ws", actions=[("drop", None)], after=1, times=1))
+    drop = [("drop", None)]
+    fault = emulator.fault(Fault("WS */exec", "ws", actions=drop, after=1, times=None))
     done = thopters("create", "dev")
+    fault.times = 0
     assert (done.code, done.out) == (1, "")
     assert "dev was created, but cannot tell whether the keys are in dev" in done.err
     assert "thopters init dev; or remove it: thopters destroy dev" in done.err

@@ -11,6 +11,7 @@ import pytest
 from emulation import Emulator, Fault
 from emulation.state import Sprite
 from support.program import Thopters
+from support.relay import Cut, Relay
 from support.sessions import IGNORING, detach, session_of
 from support.terminals import LEAVE, Tty
 from support.waiting import until
@@ -25,6 +26,36 @@ def test_a_detached_command_outlives_us(thopters: Thopters, sprite: Sprite) -> N
     session.write(b"it\n")
     told = sprite.home / "told"  # is there before its content is
     until(lambda: told.exists() and told.read_text() == "got-it\n", "it goes on")
+
+
+HEAD_ENDS = re.compile(rb"\r\n\r\n")
+
+
+@pytest.mark.parametrize("behind", [0, 1])
+def test_n12_a_connection_that_is_cut_behind_its_upgrade_is_opened_again(
+    thopters: Thopters, emulator: Emulator, sprite: Sprite, behind: int
+) -> None:
+    """Nothing was sent yet, so nothing runs. `behind` the head of the answer are so many bytes."""
+    with Relay(int(emulator.url.rpartition(":")[2])) as relay:
+        thopters.env["SPRITES_API_URL"] = relay.url
+        assert thopters("exec", "dev", "--", "true").code == 0
+        came = relay.connections[-1].came
+        size = HEAD_ENDS.search(came).end() + behind  # type: ignore[union-attr]
+        script = "echo once >> ran; echo hello"
+        relay.arm(Cut(0, size))
+        done = thopters("exec", "dev", "--detach", "--", "sh", "-c", script)
+        assert done.code == 0, done
+        until((sprite.home / "ran").exists, "it has run")
+        relay.arm(Cut(0, size))
+        with Tty(thopters, "exec", "dev", "--", "sh", "-c", script) as terminal:
+            terminal.expect("hello")
+            assert terminal.end_restored() == 0
+            assert "lost" not in terminal.text
+        relay.arm(Cut(1, size))  # behind the look at what holds it
+        done = thopters("hold", "dev", "--for", "60s")
+        assert done.code == 0, done
+        assert thopters("hold", "dev", "--release").code == 0
+    assert (sprite.home / "ran").read_text() == "once\n" * 2
 
 
 def test_a_detached_command_that_is_over_at_once(thopters: Thopters, sprite: Sprite) -> None:

@@ -194,7 +194,7 @@ def test_r17_an_attach_stays_below_the_apis_address_and_waits_for_the_list(
         asked.append(target)
         raise program.NotFoundError("no")
 
-    monkeypatch.setattr(program, "open_sprite_socket", refuse)
+    monkeypatch.setattr(program, "upgrade_once", refuse)
     monkeypatch.setattr(program, "is_listed", lambda *_: True)
     with pytest.raises(program.ThoptersError, match="is listed, but can't be attached to"):
         program.attach_terminal(program.SpritesApi(transport).sprite("dev"), lambda _: None, "12")

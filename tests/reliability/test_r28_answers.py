@@ -482,7 +482,7 @@ FOREIGN = {
     "JSON": (b'{"message": "Forbidden"}', "application/json"),
     "nothing": (b"", "text/plain"),
 }
-ASKING = (
+ASK_ALL = (
     ["list"],
     ["url", "dev"],
     ["url", "dev", "--public"],
@@ -502,7 +502,7 @@ def test_n8_a_status_that_the_api_did_not_give_blames_nobody(
     emulator.add_sprite("dev", status="running")
     environ = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "SPRITE_TOKEN": emulator.token}
     environ["SPRITES_API_URL"] = emulator.url
-    for words, status in itertools.product(ASKING, (401, 402, 403, 404, 409, 410)):
+    for words, status in itertools.product(ASK_ALL, (401, 402, 403, 404, 409, 410)):
         if kind == "a text" and words[0] in ("exec", "sessions", "checkpoint"):
             continue  # there it may be the VM's own server
         fault = emulator.fault(
@@ -536,7 +536,7 @@ def test_n8_the_words_of_the_vms_own_server_count_inside_a_sprite(
     thopters: Thopters, emulator: Emulator
 ) -> None:
     emulator.add_sprite("dev", status="running")
-    text = {"content_type": "text/plain; charset=utf-8"}
+    text: dict[str, Any] = {"content_type": "text/plain; charset=utf-8"}
     body = b"Missing or invalid authentication\n"
     emulator.fault(Fault("* */exec", "status", status=401, body=body, times=None, **text))
     for words in (["sessions", "dev"], ["exec", "dev", "--", "true"]):
