@@ -4247,6 +4247,17 @@ class RemoteCommand:
         parts = {b"exports": exports, b"chdir": chdir, b"hold": hold, b"run": call}
         return SCRIPT % (parts | {b"wipe": wipe, b"keys": KEYS if self.with_keys else b""})
 
+    def reading(self, path: bytes) -> RemoteCommand:
+        """Return the same command, with a file of its directory as its input, gone at once."""
+        import copy
+
+        same = copy.copy(self)
+        same.argv = [b"bash", b"-c", READ_FILE, b"thopters", path, *self.argv]
+        return same
+
+
+READ_FILE = b'exec < "$1" && rm -f -- "$1" && shift && exec "$@"'
+
 
 def hold_loop(max_s: int, *, alone: bool) -> bytes:
     every_s = HOLD_EVERY_S if alone else max_s
@@ -4630,11 +4641,21 @@ class StreamSession(ExecSession):
         self.websocket.close()
 
 
+POST_LIMIT = 10 << 20  # bytes of a body; the contract's
+PIECE_BYTES = 8 << 20
+# By place, so that a piece may be sent twice; nobody else reads it
+PIECE_SCRIPT = b"""\
+umask 077
+dd of="$1" oflag=seek_bytes seek="$2" iflag=fullblock conv=notrunc bs=1M status=none
+"""
+
+
 class PostSession(ExecSession):
     """A command over POST, where something in between refuses WebSockets.
 
     All of its input is in the request, and each look waits for the next piece of the answer. There
-    are no pings; the system's own probes find out that a peer is gone.
+    are no pings; the system's own probes find out that a peer is gone. What is too large for one
+    request, and for a program of ours, goes ahead in pieces, into a file that is then its input.
     """
 
     def __init__(self, sprite: Sprite, sinks: Mapping[int, Sink], starting_limit_s: float) -> None:
@@ -4648,7 +4669,7 @@ class PostSession(ExecSession):
     def begin(
         self, command: RemoteCommand, stdin: SocketInput | None, data: bytes, limit_s: float | None
     ) -> None:
-        body = command.script(RUN_IN_HEX) + b"\0" + data + read_input(stdin)
+        body = self._request_body(command, stdin, data)
         transport, target = self.sprite.api.transport, exec_target(self.sprite)
         policy = RetryPolicy(repeatable=False, starting_limit_s=self.starting_limit_s)
         head_limit_s = REQUEST_LIMIT_S + len(body) / SLOWEST_UPLOAD
@@ -4662,8 +4683,10 @@ class PostSession(ExecSession):
 
         try:
             response = transport.retry(policy, send)
-        except NoAnswerError as lost:
-            raise self.lost(str(lost)) from None
+        except NoAnswerError as error:
+            lost = self.lost(str(error))
+            lost.is_cut = True
+            raise lost from None
         if isinstance(response, Answer):
             if failure_kind(response) == AMBIGUOUS:
                 raise self.lost(f"the API answered {response.status}: {response.reason()}")
@@ -4672,6 +4695,25 @@ class PostSession(ExecSession):
             deadline.renew(NO_LIMIT_S)
         self._opened.enter_context(response)
         self._pieces = transport.pieces(response, deadline, sys.maxsize)
+
+    def _request_body(
+        self, command: RemoteCommand, stdin: SocketInput | None, data: bytes
+    ) -> bytes:
+        head = command.script(RUN_IN_HEX) + b"\0" + data
+        in_pieces = stdin is not None and stdin.is_always_read
+        pieces = read_pieces(stdin, PIECE_BYTES if in_pieces else POST_LIMIT - len(head))
+        first, second = next(pieces, b""), next(pieces, b"")
+        if not second:
+            return head + first
+        if not in_pieces:
+            raise InputError(
+                "this network refuses WebSockets, and without them a command takes at most "
+                f"{POST_LIMIT >> 20} MiB of input; it was not run",
+                hint=f"copy the input first: thopters cp FILE {self.sprite.name}:FILE; "
+                "then let the command read it there",
+            )
+        path = send_ahead(self.sprite, [first, second], pieces)
+        return command.reading(path).script(RUN_IN_HEX) + b"\0"
 
     def events(self) -> Iterator[Event]:
         try:
@@ -4692,12 +4734,46 @@ class PostSession(ExecSession):
         self._opened.close()
 
 
-def read_input(stdin: SocketInput | None) -> bytes:
-    """Return all of our stdin, b"" for None."""
-    parts = []
+def read_pieces(stdin: SocketInput | None, size: int) -> Iterator[bytes]:
+    """Yield our stdin in pieces of `size` bytes, the last one with what is left; None is empty."""
+    rest = bytearray()
     while stdin and (part := stdin.read()):
-        parts.append(part)
-    return b"".join(parts)
+        rest += part
+        while len(rest) >= size:
+            yield bytes(rest[:size])
+            del rest[:size]
+    if rest:
+        yield bytes(rest)
+
+
+def send_ahead(sprite: Sprite, *sources: Iterable[bytes]) -> bytes:
+    """Write pieces into a new file in a sprite's home, and return its name; ThoptersError."""
+    path, place = b".thopters-" + os.urandom(16).hex().encode(), 0
+    try:
+        for source in sources:
+            for piece in source:
+                send_piece(sprite, path, place, piece)
+                place += len(piece)
+    except BaseException as error:
+        with contextlib.suppress(ThoptersError, ExecLost):
+            run_script(sprite, b'rm -f -- "$1"', path, limit_s=PROBE_LIMIT_S)
+        if isinstance(error, ExecLost):
+            raise NoAnswerError(f"cannot send it to {sprite.name}: {error}") from None
+        raise
+    return path
+
+
+def send_piece(sprite: Sprite, path: bytes, place: int, piece: bytes) -> None:
+    words = (path, str(place).encode())
+    limit_s = REQUEST_LIMIT_S + len(piece) / SLOWEST_UPLOAD
+    status, _, err = retry_cut(
+        sprite.clock,
+        lambda: run_script(sprite, PIECE_SCRIPT, *words, data=piece, limit_s=limit_s),
+        twice_is_once=True,
+    )
+    if status:
+        why = err.decode("utf-8", "replace").strip()
+        raise ThoptersError(f"cannot write to the disk of {sprite.name}: {why}")
 
 
 def exec_target(sprite: Sprite, *, outlives_us: bool = False) -> str:

@@ -556,6 +556,59 @@ def test_over_post_too(thopters: Thopters, emulator: Emulator, sprite: Sprite) -
     same(thopters.home / "project", thopters.home / "back")
 
 
+NO_WEBSOCKETS: dict[str, Any] = {"status": 403, "body": b"<html>", "content_type": "text/html"}
+
+
+@pytest.mark.parametrize("when", ["early", "late"])
+def test_n5_more_than_a_post_takes_goes_in_pieces(
+    thopters: Thopters, emulator: Emulator, sprite: Sprite, when: str
+) -> None:
+    """One piece is cut on its way, and sent again."""
+    emulator.personality.post_limit_when = when
+    emulator.fault(Fault("WS *", "status", times=None, **NO_WEBSOCKETS))
+    emulator.fault(Fault("POST */exec", "cut_request", size=3 << 20, after=1))
+    (thopters.home / "file").write_bytes(os.urandom(20 << 20) + b"end")
+    done = thopters("cp", "file", "dev:there")
+    assert (done.code, done.err) == (0, ""), done
+    assert (sprite.home / "there").read_bytes() == (thopters.home / "file").read_bytes()
+    posts = emulator.journal.requests("POST")
+    sizes = [int(request.headers["Content-Length"]) for request in posts]
+    assert len(sizes) == 5 and max(sizes) < (8 << 20) + 10_000
+    assert not list(sprite.home.glob(".thopters-*"))
+
+
+def test_n5_what_was_sent_ahead_goes_when_the_copy_fails(
+    thopters: Thopters, emulator: Emulator, sprite: Sprite
+) -> None:
+    emulator.fault(Fault("WS *", "status", times=None, **NO_WEBSOCKETS))
+    emulator.fault(Fault("POST */exec", "status", status=500, after=1))
+    (thopters.home / "file").write_bytes(bytes(20 << 20))
+    done = thopters("cp", "file", "dev:there")
+    assert (done.code, done.out) == (1, "")
+    assert "cannot send it to dev: " in done.err
+    assert sorted(os.listdir(sprite.home)) == [".bashrc", ".profile"]
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_n5_exec_says_what_a_post_takes_before_it_runs(
+    thopters: Thopters, emulator: Emulator, sprite: Sprite, over: int
+) -> None:
+    """The limit is of the body, so the script counts as well."""
+    emulator.fault(Fault("WS *", "status", times=None, **NO_WEBSOCKETS))
+    words = ("exec", "dev", "-i", "--", "sh", "-c", "echo ran; wc -c")
+    assert thopters(*words, stdin=b"x").out == "ran\n1\n"
+    [post] = emulator.journal.requests("POST")
+    room = (10 << 20) - int(post.headers["Content-Length"]) + 1
+    done = thopters(*words, stdin=bytes(room + over))
+    if not over:
+        assert (done.code, done.out) == (0, f"ran\n{room}\n")
+        return
+    assert (done.code, done.out) == (255, "")
+    assert "without them a command takes at most 10 MiB of input; it was not run" in done.err
+    assert "hint: copy the input first: thopters cp FILE dev:FILE" in done.err
+    assert len(emulator.journal.requests("POST")) == 1
+
+
 def test_special_files_are_left_out_and_said(thopters: Thopters, sprite: Sprite) -> None:
     for home in (thopters.home, sprite.home):
         (home / "d").mkdir()

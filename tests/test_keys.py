@@ -458,14 +458,11 @@ def test_init_that_is_cut_on_its_way_is_no_success(
     assert not (home / ".thopters" / "env").exists()
 
 
-@pytest.mark.parametrize(
-    ("kind", "params"), [("ws", {"actions": [("drop", None)]}), ("cut_response", {"size": 130})]
-)
 def test_n12_a_connection_that_is_cut_before_init_has_answered_is_opened_again(
-    thopters: Thopters, emulator: Emulator, config: Path, kind: str, params: dict[str, Any]
+    thopters: Thopters, emulator: Emulator, config: Path
 ) -> None:
     home = emulator.add_sprite("dev", status="running").home
-    fault = emulator.fault(Fault("WS */exec", kind, **params))
+    fault = emulator.fault(Fault("WS */exec", "ws", actions=[("drop", None)]))
     done = thopters("init", "dev")
     assert (done.code, fault.times) == (0, 0), done
     assert (home / ".thopters" / "env").exists()
