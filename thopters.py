@@ -4979,24 +4979,35 @@ def signal_group(
 
 
 def pass_signal_on(sprite: Sprite, group: int, signum: int) -> None:
-    """Send a signal of ours to a command that runs. Best effort: failing changes nothing here.
+    """Send a signal of ours to a command that runs, and say at once where it does not arrive.
 
     Only a moment is waited, for the user wants us to end.
     """
+    name, told = signal.Signals(signum).name[3:], list[str]()
+
+    def tell(why: str) -> None:
+        if not told:
+            told.append(why)
+            sprite.console.warn(f"{name} has not reached the command in {sprite.name}: {why}")
+            look = f"thopters sessions {sprite.name}"
+            sprite.console.hint(f"the command may go on there; look at it: {look}")
 
     def send() -> None:
         for _ in range(SIGNAL_TRIES):
             try:
-                name = signal.Signals(signum).name[3:]
                 signal_group(sprite, str(group), name, is_known=True, is_urgent=True)
                 return
             except (ThoptersError, ExecLost) as error:
-                sprite.console.detail(f"the signal may not have reached the command: {error}")
+                why = str(error)
                 if isinstance(error, ExecLost) and error.started:
-                    return  # twice is not the same as once
+                    break  # twice is not the same as once
+        tell(why)
 
     with contextlib.suppress(ThoptersError):
-        in_background(send).join(PROBE_LIMIT_S)
+        sender = in_background(send)
+        sender.join(PROBE_LIMIT_S)
+        if sender.is_alive():
+            tell(f"there was no answer within {PROBE_LIMIT_S:.0f} s")
 
 
 def end_session(sprite: Sprite, session: Session, signal_name: str = "") -> bool:
@@ -5146,12 +5157,14 @@ class HoldRefresher:
     """While we are attached to a terminal, refreshes its hold from a thread.
 
     The platform lets such a session live on when we vanish, and nothing tells it. So the hold of
-    a command that has not asked for its own is to expire then.
+    a command that has not asked for its own is to expire then. `tell` hears why it can't be
+    refreshed, once until it can again.
     """
 
-    def __init__(self, sprite: Sprite, session: ExecSession) -> None:
+    def __init__(self, sprite: Sprite, session: ExecSession, tell: Callable[[str], None]) -> None:
         self.sprite = sprite
         self.session = session
+        self._tell = tell
 
     def __enter__(self) -> None:
         import threading
@@ -5162,13 +5175,18 @@ class HoldRefresher:
 
     def _refresh(self) -> None:
         wait_s: float = 0 if self.session.identity else HOLD_EVERY_S  # a new one has its first
+        is_told = False
         while not self._left.wait(wait_s):
             wait_s = HOLD_EVERY_S
             try:
                 if not self._say_here():
                     return
-            except (ThoptersError, ExecLost):
+                is_told = False
+            except (ThoptersError, ExecLost) as error:
                 wait_s = HOLD_AGAIN_S
+                if not is_told and not self._left.is_set():
+                    self._tell(str(error))
+                is_told = True
 
     def _say_here(self) -> bool:
         """Return False where nothing holds. A sprite that sleeps is not woken by this."""
@@ -5888,8 +5906,15 @@ class Stay:
 
     def _refreshed_hold(self) -> contextlib.AbstractContextManager[object]:
         if self.refreshes_hold:
-            return HoldRefresher(self.sprite, self.session)
+            return HoldRefresher(self.sprite, self.session, self._tell_of_hold)
         return contextlib.nullcontext()
+
+    def _tell_of_hold(self, why: str) -> None:
+        """Say that the hold can't be refreshed, over a terminal that is raw."""
+        name, minutes = self.sprite.name, HOLD_EXPIRY_S // 60
+        follows = f"{name} may sleep in {minutes:.0f} minutes, when all is quiet"
+        text = f"[the hold of {name} can't be refreshed ({why}), so {follows}; still trying]"
+        self.sprite.console.tell(f"\r\n{self.sprite.console.safe(text)}\r\n")
 
     def _say_way_back(self) -> None:
         self.terminal.put_back()

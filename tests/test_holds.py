@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from emulation import Emulator
+from emulation import Emulator, Fault
 from emulation.exec import Session
 from emulation.state import Sprite
 from emulation.wire import Reply
@@ -212,7 +212,7 @@ def test_a_detached_command_needs_its_client_no_more(
 
 def at_prompt(thopters: Thopters, *words: str) -> Tty:
     """Start something on a terminal that waits for a line."""
-    shorten(thopters, HOLD_FIRST_S=0.1, HOLD_EVERY_S=0.5, HOLD_EXPIRY_S=4)
+    shorten(thopters, HOLD_FIRST_S=0.1, HOLD_EVERY_S=0.5, HOLD_AGAIN_S=0.3, HOLD_EXPIRY_S=4)
     return Tty(thopters, *words)
 
 
@@ -241,6 +241,31 @@ def test_a_terminal_is_held_while_somebody_is_there(
         terminal.type("\n")
         assert terminal.end_restored() == 3
     until_released(sprite)
+
+
+def test_n1_a_hold_that_can_not_be_refreshed_is_told_at_once(
+    thopters: Thopters, emulator: Emulator, sprite: Sprite
+) -> None:
+    """Once, until it can be again, and with what follows from it."""
+    told = "[the hold of dev can't be refreshed ("
+    emulator.idle_s = 30.0
+    with at_prompt(thopters, "exec", "dev", "--", "sh", "-c", "read line; exit 3") as terminal:
+        until(lambda: sprite.tasks, "it is held")
+        for _ in range(2):
+            fault = emulator.fault(Fault("WS *", "status", status=409, times=None))
+            terminal.expect(told)
+            terminal.expect("so dev may sleep in 0 minutes, when all is quiet; still trying]\r\n")
+            wait_for_sockets(emulator, 2)
+            fault.times = 0
+            wait_for_sockets(emulator, 2)
+        terminal.type("\n")
+        assert terminal.end_restored() == 3
+        assert terminal.text.count(told) == 2
+
+
+def wait_for_sockets(emulator: Emulator, count: int) -> None:
+    before = len(emulator.journal.requests("WS"))
+    until(lambda: len(emulator.journal.requests("WS")) >= before + count, "more are asked for")
 
 
 def test_a_terminal_that_is_to_be_held_needs_nobody(

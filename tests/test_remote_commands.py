@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import signal
 import subprocess
+from typing import Any
 
 import pytest
 from emulation import Emulator, Fault
 from support.program import Thopters
+from support.runs import shorten
 
 
 def test_exec_streams_and_status(thopters: Thopters, emulator: Emulator) -> None:
@@ -233,6 +235,28 @@ def test_exec_lets_the_command_handle_the_interrupt(thopters: Thopters, emulator
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=30)
     assert (process.returncode, out) == (9, b"caught\n")
+
+
+@pytest.mark.parametrize("how", ["refused", "no answer"])
+def test_n1_an_interrupt_that_can_not_be_passed_on_is_told_at_once(
+    thopters: Thopters, emulator: Emulator, how: str
+) -> None:
+    shorten(thopters, PROBE_LIMIT_S=0.5)
+    sprite = emulator.add_sprite("dev", status="running")
+    script = "echo up; until [ -e go ]; do sleep 0.05; done; exit 7"
+    process = thopters.start("exec", "dev", "--", "bash", "-c", script)
+    assert process.stdout and process.stdout.readline() == b"up\n"
+    refusal: dict[str, Any] = {"kind": "status", "status": 409} if how == "refused" else {}
+    emulator.fault(Fault("WS *", times=None, **(refusal or {"kind": "hang"})))
+    process.send_signal(signal.SIGINT)
+    assert process.stderr
+    line = process.stderr.readline().decode()
+    assert line.startswith("thopters: warning: INT has not reached the command in dev: ")
+    hint = process.stderr.readline().decode()
+    assert hint == "hint: the command may go on there; look at it: thopters sessions dev\n"
+    (sprite.home / "go").touch()
+    assert process.communicate(timeout=30) == (b"", b"")
+    assert process.returncode == 7
 
 
 def test_exec_in_a_sprite_that_is_destroyed_meanwhile(
