@@ -111,6 +111,7 @@ class ThoptersError(Exception):
         super().__init__(message)
         self.hint = hint
         self.is_refusal = False  # whether the API said no, so that nothing was done
+        self.is_early = False  # whether the sprite's own server said that it is not up yet
 
     @property
     def message(self) -> str:
@@ -3323,6 +3324,8 @@ VM_WORDS = {
     401: ("Missing or invalid authentication",),
     403: (),
     404: ("session not found", "404 page not found"),
+    502: ("Proxy error",),
+    503: ("Storage not ready", "Process not ready", "Policy not ready"),
 }
 
 
@@ -3380,6 +3383,7 @@ class SpritesApi:
             is_waking = failure_kind(answer) == STARTING
             is_known = not isinstance(error, NoAnswerError)
             error.is_refusal = is_known and (is_waking or (is_no and answer.status >= 400))
+            error.is_early = answer.status in (502, 503) and is_own_word(answer)
             raise error
 
     def _refusal(self, answer: Answer, doing: str, name: str, *, changes: bool) -> ThoptersError:
@@ -7561,7 +7565,17 @@ def take_checkpoint(sprite: Sprite, comment: str, known: Sequence[str] = ()) -> 
     """
     started = sprite.clock.monotonic()
     doing = f"checkpointing {sprite.name}"
-    texts = show_progress(sprite, doing, sprite.create_checkpoint(comment))
+    try:
+        texts = show_progress(sprite, doing, sprite.create_checkpoint(comment))
+    except ThoptersError as error:
+        if not error.is_early:
+            raise
+        sprite.console.detail(error.message)
+        wake(sprite)
+        made = young_checkpoints(sprite, comment, known, started)
+        if made:  # by that try, all the same
+            return made[0]
+        texts = show_progress(sprite, doing, sprite.create_checkpoint(comment))
     return checkpoint_id(texts) or new_checkpoint(sprite, comment, known, started)
 
 
@@ -7595,13 +7609,26 @@ def checkpoint_id(texts: list[str]) -> str:
 
 
 def new_checkpoint(sprite: Sprite, comment: str, known: Sequence[str], started: float) -> str:
-    """Return the one checkpoint that can have been made since `started`.
+    """Return the one checkpoint that can have been made since `started`."""
+    with After(f"the checkpoint of {sprite.name} was made"):
+        new = young_checkpoints(sprite, comment, known, started)
+    if len(new) != 1:
+        raise NoAnswerError(
+            f"the checkpoint of {sprite.name} was made, but its id was not told",
+            hint=f"see: thopters checkpoints {sprite.name}",
+        )
+    return new[0]
+
+
+def young_checkpoints(
+    sprite: Sprite, comment: str, known: Sequence[str], started: float
+) -> list[str]:
+    """Return the ids of what can have been made since `started`, newest first.
 
     A list may lag behind, and comments repeat, so the age counts, by the server's clock alone. To
     look at the ids beforehand would cost every checkpoint a request, and hardly one needs it.
     """
-    with After(f"the checkpoint of {sprite.name} was made"):
-        found = sprite.list_checkpoints(include_auto=False)
+    found = sprite.list_checkpoints(include_auto=False)
     oldest = sprite.clock.monotonic() - started + 1.0  # both stamps may lack a part of a second
     new = []
     for item in found:
@@ -7609,12 +7636,7 @@ def new_checkpoint(sprite: Sprite, comment: str, known: Sequence[str], started: 
         is_young = made and (sprite.api.now() - made).total_seconds() <= oldest
         if is_young and item.comment == comment and item.id not in known:
             new.append(item.id)
-    if len(new) != 1:
-        raise NoAnswerError(
-            f"the checkpoint of {sprite.name} was made, but its id was not told",
-            hint=f"see: thopters checkpoints {sprite.name}",
-        )
-    return new[0]
+    return new
 
 
 def warn_of_health(sprite: Sprite, checkpoint: Checkpoint) -> None:

@@ -502,6 +502,35 @@ def test_n15_a_taken_name_that_a_get_misses_for_seconds(
     assert done.code == code, done
 
 
+WAKING = {"proxy error": (502, "Proxy error"), "not ready": (503, "Storage not ready")}
+
+
+@pytest.mark.parametrize("form", WAKING)
+def test_n16_checkpoint_wakes_a_sprite_that_answers_in_plain_words(
+    thopters: Thopters, emulator: Emulator, form: str
+) -> None:
+    emulator.personality.wake_form = form
+    sprite = emulator.add_sprite("dev", status="cold")
+    done = thopters("checkpoint", "dev", "--comment", "words")
+    assert done.code == 0, done
+    [checkpoint] = sprite.checkpoints
+    assert done.out == f"{checkpoint.id}\n"
+
+
+@pytest.mark.parametrize("form", WAKING)
+def test_n16_a_checkpoint_that_was_made_behind_such_words_is_not_made_twice(
+    thopters: Thopters, emulator: Emulator, form: str
+) -> None:
+    status, words = WAKING[form]
+    plain: dict[str, Any] = {"body": words.encode(), "content_type": "text/plain"}
+    sprite = emulator.add_sprite("dev", status="running")
+    emulator.fault(Fault("POST */checkpoint", "done_but", status=status, **plain))
+    done = thopters("checkpoint", "dev")
+    assert done.code == 0, done
+    [checkpoint] = sprite.checkpoints
+    assert done.out == f"{checkpoint.id}\n"
+
+
 def test_n16_one_try_is_not_called_an_earlier_one(thopters: Thopters, emulator: Emulator) -> None:
     emulator.add_sprite("dev", status="running")
     emulator.fault(Fault("POST /v1/sprites/dev/checkpoint", "status", status=502, body=b"x"))
