@@ -3318,8 +3318,8 @@ class Listing:
                 self.limits[state] = limit if type(limit) is int else None
 
 
-# Plain texts of a VM's own server, on paths into its sprite alone; "" stands for any. The contract:
-# tests/emulation/CONTRACT.md, Errors
+# Plain texts of a VM's own server; "" stands for any. But for the first, which lists have too, they
+# count on paths into its sprite alone. The contract: tests/emulation/CONTRACT.md, Errors
 VM_WORDS = {
     401: ("Missing or invalid authentication",),
     403: (),
@@ -3340,7 +3340,7 @@ def is_own_word(answer: Answer) -> bool:
         return True
     inside = answer.target.partition("?")[0].partition("/v1/sprites/")[2]
     is_text = answer.headers.get("Content-Type", "").lower().startswith("text/plain")
-    if "/" not in inside or not is_text:
+    if not is_text or ("/" not in inside and answer.status != 401):
         return False
     words = answer.body.decode("utf-8", "replace").strip()
     return bool(words) and words.startswith(VM_WORDS.get(answer.status, ("",)))
@@ -4771,7 +4771,7 @@ def send_piece(sprite: Sprite, path: bytes, place: int, piece: bytes) -> None:
     words = (path, str(place).encode())
     limit_s = REQUEST_LIMIT_S + len(piece) / SLOWEST_UPLOAD
     status, _, err = retry_cut(
-        sprite.clock,
+        sprite,
         lambda: run_script(sprite, PIECE_SCRIPT, *words, data=piece, limit_s=limit_s),
         twice_is_once=True,
     )
@@ -4862,7 +4862,7 @@ def refuse_exec(sprite: Sprite, answer: Answer, limit_s: float) -> NoReturn:
     sprite.api.refuse(answer, f"run a command in {sprite.name}", sprite.name)
 
 
-def retry_cut(clock: Clock, attempt: Callable[[], T], *, twice_is_once: bool) -> T:
+def retry_cut(sprite: Sprite, attempt: Callable[[], T], *, twice_is_once: bool) -> T:
     """Call `attempt` again where the connection was cut before its command was sent.
 
     If `twice_is_once`, also where it may have been sent, and has not answered.
@@ -4872,11 +4872,12 @@ def retry_cut(clock: Clock, attempt: Callable[[], T], *, twice_is_once: bool) ->
         try:
             return attempt()
         except ExecLost as lost:
-            wait = policy.wait(AMBIGUOUS, None, clock.jitter())
+            wait = policy.wait(AMBIGUOUS, None, sprite.clock.jitter())
             is_safe = not lost.is_sent or (twice_is_once and not lost.started)
             if wait is None or not lost.is_cut or not is_safe:
                 raise
-            clock.sleep(wait)
+            sprite.console.detail(f"{lost}; trying again in {wait:.1f} s")
+            sprite.clock.sleep(wait)
 
 
 def run_script(
@@ -5132,7 +5133,7 @@ def list_holds(sprite: Sprite, *, release: str = "") -> list[Hold]:
     why = "the image lacks the task API"
     try:
         status, out, err = retry_cut(
-            sprite.clock, lambda: run_script(sprite, TASKS_SCRIPT, path), twice_is_once=True
+            sprite, lambda: run_script(sprite, TASKS_SCRIPT, path), twice_is_once=True
         )
         why = " ".join(err.decode("utf-8", "replace").splitlines()[:1]) or why
     except ExecLost as lost:
@@ -5241,7 +5242,7 @@ def hold_by_hand(sprite: Sprite, seconds: int) -> None:
     with sprite.console.working(f"holding {sprite.name}"):
         try:
             ended = retry_cut(
-                sprite.clock,
+                sprite,
                 lambda: start_keeper(sprite, seconds),
                 twice_is_once=True,  # a second one takes the place of one that began unseen
             )
@@ -5803,9 +5804,7 @@ def start_detached(sprite: Sprite, command: RemoteCommand) -> tuple[int, str, by
     """
     with sprite.console.working(f"starting it in {sprite.name}"):
         try:
-            return retry_cut(
-                sprite.clock, lambda: see_started(sprite, command), twice_is_once=False
-            )
+            return retry_cut(sprite, lambda: see_started(sprite, command), twice_is_once=False)
         except ExecLost as lost:
             raise status_unknown(sprite, lost) from None
 
@@ -5938,6 +5937,7 @@ class Stay:
         """Attach to the session again, or start another shell; Detached where the user leaves."""
         session, keys = self.session, b""
         if lost.is_cut and not lost.is_sent:
+            self.sprite.console.detail(f"{lost}; starting again")
             return self._start()
         has_way_back = bool(session.identity) and session.decoder.started
         if self.shell is None and not has_way_back:
@@ -7138,7 +7138,7 @@ def run_init(sprite: Sprite, config: Config | None) -> list[str]:
     how = f"when that is mended, put them in: thopters init {sprite.name}"
     try:
         status, out, err = retry_cut(
-            sprite.clock,
+            sprite,
             lambda: run_script(
                 sprite,
                 INIT_SCRIPT,
