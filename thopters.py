@@ -1875,6 +1875,11 @@ def no_proxy_matches(host: str, port: int, rules: str) -> bool:
     return False
 
 
+# These add authorities to the system's. SSL_CERT_FILE and SSL_CERT_DIR, which OpenSSL reads itself
+# and passes over where they are of no use, take the place of the system's.
+ADDED_CERTIFICATES = ("THOPTERS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
 def tls_context(environ: Mapping[str, str]) -> ssl.SSLContext:
     """Return a verifying context: the system's authorities and those that the user names."""
     import ssl
@@ -1891,19 +1896,86 @@ def tls_context(environ: Mapping[str, str]) -> ssl.SSLContext:
         # python.org's Python comes without authorities
         with contextlib.suppress(OSError):
             context.load_verify_locations("/etc/ssl/cert.pem")
-    for name in ("THOPTERS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
-        path = environ.get(name)
-        if path:
-            try:
-                folder = os.path.isdir(path)
-                context.load_verify_locations(None if folder else path, path if folder else None)
-            except (OSError, ssl.SSLError):
-                raise NotSentError(f"cannot read the certificates of {name}", final=True) from None
-    if any(environ.get(name) for name in ("SSL_CERT_FILE", "THOPTERS_CA_BUNDLE",
-                                          "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")):  # fmt: skip
+    named = {name: path for name in ADDED_CERTIFICATES if (path := environ.get(name))}
+    for name, path in named.items():
+        load = load_folder if os.path.isdir(path) else load_file
+        flaw, remedy = load(context, path)
+        if flaw:
+            message = f"cannot use the certificates of {name}: {path}: {flaw}"
+            raise NotSentError(message, hint=remedy or f"mend {name}, or unset it", final=True)
+    if named or environ.get("SSL_CERT_FILE"):
         # Python 3.13 refuses the roots of many companies, which lack a key identifier
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context
+
+
+def load_file(context: ssl.SSLContext, path: str) -> tuple[str, str]:
+    """Have a context trust a file's certificates; return why it can't, and a remedy if known."""
+    import ssl
+
+    if os.path.isdir(path):
+        return "it is a folder", ""
+    try:
+        context.load_verify_locations(path)
+        return "", ""
+    except ssl.SSLError:
+        flaw = "no certificate in PEM form can be read from it"
+    except OSError as error:
+        return error.strerror or str(error), ""
+    if is_placeless(path):  # a pipe has been read to its end
+        return flaw, ""
+    with open(path, "rb") as file:
+        start = file.read(5)
+    if start[:2] == b"\x30\x82" and start[4:] == b"\x30":  # a sequence that begins with another
+        remedy = "write it in PEM form: openssl x509 -inform der -in FILE -out FILE.pem"
+        return "it is in DER form, not in PEM form", remedy
+    return flaw if start else "it is empty", ""
+
+
+def load_folder(context: ssl.SSLContext, path: str) -> tuple[str, str]:
+    """Have a context trust a folder's certificates, likewise; OpenSSL finds them by a hash."""
+    import re
+
+    try:
+        names = os.listdir(path)
+    except OSError as error:
+        return error.strerror or str(error), ""
+    if not any(re.fullmatch(r"[0-9a-f]{8}\.[0-9]+", name) for name in names):
+        flaw = "it is empty" if not names else "no file in it has a hash for its name"
+        return flaw, "make names from the hashes: openssl rehash FOLDER" if names else ""
+    context.load_verify_locations(None, path)
+    return "", ""
+
+
+def passed_over(environ: Mapping[str, str]) -> str:
+    """Return which of OpenSSL's own variables it passes over, and why; "" for none."""
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for name, load in (("SSL_CERT_FILE", load_file), ("SSL_CERT_DIR", load_folder)):
+        named = environ.get(name)
+        if named is None:
+            continue
+        places = named.split(os.pathsep) if name == "SSL_CERT_DIR" else [named]
+        flaws = [load(context, place)[0] for place in places]
+        if all(flaws):
+            where = f"{name} names {named}" if named else f"{name} is empty"
+            return f"{where}, which is of no use" + (f": {flaws[0]}" if named else "")
+    return ""
+
+
+def trust_hint(error: ssl.SSLCertVerificationError, environ: Mapping[str, str], now: str) -> str:
+    """Return what to do about a certificate that is not trusted; `now` is this machine's time."""
+    if error.verify_code in (9, 10):  # not yet valid, expired
+        return (
+            f"this machine's clock says {now}: if that is wrong, set it; if not, "
+            "the certificate has to be renewed there"
+        )
+    if error.verify_code in (62, 64):  # the certificate of another name, or of another address
+        return "check the address, and whether a login page of the network answers in its place"
+    if flaw := passed_over(environ):
+        return f"{flaw}; name another, or unset it"
+    return "if your network inspects TLS, name its certificate with THOPTERS_CA_BUNDLE"
 
 
 def resolve(host: str, port: int, deadline: Deadline) -> list[tuple[Any, ...]]:
@@ -2130,7 +2202,7 @@ class Connector:
         if isinstance(error, ssl.SSLCertVerificationError):
             return NotSentError(
                 f"the certificate of {host} is not trusted: {error.verify_message}",
-                hint="if your network inspects TLS, name its certificate with THOPTERS_CA_BUNDLE",
+                hint=trust_hint(error, self.environ, format_time(self.clock.utc())),
                 final=True,
             )
         hint = "check the network, and HTTPS_PROXY if you need one"
