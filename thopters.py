@@ -1022,6 +1022,9 @@ class Secret:
     def length(self) -> int:
         return len(self._value)
 
+    def is_same_as(self, other: Secret) -> bool:
+        return self._value == other._value
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("secrets are not pickled")
 
@@ -1122,6 +1125,7 @@ class Console:
         self.out_is_terminal = out.isatty()
         self.err_is_terminal = err.isatty()
         self._plain = bool(environ.get("NO_COLOR")) or environ.get("TERM") == "dumb"
+        self._warned: set[str] = set()
 
     def paint(self, text: str, code: str, *, on_terminal: bool) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if on_terminal and not self._plain else text
@@ -1191,6 +1195,12 @@ class Console:
 
     def warn(self, text: str) -> None:
         self.label("thopters: warning", "33", self.safe(text))
+
+    def warn_once(self, text: str) -> None:
+        """Warn of what may be found again and again in a run."""
+        if text not in self._warned:
+            self._warned.add(text)
+            self.warn(text)
 
     def hint(self, text: str) -> None:
         self.label("hint", "36", self.safe(text))
@@ -2451,11 +2461,13 @@ class Transport:
         console: Console,
         clock: Clock,
         environ: Mapping[str, str],
+        look_again: Callable[[], Credential] | None = None,
     ) -> None:
         import urllib.parse
 
         self.base = urllib.parse.urlsplit(base)
         self.credential = credential
+        self.look_again = look_again  # for a token, where there may be a newer one
         self.console = console
         self.clock = clock
         self.environ = environ
@@ -2512,7 +2524,33 @@ class Transport:
         """Send one request and return the head of its answer; NotSentError or BrokenAnswerError.
 
         A redirect is not followed. Whoever closes the answer before its end closes the connection.
+        A token that is refused may have been replaced since we looked for it.
         """
+        used = self.credential
+        response = self._send(method, target, headers, deadline, body)
+        if response.status == 401 and self._is_replaced(used):
+            response.close()
+            response = self._send(method, target, headers, deadline, body)
+        return response
+
+    def _is_replaced(self, used: Credential) -> bool:
+        """Return whether there is another token by now than the one that was refused."""
+        if self.look_again and self.credential is used:
+            with contextlib.suppress(ThoptersError):  # then the refusal stands
+                found = self.look_again()
+                if not found.token.is_same_as(used.token):
+                    self.credential = found
+                    self.console.detail(f"the token was refused; {found.source} has another one")
+        return self.credential is not used
+
+    def _send(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        deadline: Deadline,
+        body: bytes | None,
+    ) -> http.client.HTTPResponse:
         import urllib.request
 
         url = f"{self.base.scheme}://{self.base.netloc}{target}"
@@ -3797,7 +3835,7 @@ class SpriteStore:
         if status.st_uid not in (os.geteuid(), 0):
             raise AuthError(f"{path} belongs to another user, so it is not trusted")
         if status.st_mode & 0o077:
-            self.console.warn(f"others can read {path}; mend it with: chmod 600 {path}")
+            self.console.warn_once(f"others can read {path}; mend it with: chmod 600 {path}")
 
     def _load_user(self) -> tuple[str, dict[str, Any]] | None:
         """Return the path and content of the current user's own file, whose URLs come first."""
@@ -3960,7 +3998,7 @@ class SpriteStore:
                 self._check(path, os.fstat(file.fileno()))
                 return file.read(MAX_LINE_BYTES)
         except OSError as error:
-            self.console.warn(f"cannot read {path}: {error.strerror}")
+            self.console.warn_once(f"cannot read {path}: {error.strerror}")
             return ""
 
     def _system_keyring(self, entries: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
@@ -3979,7 +4017,7 @@ class SpriteStore:
                 words = ["lookup", "service", service, "username", account]
             value = run_for_output([program, *words], left_s)
             if value is None:
-                self.console.warn(f"the keyring did not answer within {KEYRING_LIMIT_S:.0f} s")
+                self.console.warn_once(f"the keyring did not answer within {KEYRING_LIMIT_S:.0f} s")
                 return
             if value.strip():
                 yield f"the keyring (service {service})", value
@@ -4022,7 +4060,7 @@ def find_credential(environ: Mapping[str, str], base: str, console: Console) -> 
     values = {name: environ.get(name, "") for name in ("SPRITE_TOKEN", "SPRITES_TOKEN")}
     given = [name for name, value in values.items() if value.strip()]
     if len({values[name].strip() for name in given}) == 2:
-        console.warn("SPRITE_TOKEN and SPRITES_TOKEN differ; SPRITE_TOKEN is used")
+        console.warn_once("SPRITE_TOKEN and SPRITES_TOKEN differ; SPRITE_TOKEN is used")
     if given:
         return Credential(check_token(values[given[0]], given[0]), given[0])
     tried = "SPRITE_TOKEN, SPRITES_TOKEN"
@@ -7672,16 +7710,25 @@ class App:
     def api(self) -> SpritesApi:
         if self._api is None:
             base = api_base(self.environ)
-            credential = find_credential(self.environ, base, self.console)
-            self.console.redact.add(credential.token)
+            credential = self._find_credential(base)
             with contextlib.suppress(ThoptersError):  # servers may say back what sprites hold
                 self.config_if_any()
             self.console.detail(f"{base} with the token from {credential.source}")
             transport = Transport(
-                base, credential, console=self.console, clock=self.clock, environ=self.environ
+                base,
+                credential,
+                console=self.console,
+                clock=self.clock,
+                environ=self.environ,
+                look_again=lambda: self._find_credential(base),
             )
             self._api = SpritesApi(transport)
         return self._api
+
+    def _find_credential(self, base: str) -> Credential:
+        credential = find_credential(self.environ, base, self.console)
+        self.console.redact.add(credential.token)
+        return credential
 
 
 class Command:
