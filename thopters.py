@@ -348,6 +348,22 @@ def duration(text: str) -> int:
     return seconds
 
 
+def shell_syntax(value: str, *, strictly: bool = True) -> str:
+    """Return what a shell would have replaced in a value that has come without one, "" for nothing.
+
+    So it is where an env file is read word for word, as docker does. Not `strictly`, only what
+    surrounds all of it counts: in a value of any kind the rest may be meant.
+    """
+    import re
+
+    if re.fullmatch(r"""(?s)(["']).*\1""", value):
+        return "has quotes around it"
+    reference = r"\$\{[^{}]*\}|\$\([^()]*\)"
+    if re.fullmatch(reference, value) or (strictly and re.search(r"\$[{(]|\A\$\w+\Z", value)):
+        return "holds a reference to a variable or command that nothing has replaced"
+    return ""
+
+
 def is_variable(name: str) -> bool:
     import re
 
@@ -1549,6 +1565,15 @@ class Config:
         return {name: Secret(value) for name, value in values.items() if value}
 
     @property
+    def doubts(self) -> list[str]:
+        """Return a sentence for each variable that holds what is hardly its value."""
+        values = self.document.get("secrets", {}).items()
+        flaws = {
+            name: shell_syntax(value, strictly=name in USUAL_SECRETS) for name, value in values
+        }
+        return [f"{name} {flaw}" for name, flaw in flaws.items() if flaw]
+
+    @property
     def git_user(self) -> str:
         return self._text("git", "user")
 
@@ -1676,6 +1701,8 @@ def api_base(
 
     url = environ.get(variable) or default
     hint = "set it to an https address, or unset it"
+    if flaw := shell_syntax(url):
+        raise UsageError(f"{variable} is not a URL: it {flaw}", hint=hint)
     bad = [place for place, char in enumerate(url, 1) if not "!" <= char <= "~"]
     if bad:
         what = f"character {bad[0]} of {len(url)} can't be part of one"
@@ -1705,6 +1732,8 @@ def check_token(text: str, source: str) -> Secret:
     """
     token = text.strip()
     hint = "put a fresh token there, or run: sprite login"
+    if flaw := shell_syntax(token):
+        raise MalformedTokenError(f"the token from {source} is malformed: it {flaw}", hint=hint)
     bad = [place for place, char in enumerate(token, 1) if not "!" <= char <= "~"]
     if bad:
         what = f"character {bad[0]} of {len(token)} can't be part of a token"
@@ -1826,7 +1855,7 @@ class Proxy:
         try:
             parts = urllib.parse.urlsplit(url if "//" in url else "//" + url, scheme="http")
             self.host, self.port = parts.hostname or "", parts.port or 80
-            if self.host and not is_host(self.host):
+            if not self.host or not is_host(self.host):
                 raise ValueError("not a host")
         except ValueError:  # its words may hold a piece of the password
             raise NotSentError(
@@ -1834,7 +1863,7 @@ class Proxy:
                 hint="set HTTPS_PROXY to http://HOST:PORT; encode special characters of a password",
                 final=True,
             ) from None
-        if parts.scheme != "http" or not self.host:
+        if parts.scheme != "http":
             raise NotSentError(
                 f"the proxy settings name a proxy of a kind that is not supported ({parts.scheme})",
                 hint="set HTTPS_PROXY to an http:// proxy",
@@ -1858,10 +1887,26 @@ def find_proxy(host: str, port: int) -> Proxy | None:
     import urllib.request
 
     proxies = urllib.request.getproxies()
-    url = proxies.get("https") or proxies.get("all")
-    if not url or is_loopback(host) or no_proxy_matches(host, port, proxies.get("no", "")):
+    url, exceptions = proxies.get("https") or proxies.get("all"), proxies.get("no", "")
+    if not url or is_loopback(host):
         return None
-    return None if urllib.request.proxy_bypass(host) else Proxy(url)
+    check_proxy_setting(exceptions)
+    if no_proxy_matches(host, port, exceptions) or urllib.request.proxy_bypass(host):
+        return None
+    check_proxy_setting(url)
+    return Proxy(url)
+
+
+def check_proxy_setting(value: str) -> None:
+    """Raise NotSentError for one that no shell has read; it may hold a password."""
+    if flaw := shell_syntax(value):
+        names = [name for name in os.environ if name.lower().endswith("_proxy")]
+        name = next((name for name in names if os.environ[name] == value), "the proxy's setting")
+        raise NotSentError(
+            f"{name} {flaw}",
+            hint=f"write {name} without them: where it is set, nothing reads it as a shell does",
+            final=True,
+        )
 
 
 def no_proxy_matches(host: str, port: int, rules: str) -> bool:
@@ -7043,7 +7088,7 @@ def run_init(sprite: Sprite, config: Config | None) -> list[str]:
 
 def put_keys_in(sprite: Sprite, config: Config | None) -> dict[str, Any]:
     """Put the keys into a sprite, warn of what is missing, and return what was done."""
-    warnings = missing_keys(config)
+    warnings = doubts_about(config)
     with sprite.console.working(f"putting the keys into {sprite.name}"):
         warnings += run_init(sprite, config)
     for text in warnings:
@@ -7059,11 +7104,14 @@ def put_keys_in(sprite: Sprite, config: Config | None) -> dict[str, Any]:
     }
 
 
-def missing_keys(config: Config | None) -> list[str]:
-    """Return a warning for each thing that a sprite will lack; OPENAI_API_KEY is optional."""
+def doubts_about(config: Config | None) -> list[str]:
+    """Return a warning for each thing that a sprite will lack, or get as it is hardly meant.
+
+    OPENAI_API_KEY is optional.
+    """
     if config is None or not config.exists:
         return ["there is no configuration, so the sprite gets no keys; make one: thopters setup"]
-    missing = []
+    missing = [f"{doubt}; if that is wrong: thopters setup" for doubt in config.doubts]
     if "ANTHROPIC_API_KEY" not in config.secrets:
         missing.append("ANTHROPIC_API_KEY is not configured: Claude Code will ask for a login")
     if "GITHUB_PAT" not in config.secrets:
@@ -8057,9 +8105,9 @@ def values_from_environment(app: App) -> SetupAnswers:
             "--from-env: none of the variables is set", hint=variables_of_setup(app.config)
         )
     for name, value in answers.secrets.items():
-        check_value(name, name, value)
+        check_value(app.console, name, name, value, is_own=name not in USUAL_SECRETS)
     for (section, key), value in answers.settings.items():
-        check_value(f"{section} {key}", key, value)
+        check_value(app.console, f"{section} {key}", key, value)
     return answers
 
 
@@ -8071,15 +8119,15 @@ def asked_values(app: App) -> SetupAnswers:
         secret = config.secrets.get(name)
         shown = f"**** ({secret.length} characters)" if secret else "not set"
         typed = console.ask_secretly(f"{name} [{shown}]:")
-        bare = typed.strip()
+        bare, is_own = typed.strip(), name not in USUAL_SECRETS
         if bare:
-            value = bare if name in USUAL_SECRETS else typed
-            check_value(name, name, value)
+            value = typed if is_own else bare
+            check_value(console, name, name, value, is_own=is_own)
             answers.secrets[name] = "" if bare == "-" else value
     for words, section, key, _ in USUAL_SETTINGS:
         value = offered_setting(app, section, key)
         typed = console.ask(f"{words} [{value or 'none'}]:").strip()
-        check_value(words, key, typed)
+        check_value(console, words, key, typed)
         if typed:
             answers.settings[section, key] = "" if typed == "-" else typed
         elif key not in config.document.get(section, {}):
@@ -8102,10 +8150,16 @@ def offered_setting(app: App, section: str, key: str) -> str:
     )
 
 
-def check_value(words: str, key: str, value: str) -> None:
+def check_value(
+    console: Console, words: str, key: str, value: str, *, is_own: bool = False
+) -> None:
+    """Refuse what can't be meant, by UsageError; a secret of the user's own may hold anything."""
     flaw = value_flaw(key, value)
-    if flaw:
-        raise UsageError(f"{words} {flaw}")
+    syntax = shell_syntax(value, strictly=not is_own)
+    if flaw or (syntax and not is_own):
+        raise UsageError(f"{words} {flaw or syntax}")
+    if syntax:
+        console.warn(f"{words} {syntax}; it is stored so")
 
 
 def say_sprite_program(app: App) -> None:
@@ -8128,11 +8182,16 @@ def say_sprite_program(app: App) -> None:
 
 
 def report_token(
-    app: App, what: str, ask: Callable[[], Answer], is_right: Callable[[object], bool]
+    app: App,
+    what: str,
+    ask: Callable[[], Answer],
+    is_right: Callable[[object], bool],
+    rejections: Container[int],
 ) -> bool:
     """Say whether a server takes a token, as far as it tells; False if it rejects it.
 
-    A yes is the document that was asked for: a login page of the network answers 200, too.
+    A yes is the document that was asked for, and a no is one of `rejections` with a document: a
+    login page of the network may have any status.
     """
     try:
         answer = ask()
@@ -8140,10 +8199,11 @@ def report_token(
         app.console.note(f"{what}: unreachable: {error.message}")
         return True
     try:
-        valid = 200 <= answer.status < 300 and is_right(decode_json(answer))
+        document = decode_json(answer)
     except NoAnswerError:
-        valid = False
-    rejected = answer.status in (401, 403)
+        document = None
+    valid = 200 <= answer.status < 300 and is_right(document)
+    rejected = answer.status in rejections and isinstance(document, dict)
     said = "valid" if valid else "rejected" if rejected else "could not be checked"
     why = "" if valid else f": the server answered {answer.status}: {answer.reason()}"
     app.console.note(f"{what}: {said}{why}")
@@ -8166,6 +8226,7 @@ def check_sprites_token(app: App) -> bool:
         what,
         lambda: transport.fetch("GET", "/v1/sprites", query=query),
         lambda page: list_field(page, "sprites") is not None,
+        (401, 403),
     )
 
 
@@ -8189,6 +8250,7 @@ def check_github_token(app: App) -> bool:
             "GITHUB_PAT",
             lambda: transport.fetch("GET", "/user"),
             lambda user: isinstance(user, dict) and text_field(user, "login") != "",
+            (401,),  # 403 is for a limit of the rate, or for a token that is no user's
         )
 
 
