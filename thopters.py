@@ -349,6 +349,22 @@ def duration(text: str) -> int:
     return seconds
 
 
+def shell_syntax(value: str, *, strictly: bool = True) -> str:
+    """Return what a shell would have replaced in a value that has come without one, "" for nothing.
+
+    So it is where an env file is read word for word, as docker does. Not `strictly`, only what
+    surrounds all of it counts: in a value of any kind the rest may be meant.
+    """
+    import re
+
+    if re.fullmatch(r"""(?s)(["']).*\1""", value):
+        return "has quotes around it"
+    reference = r"\$\{[^{}]*\}|\$\([^()]*\)"
+    if re.fullmatch(reference, value) or (strictly and re.search(r"\$[{(]|\A\$\w+\Z", value)):
+        return "holds a reference to a variable or command that nothing has replaced"
+    return ""
+
+
 def is_variable(name: str) -> bool:
     import re
 
@@ -1023,6 +1039,9 @@ class Secret:
     def length(self) -> int:
         return len(self._value)
 
+    def is_same_as(self, other: Secret) -> bool:
+        return self._value == other._value
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("secrets are not pickled")
 
@@ -1123,6 +1142,7 @@ class Console:
         self.out_is_terminal = out.isatty()
         self.err_is_terminal = err.isatty()
         self._plain = bool(environ.get("NO_COLOR")) or environ.get("TERM") == "dumb"
+        self._warned: set[str] = set()
 
     def paint(self, text: str, code: str, *, on_terminal: bool) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if on_terminal and not self._plain else text
@@ -1192,6 +1212,12 @@ class Console:
 
     def warn(self, text: str) -> None:
         self.label("thopters: warning", "33", self.safe(text))
+
+    def warn_once(self, text: str) -> None:
+        """Warn of what may be found again and again in a run."""
+        if text not in self._warned:
+            self._warned.add(text)
+            self.warn(text)
 
     def hint(self, text: str) -> None:
         self.label("hint", "36", self.safe(text))
@@ -1540,6 +1566,15 @@ class Config:
         return {name: Secret(value) for name, value in values.items() if value}
 
     @property
+    def doubts(self) -> list[str]:
+        """Return a sentence for each variable that holds what is hardly its value."""
+        values = self.document.get("secrets", {}).items()
+        flaws = {
+            name: shell_syntax(value, strictly=name in USUAL_SECRETS) for name, value in values
+        }
+        return [f"{name} {flaw}" for name, flaw in flaws.items() if flaw]
+
+    @property
     def git_user(self) -> str:
         return self._text("git", "user")
 
@@ -1667,6 +1702,8 @@ def api_base(
 
     url = environ.get(variable) or default
     hint = "set it to an https address, or unset it"
+    if flaw := shell_syntax(url):
+        raise UsageError(f"{variable} is not a URL: it {flaw}", hint=hint)
     bad = [place for place, char in enumerate(url, 1) if not "!" <= char <= "~"]
     if bad:
         what = f"character {bad[0]} of {len(url)} can't be part of one"
@@ -1696,6 +1733,8 @@ def check_token(text: str, source: str) -> Secret:
     """
     token = text.strip()
     hint = "put a fresh token there, or run: sprite login"
+    if flaw := shell_syntax(token):
+        raise MalformedTokenError(f"the token from {source} is malformed: it {flaw}", hint=hint)
     bad = [place for place, char in enumerate(token, 1) if not "!" <= char <= "~"]
     if bad:
         what = f"character {bad[0]} of {len(token)} can't be part of a token"
@@ -1817,7 +1856,7 @@ class Proxy:
         try:
             parts = urllib.parse.urlsplit(url if "//" in url else "//" + url, scheme="http")
             self.host, self.port = parts.hostname or "", parts.port or 80
-            if self.host and not is_host(self.host):
+            if not self.host or not is_host(self.host):
                 raise ValueError("not a host")
         except ValueError:  # its words may hold a piece of the password
             raise NotSentError(
@@ -1825,7 +1864,7 @@ class Proxy:
                 hint="set HTTPS_PROXY to http://HOST:PORT; encode special characters of a password",
                 final=True,
             ) from None
-        if parts.scheme != "http" or not self.host:
+        if parts.scheme != "http":
             raise NotSentError(
                 f"the proxy settings name a proxy of a kind that is not supported ({parts.scheme})",
                 hint="set HTTPS_PROXY to an http:// proxy",
@@ -1849,10 +1888,26 @@ def find_proxy(host: str, port: int) -> Proxy | None:
     import urllib.request
 
     proxies = urllib.request.getproxies()
-    url = proxies.get("https") or proxies.get("all")
-    if not url or is_loopback(host) or no_proxy_matches(host, port, proxies.get("no", "")):
+    url, exceptions = proxies.get("https") or proxies.get("all"), proxies.get("no", "")
+    if not url or is_loopback(host):
         return None
-    return None if urllib.request.proxy_bypass(host) else Proxy(url)
+    check_proxy_setting(exceptions)
+    if no_proxy_matches(host, port, exceptions) or urllib.request.proxy_bypass(host):
+        return None
+    check_proxy_setting(url)
+    return Proxy(url)
+
+
+def check_proxy_setting(value: str) -> None:
+    """Raise NotSentError for one that no shell has read; it may hold a password."""
+    if flaw := shell_syntax(value):
+        names = [name for name in os.environ if name.lower().endswith("_proxy")]
+        name = next((name for name in names if os.environ[name] == value), "the proxy's setting")
+        raise NotSentError(
+            f"{name} {flaw}",
+            hint=f"write {name} without them: where it is set, nothing reads it as a shell does",
+            final=True,
+        )
 
 
 def no_proxy_matches(host: str, port: int, rules: str) -> bool:
@@ -1876,6 +1931,11 @@ def no_proxy_matches(host: str, port: int, rules: str) -> bool:
     return False
 
 
+# These add authorities to the system's. SSL_CERT_FILE and SSL_CERT_DIR, which OpenSSL reads itself
+# and passes over where they are of no use, take the place of the system's.
+ADDED_CERTIFICATES = ("THOPTERS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
 def tls_context(environ: Mapping[str, str]) -> ssl.SSLContext:
     """Return a verifying context: the system's authorities and those that the user names."""
     import ssl
@@ -1892,19 +1952,86 @@ def tls_context(environ: Mapping[str, str]) -> ssl.SSLContext:
         # python.org's Python comes without authorities
         with contextlib.suppress(OSError):
             context.load_verify_locations("/etc/ssl/cert.pem")
-    for name in ("THOPTERS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
-        path = environ.get(name)
-        if path:
-            try:
-                folder = os.path.isdir(path)
-                context.load_verify_locations(None if folder else path, path if folder else None)
-            except (OSError, ssl.SSLError):
-                raise NotSentError(f"cannot read the certificates of {name}", final=True) from None
-    if any(environ.get(name) for name in ("SSL_CERT_FILE", "THOPTERS_CA_BUNDLE",
-                                          "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")):  # fmt: skip
+    named = {name: path for name in ADDED_CERTIFICATES if (path := environ.get(name))}
+    for name, path in named.items():
+        load = load_folder if os.path.isdir(path) else load_file
+        flaw, remedy = load(context, path)
+        if flaw:
+            message = f"cannot use the certificates of {name}: {path}: {flaw}"
+            raise NotSentError(message, hint=remedy or f"mend {name}, or unset it", final=True)
+    if named or environ.get("SSL_CERT_FILE"):
         # Python 3.13 refuses the roots of many companies, which lack a key identifier
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context
+
+
+def load_file(context: ssl.SSLContext, path: str) -> tuple[str, str]:
+    """Have a context trust a file's certificates; return why it can't, and a remedy if known."""
+    import ssl
+
+    if os.path.isdir(path):
+        return "it is a folder", ""
+    try:
+        context.load_verify_locations(path)
+        return "", ""
+    except ssl.SSLError:
+        flaw = "no certificate in PEM form can be read from it"
+    except OSError as error:
+        return error.strerror or str(error), ""
+    if is_placeless(path):  # a pipe has been read to its end
+        return flaw, ""
+    with open(path, "rb") as file:
+        start = file.read(5)
+    if start[:2] == b"\x30\x82" and start[4:] == b"\x30":  # a sequence that begins with another
+        remedy = "write it in PEM form: openssl x509 -inform der -in FILE -out FILE.pem"
+        return "it is in DER form, not in PEM form", remedy
+    return flaw if start else "it is empty", ""
+
+
+def load_folder(context: ssl.SSLContext, path: str) -> tuple[str, str]:
+    """Have a context trust a folder's certificates, likewise; OpenSSL finds them by a hash."""
+    import re
+
+    try:
+        names = os.listdir(path)
+    except OSError as error:
+        return error.strerror or str(error), ""
+    if not any(re.fullmatch(r"[0-9a-f]{8}\.[0-9]+", name) for name in names):
+        flaw = "it is empty" if not names else "no file in it has a hash for its name"
+        return flaw, "make names from the hashes: openssl rehash FOLDER" if names else ""
+    context.load_verify_locations(None, path)
+    return "", ""
+
+
+def passed_over(environ: Mapping[str, str]) -> str:
+    """Return which of OpenSSL's own variables it passes over, and why; "" for none."""
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for name, load in (("SSL_CERT_FILE", load_file), ("SSL_CERT_DIR", load_folder)):
+        named = environ.get(name)
+        if named is None:
+            continue
+        places = named.split(os.pathsep) if name == "SSL_CERT_DIR" else [named]
+        flaws = [load(context, place)[0] for place in places]
+        if all(flaws):
+            where = f"{name} names {named}" if named else f"{name} is empty"
+            return f"{where}, which is of no use" + (f": {flaws[0]}" if named else "")
+    return ""
+
+
+def trust_hint(error: ssl.SSLCertVerificationError, environ: Mapping[str, str], now: str) -> str:
+    """Return what to do about a certificate that is not trusted; `now` is this machine's time."""
+    if error.verify_code in (9, 10):  # not yet valid, expired
+        return (
+            f"this machine's clock says {now}: if that is wrong, set it; if not, "
+            "the certificate has to be renewed there"
+        )
+    if error.verify_code in (62, 64):  # the certificate of another name, or of another address
+        return "check the address, and whether a login page of the network answers in its place"
+    if flaw := passed_over(environ):
+        return f"{flaw}; name another, or unset it"
+    return "if your network inspects TLS, name its certificate with THOPTERS_CA_BUNDLE"
 
 
 def resolve(host: str, port: int, deadline: Deadline) -> list[tuple[Any, ...]]:
@@ -2132,7 +2259,7 @@ class Connector:
         if isinstance(error, ssl.SSLCertVerificationError):
             return NotSentError(
                 f"the certificate of {host} is not trusted: {error.verify_message}",
-                hint="if your network inspects TLS, name its certificate with THOPTERS_CA_BUNDLE",
+                hint=trust_hint(error, self.environ, format_time(self.clock.utc())),
                 final=True,
             )
         hint = "check the network, and HTTPS_PROXY if you need one"
@@ -2387,11 +2514,13 @@ class Transport:
         console: Console,
         clock: Clock,
         environ: Mapping[str, str],
+        look_again: Callable[[], Credential] | None = None,
     ) -> None:
         import urllib.parse
 
         self.base = urllib.parse.urlsplit(base)
         self.credential = credential
+        self.look_again = look_again  # for a token, where there may be a newer one
         self.console = console
         self.clock = clock
         self.environ = environ
@@ -2448,7 +2577,33 @@ class Transport:
         """Send one request and return the head of its answer; NotSentError or BrokenAnswerError.
 
         A redirect is not followed. Whoever closes the answer before its end closes the connection.
+        A token that is refused may have been replaced since we looked for it.
         """
+        used = self.credential
+        response = self._send(method, target, headers, deadline, body)
+        if response.status == 401 and self._is_replaced(used):
+            response.close()
+            response = self._send(method, target, headers, deadline, body)
+        return response
+
+    def _is_replaced(self, used: Credential) -> bool:
+        """Return whether there is another token by now than the one that was refused."""
+        if self.look_again and self.credential is used:
+            with contextlib.suppress(ThoptersError):  # then the refusal stands
+                found = self.look_again()
+                if not found.token.is_same_as(used.token):
+                    self.credential = found
+                    self.console.detail(f"the token was refused; {found.source} has another one")
+        return self.credential is not used
+
+    def _send(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        deadline: Deadline,
+        body: bytes | None,
+    ) -> http.client.HTTPResponse:
         import urllib.request
 
         url = f"{self.base.scheme}://{self.base.netloc}{target}"
@@ -3796,7 +3951,7 @@ class SpriteStore:
         if status.st_uid not in (os.geteuid(), 0):
             raise AuthError(f"{path} belongs to another user, so it is not trusted")
         if status.st_mode & 0o077:
-            self.console.warn(f"others can read {path}; mend it with: chmod 600 {path}")
+            self.console.warn_once(f"others can read {path}; mend it with: chmod 600 {path}")
 
     def _load_user(self) -> tuple[str, dict[str, Any]] | None:
         """Return the path and content of the current user's own file, whose URLs come first."""
@@ -3959,7 +4114,7 @@ class SpriteStore:
                 self._check(path, os.fstat(file.fileno()))
                 return file.read(MAX_LINE_BYTES)
         except OSError as error:
-            self.console.warn(f"cannot read {path}: {error.strerror}")
+            self.console.warn_once(f"cannot read {path}: {error.strerror}")
             return ""
 
     def _system_keyring(self, entries: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
@@ -3978,7 +4133,7 @@ class SpriteStore:
                 words = ["lookup", "service", service, "username", account]
             value = run_for_output([program, *words], left_s)
             if value is None:
-                self.console.warn(f"the keyring did not answer within {KEYRING_LIMIT_S:.0f} s")
+                self.console.warn_once(f"the keyring did not answer within {KEYRING_LIMIT_S:.0f} s")
                 return
             if value.strip():
                 yield f"the keyring (service {service})", value
@@ -4021,7 +4176,7 @@ def find_credential(environ: Mapping[str, str], base: str, console: Console) -> 
     values = {name: environ.get(name, "") for name in ("SPRITE_TOKEN", "SPRITES_TOKEN")}
     given = [name for name, value in values.items() if value.strip()]
     if len({values[name].strip() for name in given}) == 2:
-        console.warn("SPRITE_TOKEN and SPRITES_TOKEN differ; SPRITE_TOKEN is used")
+        console.warn_once("SPRITE_TOKEN and SPRITES_TOKEN differ; SPRITE_TOKEN is used")
     if given:
         return Credential(check_token(values[given[0]], given[0]), given[0])
     tried = "SPRITE_TOKEN, SPRITES_TOKEN"
@@ -7166,7 +7321,7 @@ def run_init(sprite: Sprite, config: Config | None) -> list[str]:
 
 def put_keys_in(sprite: Sprite, config: Config | None) -> dict[str, Any]:
     """Put the keys into a sprite, warn of what is missing, and return what was done."""
-    warnings = missing_keys(config)
+    warnings = doubts_about(config)
     with sprite.console.working(f"putting the keys into {sprite.name}"):
         warnings += run_init(sprite, config)
     for text in warnings:
@@ -7182,11 +7337,14 @@ def put_keys_in(sprite: Sprite, config: Config | None) -> dict[str, Any]:
     }
 
 
-def missing_keys(config: Config | None) -> list[str]:
-    """Return a warning for each thing that a sprite will lack; OPENAI_API_KEY is optional."""
+def doubts_about(config: Config | None) -> list[str]:
+    """Return a warning for each thing that a sprite will lack, or get as it is hardly meant.
+
+    OPENAI_API_KEY is optional.
+    """
     if config is None or not config.exists:
         return ["there is no configuration, so the sprite gets no keys; make one: thopters setup"]
-    missing = []
+    missing = [f"{doubt}; if that is wrong: thopters setup" for doubt in config.doubts]
     if "ANTHROPIC_API_KEY" not in config.secrets:
         missing.append("ANTHROPIC_API_KEY is not configured: Claude Code will ask for a login")
     if "GITHUB_PAT" not in config.secrets:
@@ -7851,16 +8009,25 @@ class App:
     def api(self) -> SpritesApi:
         if self._api is None:
             base = api_base(self.environ)
-            credential = find_credential(self.environ, base, self.console)
-            self.console.redact.add(credential.token)
+            credential = self._find_credential(base)
             with contextlib.suppress(ThoptersError):  # servers may say back what sprites hold
                 self.config_if_any()
             self.console.detail(f"{base} with the token from {credential.source}")
             transport = Transport(
-                base, credential, console=self.console, clock=self.clock, environ=self.environ
+                base,
+                credential,
+                console=self.console,
+                clock=self.clock,
+                environ=self.environ,
+                look_again=lambda: self._find_credential(base),
             )
             self._api = SpritesApi(transport)
         return self._api
+
+    def _find_credential(self, base: str) -> Credential:
+        credential = find_credential(self.environ, base, self.console)
+        self.console.redact.add(credential.token)
+        return credential
 
 
 class Command:
@@ -8189,9 +8356,9 @@ def values_from_environment(app: App) -> SetupAnswers:
             "--from-env: none of the variables is set", hint=variables_of_setup(app.config)
         )
     for name, value in answers.secrets.items():
-        check_value(name, name, value)
+        check_value(app.console, name, name, value, is_own=name not in USUAL_SECRETS)
     for (section, key), value in answers.settings.items():
-        check_value(f"{section} {key}", key, value)
+        check_value(app.console, f"{section} {key}", key, value)
     return answers
 
 
@@ -8203,15 +8370,15 @@ def asked_values(app: App) -> SetupAnswers:
         secret = config.secrets.get(name)
         shown = f"**** ({secret.length} characters)" if secret else "not set"
         typed = console.ask_secretly(f"{name} [{shown}]:")
-        bare = typed.strip()
+        bare, is_own = typed.strip(), name not in USUAL_SECRETS
         if bare:
-            value = bare if name in USUAL_SECRETS else typed
-            check_value(name, name, value)
+            value = typed if is_own else bare
+            check_value(console, name, name, value, is_own=is_own)
             answers.secrets[name] = "" if bare == "-" else value
     for words, section, key, _ in USUAL_SETTINGS:
         value = offered_setting(app, section, key)
         typed = console.ask(f"{words} [{value or 'none'}]:").strip()
-        check_value(words, key, typed)
+        check_value(console, words, key, typed)
         if typed:
             answers.settings[section, key] = "" if typed == "-" else typed
         elif key not in config.document.get(section, {}):
@@ -8234,10 +8401,16 @@ def offered_setting(app: App, section: str, key: str) -> str:
     )
 
 
-def check_value(words: str, key: str, value: str) -> None:
+def check_value(
+    console: Console, words: str, key: str, value: str, *, is_own: bool = False
+) -> None:
+    """Refuse what can't be meant, by UsageError; a secret of the user's own may hold anything."""
     flaw = value_flaw(key, value)
-    if flaw:
-        raise UsageError(f"{words} {flaw}")
+    syntax = shell_syntax(value, strictly=not is_own)
+    if flaw or (syntax and not is_own):
+        raise UsageError(f"{words} {flaw or syntax}")
+    if syntax:
+        console.warn(f"{words} {syntax}; it is stored so")
 
 
 def say_sprite_program(app: App) -> None:
@@ -8260,11 +8433,16 @@ def say_sprite_program(app: App) -> None:
 
 
 def report_token(
-    app: App, what: str, ask: Callable[[], Answer], is_right: Callable[[object], bool]
+    app: App,
+    what: str,
+    ask: Callable[[], Answer],
+    is_right: Callable[[object], bool],
+    rejections: Container[int],
 ) -> bool:
     """Say whether a server takes a token, as far as it tells; False if it rejects it.
 
-    A yes is the document that was asked for: a login page of the network answers 200, too.
+    A yes is the document that was asked for, and a no is one of `rejections` with a document: a
+    login page of the network may have any status.
     """
     try:
         answer = ask()
@@ -8272,10 +8450,11 @@ def report_token(
         app.console.note(f"{what}: unreachable: {error.message}")
         return True
     try:
-        valid = 200 <= answer.status < 300 and is_right(decode_json(answer))
+        document = decode_json(answer)
     except NoAnswerError:
-        valid = False
-    rejected = answer.status in (401, 403)
+        document = None
+    valid = 200 <= answer.status < 300 and is_right(document)
+    rejected = answer.status in rejections and isinstance(document, dict)
     said = "valid" if valid else "rejected" if rejected else "could not be checked"
     why = "" if valid else f": the server answered {answer.status}: {answer.reason()}"
     app.console.note(f"{what}: {said}{why}")
@@ -8298,6 +8477,7 @@ def check_sprites_token(app: App) -> bool:
         what,
         lambda: transport.fetch("GET", "/v1/sprites", query=query),
         lambda page: list_field(page, "sprites") is not None,
+        (401, 403),
     )
 
 
@@ -8321,6 +8501,7 @@ def check_github_token(app: App) -> bool:
             "GITHUB_PAT",
             lambda: transport.fetch("GET", "/user"),
             lambda user: isinstance(user, dict) and text_field(user, "login") != "",
+            (401,),  # 403 is for a limit of the rate, or for a token that is no user's
         )
 
 

@@ -17,6 +17,7 @@ import pytest
 from emulation import Emulator, Fault
 from support.configs import KEYS, ME, SECRETS, UPDATER, GitHub, mode, updater, write
 from support.program import MODULE, Thopters, both
+from support.runs import run_here
 from support.terminals import Session, Start
 
 # setup from the environment
@@ -84,10 +85,34 @@ def test_rejected_tokens_are_said_and_fail(
     assert "sprites token (SPRITE_TOKEN): rejected: the server answered 401" in done.err
     assert "GITHUB_PAT: rejected: the server answered 401: Bad credentials" in done.err
     assert "canary" not in done.err
-    github.instead = (403, "text/plain", b"not allowed")
-    again = thopters("setup", "--from-env", env={"OPENAI_API_KEY": "x"})
-    assert (again.code, "GITHUB_PAT: rejected: the server answered 403" in again.err) == (1, True)
     assert json.loads(path.read_bytes())["secrets"]["GITHUB_PAT"] == "ghp_rejected_canary"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "body", "reason"),
+    [
+        (403, "application/json", b'{"message": "API rate limit exceeded"}', "API rate limit exc"),
+        (403, "application/json", b'{"message": "Resource not accessible by integration"}', "Reso"),
+        (403, "text/plain", b"not allowed", "not allowed"),
+        (400, "application/json", b'{"message": "Problems parsing JSON"}', "Problems parsing"),
+    ],
+)
+def test_n8_only_a_401_of_githubs_own_rejects_the_pat(
+    thopters: Thopters,
+    emulator: Emulator,
+    github: GitHub,
+    path: Path,
+    status: int,
+    kind: str,
+    body: bytes,
+    reason: str,
+) -> None:
+    github.instead = (status, kind, body)
+    done = thopters("setup", "--from-env", env=KEYS)
+    assert (done.code, done.out) == (0, f"saved {path}\n"), done
+    said = f"GITHUB_PAT: could not be checked: the server answered {status}: {reason}"
+    assert said in done.err and "rejected" not in done.err, done
+    assert len(github.requests) == 1
 
 
 def test_a_token_that_can_be_none_is_rejected_unsent(
@@ -128,11 +153,13 @@ PAGE = b"<html><body>Log in to the network</body></html>"
         (200, "application/json", b'{"sprites": "x", "login": 1}', ""),
         (200, "text/plain", b'{"sprites": [], "login": "ann"}', ""),
         (302, "text/html", PAGE, "the answer is a web page"),
+        (401, "text/html", PAGE, "the answer is a web page"),
+        (403, "text/html", PAGE, "the answer is a web page"),
         (404, "application/json", b'{"error": "no such route"}', "no such route"),
         (503, "application/json", b'{"error": "down"}', "down"),
     ],
 )
-def test_an_answer_that_says_nothing_of_a_token_is_no_verdict(
+def test_n8_an_answer_that_says_nothing_of_a_token_is_no_verdict(
     thopters: Thopters,
     emulator: Emulator,
     github: GitHub,
@@ -170,6 +197,74 @@ def test_setup_refuses_before_it_changes_anything(
     assert (done.code, done.out) == (2, "")
     assert says in done.err
     assert not path.exists()
+
+
+# what an env file holds that no shell has read
+
+REFERENCES = ["${NAME}", "$(cat ~/key)", "$NAME", "${NAME:-none}"]
+UNREAD = ['"{}"', "'{}'", '""', *REFERENCES]
+
+
+@pytest.mark.parametrize("unread", UNREAD)
+@pytest.mark.parametrize("name", [*KEYS, *ME, "THOPTERS_PREFIX"])
+def test_n11_a_value_that_no_shell_has_read_is_refused_by_name(
+    thopters: Thopters, emulator: Emulator, path: Path, name: str, unread: str
+) -> None:
+    value = unread.replace("{}", "canary-0123456789")
+    done = run_here(["setup", "--from-env"], thopters.env | KEYS | {name: f" {value} "})
+    assert (done.code, done.out) == (2, ""), done
+    error = next(line for line in done.err.splitlines() if "thopters: error: " in line)
+    said = (
+        "holds a reference to a variable or command"
+        if unread in REFERENCES
+        else "has quotes around it"
+    )
+    shown = {"THOPTERS_PREFIX": "defaults prefix", "GIT_AUTHOR_NAME": "git user"}
+    shown["GIT_AUTHOR_EMAIL"] = "git email"
+    assert error.startswith(f"thopters: error: {shown.get(name, name)} {said}")
+    assert "canary" not in done.err and "cat" not in done.err
+    assert not path.exists()
+
+
+def test_n11_what_was_typed_with_its_quotes_is_refused(
+    thopters: Thopters, emulator: Emulator, path: Path, start: Start
+) -> None:
+    session = start("setup", columns=200)
+    session.expect("]: ")
+    session.type("'canary-0123456789'\n")
+    assert session.end() == 2
+    assert "error: ANTHROPIC_API_KEY has quotes around it" in session.screen.text
+    assert "canary" not in session.screen.text
+    assert not path.exists()
+
+
+def test_n11_a_secret_of_ones_own_may_be_meant_so_and_is_warned_of(
+    thopters: Thopters, emulator: Emulator, path: Path
+) -> None:
+    """To the byte all the same; what only begins or ends so, or has it inside, is nothing odd."""
+    odd = {"QUOTED": '"{}"', "SINGLE": "'{}\n'", "HELD": "${NAME}", "RUN": "$(cat key)"}
+    fine = {"JSON": '{"a": "b"}', "HALF": '"{}', "TEMPLATE": "a ${NAME} b", "PRICE": "$NAME"}
+    values = {name: value.replace("{}", "canary") for name, value in {**odd, **fine}.items()}
+    write(path, {"secrets": dict.fromkeys(values, "old")})
+    done = thopters("setup", "--from-env", env=values)
+    assert done.code == 0, done
+    assert json.loads(path.read_bytes())["secrets"] == values
+    warned = [line.split()[2] for line in done.err.splitlines() if "thopters: warning: " in line]
+    assert warned == list(odd)
+    assert "canary" not in done.err and "cat key" not in done.err
+
+
+@pytest.mark.parametrize("variable", ["SPRITE_TOKEN", "SPRITES_TOKEN"])
+@pytest.mark.parametrize("unread", ['"{}"', "'{}'", "${TOKEN}", "$(pass)"])
+def test_n11_a_token_that_no_shell_has_read_is_not_sent(
+    thopters: Thopters, emulator: Emulator, variable: str, unread: str
+) -> None:
+    del thopters.env["SPRITE_TOKEN"]
+    value = unread.replace("{}", "canary-0123456789")
+    done = run_here(["list"], thopters.env | {variable: value})
+    assert (done.code, done.out) == (4, ""), done
+    assert f"the token from {variable} is malformed: it h" in done.err
+    assert "canary" not in done.err and not len(emulator.journal)
 
 
 # setup on a terminal

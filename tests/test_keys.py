@@ -383,6 +383,26 @@ def test_what_is_missing_is_a_warning(thopters: Thopters, emulator: Emulator, co
     assert not (home / ".git-credentials").exists()
 
 
+@pytest.mark.parametrize("command", ["create", "init"])
+def test_n11_keys_that_no_shell_has_read_are_warned_of_by_name(
+    thopters: Thopters, emulator: Emulator, config: Path, command: str
+) -> None:
+    odd = {"ANTHROPIC_API_KEY": '"c4n"', "OPENAI_API_KEY": "sk-${c4n}", "MINE": "${c4n}"}
+    fine = {"GITHUB_PAT": "ghp_0123", "OTHER": "x ${c4n}", "JSON": '{"c4n": ""}'}
+    write(config, {"secrets": {**odd, **fine}, "git": {"user": "A", "email": "a@example.org"}})
+    if command == "init":
+        emulator.add_sprite("dev", status="running")
+    done = thopters(command, "dev", "--json")
+    assert done.code == 0, done
+    shown = json.loads(done.out)
+    report = shown["init"] if command == "create" else shown["initialized"][0]
+    assert [text.split()[0] for text in report["warnings"]] == list(odd)
+    assert done.err.count("thopters: warning: ") == len(odd)
+    assert "c4n" not in done.out + done.err
+    held = values_of(emulator.sprite("dev").home, [*odd, *fine])
+    assert [value.decode() for value in held] == [*odd.values(), *fine.values()]
+
+
 @pytest.mark.parametrize("home", ["", None])
 def test_without_a_configuration_create_warns_and_init_takes_nothing_away(
     thopters: Thopters, emulator: Emulator, home: str | None

@@ -364,6 +364,50 @@ def test_a_refused_connection_is_a_warning_and_the_next_one_works(
     assert forwarding.end()[1].count("thopters: warning: ") == refused
 
 
+# --- a login that is replaced while it runs ----------------------------------------------
+
+
+def store_login(thopters: Thopters, emulator: Emulator, token: str) -> None:
+    """Store a token as the `sprite` program does."""
+    org = {"name": "acme", "token": token}
+    document = {"urls": {emulator.url: {"url": emulator.url, "orgs": {"acme": org}}}}
+    folder = thopters.home / ".sprites"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    (folder / "new").write_text(json.dumps(document))
+    (folder / "new").chmod(0o600)
+    (folder / "new").rename(folder / "sprites.json")
+
+
+def test_n10_a_new_login_is_taken_up_by_a_proxy_that_runs(
+    thopters: Thopters, dev: Emulator, serve: Serve
+) -> None:
+    del thopters.env["SPRITE_TOKEN"]
+    old, new = dev.token, "acme/1/another-token/0123456789"
+    store_login(thopters, dev, old)
+    forwarding, local = forward(thopters, serve(echo))
+
+    def is_answered() -> bool:
+        with connect(local) as client, contextlib.suppress(ConnectionError):
+            client.sendall(b"a")
+            return client.recv(1) == b"a"
+        return False
+
+    assert is_answered()
+    dev.token = new
+    assert not is_answered()  # it is refused, and there is no other token yet
+    store_login(thopters, dev, new)
+    assert is_answered() and is_answered()
+    _, said = forwarding.end()
+    refused = [line for line in said.splitlines() if "thopters: warning: " in line]
+    assert len(refused) == 1 and "the API refused the token from" in refused[0], said
+    sent = [
+        request.headers["Authorization"]
+        for request in dev.journal.requests("WS", "/v1/sprites/dev/proxy")
+    ]
+    assert sent == [f"Bearer {token}" for token in (old, old, old, new, new)]
+    assert old not in said and new not in said
+
+
 # --- much at once -----------------------------------------------------------------------
 
 

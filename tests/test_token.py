@@ -833,6 +833,74 @@ def test_the_store_is_only_read(login: Login) -> None:
     assert snapshot() == before
 
 
+# --- a login that is replaced while we work -------------------------------------------------------
+
+
+@posix
+@pytest.mark.parametrize("place", ["main file", "user's own file", "keyring file"])
+def test_n10_a_token_that_was_replaced_meanwhile_is_taken_up(login: Login, place: str) -> None:
+    old, new = login.token("old"), login.token("new")
+
+    def put(token: str) -> None:
+        record = {} if place == "keyring file" else {"token": token}
+        user = {"current_user": "user-1"} if place == "user's own file" else {}
+        login.store(login.layout({"personal": record}, **user))
+        if place == "user's own file":
+            login.store(login.layout({"personal": record}), user_file("user-1"))
+        if place == "keyring file":
+            login.keyring_file("sprites-cli", usual(login), token).chmod(0o644)
+
+    put(old)
+    login.api.wanted = "Bearer " + new
+    login.api.when_refused = lambda: put(new)  # type: ignore[method-assign]
+    done = login.run("-v")
+    assert done.code == 0, done
+    assert login.arrived == ["Bearer " + old, "Bearer " + new]
+    assert "the token was refused; " in done.err
+    assert done.err.count("others can read") == (place == "keyring file")  # said once
+
+
+@pytest.mark.parametrize("store", ["the same", "gone", "broken", "not a token", "another org"])
+def test_n10_a_refusal_stands_where_no_other_token_is_found(login: Login, store: str) -> None:
+    old, new = login.token("old"), login.token("new")
+    login.store(login.layout({"personal": {"token": old}}))
+    login.api.wanted = "Bearer " + new
+
+    def change() -> None:
+        if store == "gone":
+            (login.folder / "sprites.json").unlink()
+        elif store == "broken":
+            login.store(b'{"urls": ')
+        elif store == "not a token":
+            login.store(login.layout({"personal": {"token": "a b c d e f"}}))
+        elif store == "another org":
+            login.store(login.layout({"a": {"token": new}, "b": {"token": new}}))
+
+    login.api.when_refused = change  # type: ignore[method-assign]
+    done = login.run()
+    assert done.code == 4, done
+    assert login.arrived == ["Bearer " + old]
+    where = login.folder / "sprites.json"
+    assert f"cannot list sprites: the API refused the token from {where}" in done.err
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_n10_a_second_refusal_is_final_and_named_by_its_source(login: Login, again: bool) -> None:
+    tokens = [login.token(label) for label in ("one", "two", "three")]
+    login.store(login.layout({"personal": {"token": tokens[0]}}))
+    login.api.wanted = "Bearer nobody's"
+    waiting = iter(tokens[1:])
+
+    def change() -> None:
+        login.store(login.layout({"personal": {"token": next(waiting)}}))
+
+    login.api.when_refused = change  # type: ignore[method-assign]
+    env = {} if again else {"SPRITE_TOKEN": tokens[0]}  # which can't change while we run
+    done = login.run(**env)
+    assert done.code == 4, done
+    assert login.arrived == [f"Bearer {token}" for token in tokens[: 2 if again else 1]]
+
+
 # --- what a store may hold to do harm -------------------------------------------------------------
 
 

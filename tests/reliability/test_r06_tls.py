@@ -142,22 +142,24 @@ def test_r06_certificates_that_are_not_to_be_trusted(
         )
     relay = secured(servers, emulator, certificate)
     words = {"expired": "has expired", "wrong name": "mismatch"}.get(kind, "")
+    hint = {"expired": "clock", "wrong name": "address"}.get(kind, "THOPTERS_CA_BUNDLE")
     runs = 0
     for variable in BUNDLES[:2]:
         env = {"SPRITES_API_URL": relay.url, variable: str(authority.certificate)}
         for done in on_every_python(thopters, "list", env=env).values():
-            check_untrusted(done, words)
+            check_untrusted(done, words, hint)
             runs += 1
     assert relay.accepted == runs  # none is tried again
     assert relay.handshakes == len(emulator.journal) == 0
 
 
-def check_untrusted(done: Result, words: str = "") -> None:
+def check_untrusted(done: Result, words: str = "", hint: str = "THOPTERS_CA_BUNDLE") -> None:
     assert (done.code, done.out) == (1, ""), done
     lines = done.err.splitlines()
     assert lines[0].startswith("thopters: error: the certificate of localhost is not trusted: ")
     assert words in lines[0], done
-    assert len(lines) == 2 and "THOPTERS_CA_BUNDLE" in lines[1], done
+    assert len(lines) == 2 and hint in lines[1], done
+    assert hint == "THOPTERS_CA_BUNDLE" or "THOPTERS_CA_BUNDLE" not in lines[1], done
 
 
 def test_r06_an_authority_that_nobody_names_is_not_trusted(
@@ -263,8 +265,108 @@ def test_r06_a_folder_of_authorities_and_one_that_is_not_there(
     for name in BUNDLES[1:]:
         done = thopters("list", env=env | {name: str(tmp_path / "none")})
         assert (done.code, done.out) == (1, "")
-        assert done.err == f"thopters: error: cannot read the certificates of {name}\n"
+        where = f"cannot use the certificates of {name}: {tmp_path / 'none'}"
+        hint = f"mend {name}, or unset it"
+        why = "No such file or directory"
+        assert done.err == f"thopters: error: {where}: {why}\nhint: {hint}\n"
     assert len(emulator.journal) == 1
+
+
+class Unusable:
+    """Files and folders that hold no certificate which OpenSSL could take from there."""
+
+    def __init__(self, folder: Path, certificate: Path) -> None:
+        text = certificate.read_bytes()
+        der = ["-in", str(certificate), "-outform", "der", "-out", str(folder / "der")]
+        subprocess.run([str(OPENSSL), "x509", *der], check=True)
+        for name, data in (("empty", b""), ("text", b"no\n"), ("cut", text[: len(text) // 2])):
+            (folder / name).write_bytes(data)
+        (folder / "bare").mkdir()
+        (folder / "named").mkdir()
+        (folder / "named" / "authority.pem").write_bytes(text)
+        self.whys = {
+            "none": "No such file or directory",
+            "empty": "it is empty",
+            "text": "no certificate in PEM form can be read from it",
+            "cut": "no certificate in PEM form can be read from it",
+            "der": "it is in DER form, not in PEM form",
+            "bare": "it is empty",
+            "named": "no file in it has a hash for its name",
+        }
+        self.remedies = {"der": "openssl x509 -inform der", "named": "openssl rehash"}
+
+
+@pytest.mark.parametrize("variable", BUNDLES[1:])
+def test_n9_what_is_wrong_with_named_certificates_is_said_with_its_path(
+    thopters: Thopters,
+    emulator: Emulator,
+    servers: ExitStack,
+    authority: Authority,
+    tmp_path: Path,
+    variable: str,
+) -> None:
+    relay = secured(servers, emulator, authority.issue("server"))
+    unusable = Unusable(tmp_path, authority.certificate)
+    env = thopters.env | {"SPRITES_API_URL": relay.url}
+    for name, why in unusable.whys.items():
+        path = str(tmp_path / name)
+        done = run_here(["list"], env | {variable: path})
+        assert (done.code, done.out) == (1, ""), (name, done)
+        error, hint = done.err.splitlines()
+        assert error == f"thopters: error: cannot use the certificates of {variable}: {path}: {why}"
+        assert unusable.remedies.get(name, f"mend {variable}") in hint
+    assert relay.accepted == 0
+
+
+def test_n9_a_setting_that_openssl_passes_over_is_named(
+    thopters: Thopters,
+    emulator: Emulator,
+    servers: ExitStack,
+    authority: Authority,
+    tmp_path: Path,
+) -> None:
+    """Where the certificate is trusted all the same, nobody needs to know."""
+    relay = secured(servers, emulator, authority.issue("server"))
+    unusable = Unusable(tmp_path, authority.certificate)
+    env = {"SPRITES_API_URL": relay.url}
+    for name, why in [*unusable.whys.items(), ("", "")]:
+        is_folder = (tmp_path / name).is_dir() and name
+        path = str(tmp_path / name) if name else ""
+        for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+            if variable == "SSL_CERT_DIR" and not is_folder and name not in ("", "none"):
+                continue  # OpenSSL 3 can take a file in its place
+            done = thopters("list", env=env | {variable: path})
+            check_untrusted(done, "", variable)
+            said = f"{variable} names {path}, which is of no use: "
+            assert (said if name else f"{variable} is empty") in done.err, done
+            is_file_wanted = variable == "SSL_CERT_FILE" and is_folder
+            assert ("it is a folder" if is_file_wanted else why) in done.err, done
+    good = {"THOPTERS_CA_BUNDLE": str(authority.certificate)}
+    done = thopters("list", env=env | good | {"SSL_CERT_FILE": str(tmp_path / "none")})
+    assert (done.code, "SSL_CERT_FILE" in done.err) == (0, False), done
+    (tmp_path / "hashed").mkdir()
+    (tmp_path / "hashed" / "01234567.0").touch()
+    both_folders = os.pathsep.join((str(tmp_path / "none"), str(tmp_path / "hashed")))
+    check_untrusted(thopters("list", env=env | {"SSL_CERT_DIR": both_folders}))
+
+
+@pytest.mark.parametrize("days_ago", [1, -1], ids=["expired", "not yet valid"])
+@pytest.mark.parametrize("whose", ["the server's", "behind a proxy"])
+def test_n9_a_certificate_out_of_its_time_has_the_clock_looked_at(
+    company: Company, authority: Authority, days_ago: int, whose: str
+) -> None:
+    company.certificate = authority.issue(f"time{days_ago}", days_ago=days_ago)
+    relay = company.open()
+    host = "api.test"
+    if whose == "the server's":
+        company.thopters.env["SPRITES_API_URL"], host = relay.url, "localhost"
+    done = company.run("list")
+    assert (done.code, done.out) == (1, "")
+    error, hint = done.err.splitlines()
+    why = "certificate has expired" if days_ago > 0 else "certificate is not yet valid"
+    assert error == f"thopters: error: the certificate of {host} is not trusted: {why}"
+    assert re.match(r"hint: this machine's clock says 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ: ", hint)
+    assert "THOPTERS_CA_BUNDLE" not in hint
 
 
 def test_r06_a_key_log_that_can_not_be_written_is_said(

@@ -57,12 +57,16 @@ class Authority:
     def issue(
         self, title: str, names: str = LOCAL, *, self_signed: bool = False, days_ago: int = 0
     ) -> Path:
-        """Return a file with a server's key and certificate, which ended `days_ago`, if it did."""
+        """Return a file with a server's key and certificate.
+
+        It ended `days_ago`, if that is above 0, and begins so many days ahead, if it is below.
+        """
         key, path = self.folder / f"{title}.key", self.folder / f"{title}.pem"
         signer = ["-selfsign"] if self_signed else []
         if days_ago:
-            ends = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days_ago)
-            begins = ends - datetime.timedelta(30)
+            edge = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days_ago)
+            span = datetime.timedelta(30)
+            begins, ends = (edge - span, edge) if days_ago > 0 else (edge, edge + span)
             signer += ["-startdate", f"{begins:%y%m%d%H%M%SZ}", "-enddate", f"{ends:%y%m%d%H%M%SZ}"]
         self._make(title, path, key, *signer, "-extensions", "server", names=names)
         path.write_bytes(key.read_bytes() + path.read_bytes())

@@ -31,23 +31,35 @@ class Handler(http.server.BaseHTTPRequestHandler):
     server: Api
 
     def do_GET(self) -> None:
+        bearer = self.headers.get("Authorization")
         self.server.requests.append(self.path)
-        self.server.tokens.append(self.headers.get("Authorization"))
-        self.send_response(self.server.status)
+        self.server.tokens.append(bearer)
+        status, body = self.server.status, self.server.body
+        if self.server.wanted not in (None, bearer):
+            status, body = 401, b'{"error":"unauthorized"}'
+            self.server.when_refused()
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(self.server.body)))
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(self.server.body)
+        self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
 
 class Api(http.server.ThreadingHTTPServer):
-    """Answers every GET alike and keeps the Authorization headers that came."""
+    """Answers every GET alike and keeps the Authorization headers that came.
+
+    Where another one than `wanted` comes, the answer is 401, behind a call of `when_refused`.
+    """
 
     status = 200
     body = EMPTY_LIST
+    wanted: str | None = None
+
+    def when_refused(self) -> None:
+        """Do nothing, unless a test says otherwise."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)

@@ -237,3 +237,51 @@ def test_a_malformed_proxy_is_said_without_its_password(url: str) -> None:
 @pytest.mark.parametrize(("port", "match"), [(443, True), (444, False)])
 def test_an_ipv6_address_with_a_port_needs_no_proxy(port: int, match: bool) -> None:
     assert thopters.no_proxy_matches("2001:db8::1", port, "[2001:db8::1]:443") is match
+
+
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"])
+@pytest.mark.parametrize(
+    ("value", "flaw"),
+    [
+        ('"http://u:c4n@one:3128"', "has quotes around it"),
+        ("'http://one:3128'", "has quotes around it"),
+        ('"one:3128"', "has quotes around it"),
+        ("${PROXY}", "holds a reference to a variable or command"),
+        ("$PROXY", "holds a reference to a variable or command"),
+        ("http://${USER}:c4n@one:3128", "holds a reference to a variable or command"),
+        ("http://one:$(cat port)", "holds a reference to a variable or command"),
+    ],
+)
+def test_n11_a_proxy_that_no_shell_has_read_is_named_with_what_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, flaw: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(thopters.NotSentError) as caught:
+        thopters.find_proxy("api.example", 443)
+    assert caught.value.final
+    assert caught.value.message.startswith(f"{name} {flaw}")
+    assert f"write {name} " in str(caught.value.hint)
+    assert "c4n" not in f"{caught.value}{caught.value.hint}"
+    assert thopters.find_proxy("127.0.0.1", 443) is None
+
+
+@pytest.mark.parametrize("value", ['"api.example"', "'*'", "${NO_PROXY}"])
+def test_n11_exceptions_that_no_shell_has_read_are_named(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("NO_PROXY", value)
+    assert thopters.find_proxy("api.example", 443) is None  # there is no proxy
+    monkeypatch.setenv("HTTPS_PROXY", "http://one:3128")
+    with pytest.raises(thopters.NotSentError, match=r"\ANO_PROXY h"):
+        thopters.find_proxy("api.example", 443)
+
+
+@pytest.mark.parametrize("password", ["pa$$word", "%22quoted%22", "a'b", "$NAME"])
+def test_n11_a_password_may_look_odd(monkeypatch: pytest.MonkeyPatch, password: str) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://user:{password}@one:3128")
+    assert thopters.find_proxy("api.example", 443) is not None
+
+
+def test_n11_a_proxy_without_a_host_is_not_called_one_of_another_kind() -> None:
+    with pytest.raises(thopters.NotSentError, match="do not hold a URL"):
+        thopters.Proxy('"http://one:3128')

@@ -10,11 +10,14 @@ import time
 from collections.abc import Iterator, Sequence
 
 import pytest
+from emulation.journal import Request
+from emulation.wire import Wire
 from support.frames import cut
-from support.units import UTC, FakeClock, make_answer, make_transport
+from support.servers import Canned, response
+from support.units import UTC, FakeClock, make_answer, make_console, make_transport
 
 import thopters
-from thopters import AMBIGUOUS, BUSY, NOT_SENT, STARTING, WAKING
+from thopters import AMBIGUOUS, BUSY, NOT_SENT, STARTING, WAKING, Secret
 
 # answers that are failures
 
@@ -437,3 +440,30 @@ def test_a_date_beyond_every_calendar_is_none(day: str) -> None:
 def test_a_wish_beyond_every_number_is_only_a_long_one() -> None:
     body = b'{"retry_after_seconds": 1' + b"0" * 400 + b"}"
     assert make_answer(429, body).asked_wait() == 1e12
+
+
+def test_n10_a_change_that_was_refused_is_sent_whole_with_the_other_token() -> None:
+    """A refusal says that nothing was done, so that to send it again does nothing twice."""
+    tokens = [Secret("tok-first-0123"), Secret("tok-other-0123")]
+    body = json.dumps({"name": "x" * 100_000}).encode()
+
+    def answer(request: Request, wire: Wire) -> None:
+        refused = len(server.requests) == 1
+        wire.write(response(b"{}", 401 if refused else 201))
+
+    with Canned(answer) as server:
+        transport = thopters.Transport(
+            server.url,
+            thopters.Credential(tokens[0], "a test"),
+            console=make_console(),
+            clock=thopters.Clock(),
+            environ={},
+            look_again=lambda: thopters.Credential(tokens[1], "the test again"),
+        )
+        answered = transport.fetch("POST", "/v1/sprites", document={"name": "x" * 100_000})
+    assert answered.status == 201
+    assert server.methods() == ["POST", "POST"]
+    assert [request.body for request in server.requests] == [body, body]
+    bearers = [request.headers["Authorization"] for request in server.requests]
+    assert bearers == ["Bearer tok-first-0123", "Bearer tok-other-0123"]
+    assert transport.credential.source == "the test again"
