@@ -2148,6 +2148,17 @@ def is_quiet(sock: socket.socket, for_s: float) -> bool:
     return True
 
 
+def peek(sock: socket.socket, file: Any) -> bytes:
+    """Return what has come behind what was read, b"" for nothing; OSError. It ends all waiting."""
+    import ssl
+
+    sock.setblocking(False)
+    try:
+        return bytes(file.peek())
+    except ssl.SSLWantReadError:
+        return b""
+
+
 class ProxyRefused(OSError):
     """The proxy's answer to CONNECT is no success: to try again would change nothing."""
 
@@ -2170,6 +2181,15 @@ def response_classes() -> tuple[type[http.client.HTTPResponse], type[http.client
     class Response(http.client.HTTPResponse):
         connection: http.client.HTTPConnection | None = None  # which ends with it, unless kept
         target = ""  # of the request
+
+        sock: socket.socket | None = None  # None, too, where the server does not keep it
+        is_followed = False  # by what nobody has asked for
+
+        def _close_conn(self) -> None:  # also called at the end of a body
+            if self.sock and self.fp:
+                with contextlib.suppress(OSError):
+                    self.is_followed = bool(peek(self.sock, self.fp))
+            super()._close_conn()  # type: ignore[misc]
 
         def close(self) -> None:
             super().close()
@@ -2484,23 +2504,35 @@ def ask_over(connection: http.client.HTTPConnection, request: Any) -> Any:
     """Send a request over a connection and return the head of the answer.
 
     An answer may come, and the connection end, while the body is still being sent (RFC 9112, 9.3).
+    A peer that takes nothing of it for long may have answered too.
     """
     import http.client
 
     response: Any
+    answer_s = connection.sock.gettimeout()
+    connection.sock.settimeout(answer_s or SILENCE_TIMEOUT_S)
+    headers, body = request.unredirected_hdrs, request.data
+    if body is not None:
+        headers, body = headers | {"Content-Length": str(len(body))}, blocks(body)
     try:
-        connection.request(
-            request.method, request.selector, request.data, request.unredirected_hdrs
-        )
+        connection.request(request.method, request.selector, body, headers)
     except OSError as failure:
         try:
             response = connection.getresponse()
         except (OSError, http.client.HTTPException):
             raise failure from None
     else:
+        connection.sock.settimeout(answer_s)
         response = connection.getresponse()
-    response.connection, response.target = connection, request.selector
+    response.connection, response.sock = connection, connection.sock
+    response.target = request.selector
     return response
+
+
+def blocks(body: bytes) -> Iterator[bytes]:
+    """Yield a body in parts, since a timeout is one for all that is sent at once."""
+    for start in range(0, len(body), 1 << 16):
+        yield body[start : start + (1 << 16)]
 
 
 class Transport:
@@ -2527,6 +2559,7 @@ class Transport:
         self.connector = Connector(self.base, console=console, clock=clock, environ=environ)
         self._idle: list[tuple[float, http.client.HTTPConnection]] = []  # since when, and which
         self._keeps = False  # whether the server has answered on a connection that was kept
+        self._breaks = False  # whether one has ended under a request
         self._opener: urllib.request.OpenerDirector | None = None
         self.server_date: datetime.datetime | None = None  # of the newest answer
 
@@ -2565,7 +2598,7 @@ class Transport:
     # still close it in that very moment. Then a GET is sent once more at once, on another one; a
     # change is never sent twice because of it, but decided on by what may have happened to it. So
     # that this is rare, a change waits a moment for a close that is right behind an answer, until
-    # the server has shown that it keeps connections.
+    # the server has shown that it keeps connections; where it has broken one, changes get new ones.
     def send(
         self,
         method: str,
@@ -2621,7 +2654,7 @@ class Transport:
 
         deadline: Deadline = request.deadline
         while True:
-            kept = self._take_idle(0.0 if request.method == "GET" or self._keeps else CLOSE_SEEN_S)
+            kept = self._take_idle(changes=request.method != "GET")
             with deadline.paused():
                 connection = kept or self.connector.open(deadline.connect_s)
             may_be_stale = kept and request.method == "GET"
@@ -2633,19 +2666,22 @@ class Transport:
                 if not isinstance(error, (OSError, http.client.HTTPException, ValueError)):
                     raise
                 is_closed = isinstance(error, OSError) and not isinstance(error, TimeoutError)
-                self._keeps = self._keeps and not kept
+                self._breaks = self._breaks or kept is not None
                 if may_be_stale and is_closed and not deadline.passed:
                     continue
                 raise self.no_answer(error, deadline) from None
-            if may_be_stale and response.status == 408:
-                response.close()  # it was on its way before the request
-                continue
+            if kept and response.status == 408:  # it was on its way before the request
+                self._breaks = True
+                if may_be_stale:
+                    response.close()
+                    continue
             self._keeps = self._keeps or kept is not None
             return response
 
-    def _take_idle(self, quiet_s: float) -> http.client.HTTPConnection | None:
-        """Return a kept connection that still stands, and has been quiet for so long."""
-        while self._idle:
+    def _take_idle(self, *, changes: bool) -> http.client.HTTPConnection | None:
+        """Return a kept connection that still stands, for a request that `changes` something."""
+        quiet_s = CLOSE_SEEN_S if changes and not self._keeps else 0.0
+        while self._idle and not (changes and self._breaks):
             since, connection = self._idle.pop()
             idle_s = self.clock.monotonic() - since
             if idle_s < KEPT_LIMIT_S and is_quiet(connection.sock, max(0.0, quiet_s - idle_s)):
@@ -2657,8 +2693,10 @@ class Transport:
         """Keep the connection of an answer that was read to its end, if the server does."""
         connection, response.connection = response.connection, None
         response.close()
-        if connection.sock is not None:
+        if response.sock and not response.is_followed:
             self._idle.append((self.clock.monotonic(), connection))
+        else:
+            connection.close()
 
     def close(self) -> None:
         while self._idle:
@@ -3275,7 +3313,6 @@ def open_websocket(transport: Transport, target: str, limit_s: float) -> WebSock
     """
     import base64
     import hashlib
-    import ssl
 
     key = base64.b64encode(os.urandom(16)).decode()
     proof = hashlib.sha1(  # noqa: S324 (RFC 6455 names it; it protects nothing)
@@ -3296,11 +3333,8 @@ def open_websocket(transport: Transport, target: str, limit_s: float) -> WebSock
         if accept != base64.b64encode(proof).decode() or connection.sock is None:
             connection.close()
             raise UpgradeBrokenError("broke")
-        connection.sock.setblocking(False)
         try:
-            early = response.fp.peek()  # frames may have come in the same packet as the head
-        except ssl.SSLWantReadError:
-            early = b""
+            early = peek(connection.sock, response.fp)  # frames, in the same packet as the head
         except OSError as error:
             connection.close()
             raise transport.no_answer(error, deadline) from None
@@ -8437,12 +8471,11 @@ def report_token(
     what: str,
     ask: Callable[[], Answer],
     is_right: Callable[[object], bool],
-    rejections: Container[int],
+    is_no: Callable[[Answer], bool],
 ) -> bool:
     """Say whether a server takes a token, as far as it tells; False if it rejects it.
 
-    A yes is the document that was asked for, and a no is one of `rejections` with a document: a
-    login page of the network may have any status.
+    A yes is the document that was asked for; a login page of the network may have any status.
     """
     try:
         answer = ask()
@@ -8450,11 +8483,10 @@ def report_token(
         app.console.note(f"{what}: unreachable: {error.message}")
         return True
     try:
-        document = decode_json(answer)
+        valid = 200 <= answer.status < 300 and is_right(decode_json(answer))
     except NoAnswerError:
-        document = None
-    valid = 200 <= answer.status < 300 and is_right(document)
-    rejected = answer.status in rejections and isinstance(document, dict)
+        valid = False
+    rejected = is_no(answer)
     said = "valid" if valid else "rejected" if rejected else "could not be checked"
     why = "" if valid else f": the server answered {answer.status}: {answer.reason()}"
     app.console.note(f"{what}: {said}{why}")
@@ -8477,7 +8509,7 @@ def check_sprites_token(app: App) -> bool:
         what,
         lambda: transport.fetch("GET", "/v1/sprites", query=query),
         lambda page: list_field(page, "sprites") is not None,
-        (401, 403),
+        lambda answer: answer.status in (401, 403) and is_own_word(answer),
     )
 
 
@@ -8501,7 +8533,8 @@ def check_github_token(app: App) -> bool:
             "GITHUB_PAT",
             lambda: transport.fetch("GET", "/user"),
             lambda user: isinstance(user, dict) and text_field(user, "login") != "",
-            (401,),  # 403 is for a limit of the rate, or for a token that is no user's
+            # 403 is for a limit of the rate, or for a token that is no user's
+            lambda answer: answer.status == 401 and bool(answer.details()),
         )
 
 

@@ -87,21 +87,28 @@ class Server:
 
 
 class Canned(Server):
-    """Has `answer` write the bytes that answer a request; then the connection ends."""
+    """Has `answer` write the bytes that answer a request; then the connection ends.
 
-    def __init__(self, answer: Callable[[Request, Wire], None]) -> None:
+    Unless it `keeps` connections: then more requests may come.
+    """
+
+    def __init__(self, answer: Callable[[Request, Wire], None], *, keeps: bool = False) -> None:
         self.answer = answer
+        self.keeps = keeps
         self.requests: list[Request] = []
         super().__init__()
 
     def serve(self, sock: socket.socket) -> None:
         wire = Wire(sock)
-        request = read_request(wire)
-        request.body = read_body(wire, request.headers)
-        if request.headers.get("Upgrade"):
-            request.method = "WS"
-        self.requests.append(request)
-        self.answer(request, wire)
+        while True:
+            request = read_request(wire)
+            request.body = read_body(wire, request.headers)
+            if request.headers.get("Upgrade"):
+                request.method = "WS"
+            self.requests.append(request)
+            self.answer(request, wire)
+            if not self.keeps:
+                return
 
     def methods(self) -> list[str]:
         return [request.method for request in self.requests]
@@ -204,11 +211,15 @@ class TlsRelay(Server):
 
 
 class ConnectProxy(Server):
-    """Leads every CONNECT to `port`, or answers `refusal`; keeps all that passes through it."""
+    """Leads every CONNECT to `port`, or answers `refusal`; keeps all that passes through it.
 
-    def __init__(self, port: int, refusal: bytes = b"") -> None:
+    It takes its time, `delay_s`, for each.
+    """
+
+    def __init__(self, port: int, refusal: bytes = b"", *, delay_s: float = 0.0) -> None:
         self.target = port
         self.refusal = refusal
+        self.delay_s = delay_s
         self.heads: list[bytes] = []
         self.seen = bytearray()
         super().__init__()
@@ -217,6 +228,7 @@ class ConnectProxy(Server):
         head, rest = read_head(sock)
         self.heads.append(head)
         self.seen += head + rest
+        self.stopping.wait(self.delay_s)
         if self.refusal:
             sock.sendall(self.refusal)
             return
