@@ -7294,21 +7294,56 @@ SEE_EACH = NO_TRACE + (
 )
 
 
+def secret_values(config: Config | None) -> dict[str, bytes]:
+    secrets = config.secrets if config else {}
+    return {
+        name: secret.reveal().encode("utf-8", "surrogateescape") for name, secret in secrets.items()
+    }
+
+
+def env_file(config: Config | None) -> bytes:
+    """Return what ~/.thopters/env holds in a sprite that has today's keys."""
+    values = secret_values(config)
+    return b"".join(
+        b"export %s=%s\n" % (name.encode(), quote_argument(value)) for name, value in values.items()
+    )
+
+
+# Whether a sprite has our keys is not for the sprite to say: one that has turned hostile could ask
+# for them so. It has to prove that it knows them, by a digest of its file behind a random word.
+KEYS_SCRIPT = b"""\
+[ -s ~/.thopters/env ] || exit 0
+{ printf %%s %(word)s && cat ~/.thopters/env; } | sha256sum
+"""
+
+
+class KeysCheck:
+    """Asks whether the keys in a sprite are those of the configuration."""
+
+    def __init__(self, config: Config | None) -> None:
+        import hashlib
+
+        word = os.urandom(16).hex().encode()
+        self.script = KEYS_SCRIPT % {b"word": word}
+        self._expected = hashlib.sha256(word + env_file(config)).hexdigest().encode()
+        self.has_ours = self.has_others = False  # as far as was asked
+
+    def take(self, out: bytes) -> None:
+        """Take note of what the script has printed: nothing where there are no keys."""
+        digest = out.split()[:1]
+        self.has_ours = self.has_ours or digest == [self._expected]
+        self.has_others = self.has_others or (bool(digest) and digest != [self._expected])
+
+
 def init_data(config: Config | None) -> bytes:
     """Return the script's input. Without a configuration file the keys there are kept."""
     import hashlib
 
-    secrets = config.secrets if config else {}
-    values = {
-        name: secret.reveal().encode("utf-8", "surrogateescape") for name, secret in secrets.items()
-    }
-    exports = [
-        b"export %s=%s\n" % (name.encode(), quote_argument(value)) for name, value in values.items()
-    ]
+    values = secret_values(config)
     digest = hashlib.sha256(b"".join(value + b"\0" for value in values.values())).hexdigest()
     parts = [
         b"" if config and config.exists else b"keep",
-        b"".join(exports),
+        env_file(config),
         "\n".join(values).encode(),
         digest.encode(),
         config.git_user.encode("utf-8", "surrogateescape") if config else b"",
@@ -7853,10 +7888,13 @@ def require_checkpoint(sprite: Sprite, identity: str) -> list[str]:
 
 
 def confirm_restore(sprite: Sprite, identity: str, *, has_backup: bool) -> None:
+    """Ask; UsageError for a no, ThoptersError where another sprite has the name by then."""
+    asked_about = sprite.require().id
     lost = "a checkpoint is taken first" if has_backup else "the present state is lost"
     question = f"Put the disk of {sprite.name} back to {identity}? Its programs end; {lost}. [y/N]"
     if sprite.console.ask(question).strip().lower() not in YES:
         raise UsageError(f"{sprite.name} was left as it is")
+    sprite.require_same(asked_about)
 
 
 # A restore is asynchronous: after its stream has ended, the old environment may still answer. So a
@@ -7864,22 +7902,25 @@ def confirm_restore(sprite: Sprite, identity: str, *, has_backup: bool) -> None:
 # does not see that file. It is never sent twice. Whatever goes wrong, it is said what is known of
 # the disk, and the file is taken away again.
 MARKER_SCRIPT = b"[ ! -e ~/%s ] || exit %d"
-LOOK_FOR_KEYS = b"if [ -e ~/.thopters/env ]; then echo keys; fi"
+OLD_BACKUP_S = 10.0  # that a restore had to wait, so that its backup lacks what came since
 
 
-def restore_disk(sprite: Sprite, identity: str, saved: str | None) -> bool:
+def restore_disk(
+    sprite: Sprite, identity: str, saved: str | None, config: Config | None
+) -> KeysCheck:
     """Put the disk back to a checkpoint, and see it happen.
 
-    `saved` is a checkpoint of the present. Returns whether the sprite had keys of ours before.
+    `saved` is a checkpoint of the present. Returns what was seen of the keys before.
     """
+    keys = KeysCheck(config)
     marker = f".thopters-restore-{os.urandom(8).hex()}".encode()
     undo = f"; the state before is checkpoint {saved}" if saved else ""
     backup = f"; checkpoint {saved} holds the present state" if saved else ""
     note = not_restored = f"{sprite.name} was not restored{backup}"
     try:
-        had_keys = bool(require_output(sprite, b": > ~/" + marker + b" && " + LOOK_FOR_KEYS))
+        keys.take(require_output(sprite, b": > ~/" + marker + b" || exit\n" + keys.script))
         note = f"{sprite.name} may or may not be at {identity} now{undo}"
-        words = sprite.restore_checkpoint(identity)
+        words = when_it_begins(sprite, saved, sprite.restore_checkpoint(identity))
         try:
             show_progress(sprite, f"restoring {sprite.name}", words)
         except ThoptersError as error:
@@ -7893,7 +7934,20 @@ def restore_disk(sprite: Sprite, identity: str, saved: str | None) -> bool:
         sprite.console.note(note)  # before another signal can come
         remove_marker(sprite, marker)
         raise
-    return had_keys
+    return keys
+
+
+def when_it_begins(sprite: Sprite, saved: str | None, words: Iterator[str]) -> Iterator[str]:
+    """Pass the words of a restore on, and warn where it began long after its backup."""
+    asked = sprite.clock.monotonic()
+    for count, text in enumerate(words):
+        waited_s = sprite.clock.monotonic() - asked
+        if saved and count == 0 and waited_s > OLD_BACKUP_S:
+            sprite.console.warn(
+                f"the restore had to wait for {waited_s:.0f} s: "
+                f"what changed in {sprite.name} in that time is not in checkpoint {saved}"
+            )
+        yield text
 
 
 def remove_marker(sprite: Sprite, marker: bytes) -> None:
@@ -7905,11 +7959,11 @@ def remove_marker(sprite: Sprite, marker: bytes) -> None:
 
 
 def renew_keys(
-    sprite: Sprite, identity: str, config: Config | None, *, had_keys: bool
+    sprite: Sprite, identity: str, config: Config | None, keys: KeysCheck
 ) -> dict[str, Any] | None:
     """Put today's keys into a restored sprite, which has those of the checkpoint's day, or none.
 
-    None, and nothing done, where it had none before and has none now.
+    None, and nothing done, where it had not shown before that it knows them, and does not now.
     """
     name = sprite.name
     note = f"{name} was restored to {identity}, but may hold its old keys"
@@ -7921,7 +7975,14 @@ def renew_keys(
                     "there is no configuration to renew them"
                 )
             return None
-        if not had_keys and not require_output(sprite, LOOK_FOR_KEYS):
+        if not keys.has_ours:
+            keys.take(require_output(sprite, keys.script))
+        if not keys.has_ours:
+            if keys.has_others:
+                sprite.console.warn(
+                    f"the keys in {name} are not those of your configuration: "
+                    f"none were put in; if it is to have yours: thopters init {name}"
+                )
             return None
         report = put_keys_in(sprite, config)
     sprite.console.note(f"today's keys were put into {name} again")
@@ -9230,13 +9291,13 @@ def cmd_restore(app: App, args: argparse.Namespace) -> int:
         saved = take_checkpoint(sprite, f"before restore of {identity}", known)
         done += f" (checkpoint {saved} holds the state before)"
     with After(f"checkpoint {saved} of the present was made" if saved else ""):
-        had_keys = restore_disk(sprite, identity, saved)
+        keys = restore_disk(sprite, identity, saved, config)
     seconds = app.clock.monotonic() - started
     app.console.say_done(f"restored {sprite.name} to {identity} in {seconds:.1f} s")
     if saved and not args.json:
         app.console.hint(f"undo it: thopters restore {sprite.name} {saved}")
     with After(done):
-        report = renew_keys(sprite, identity, config, had_keys=had_keys)
+        report = renew_keys(sprite, identity, config, keys)
     fields = {"name": sprite.name, "restored": identity, "backup": saved, "init": report}
     app.console.result({**fields, "seconds": round(seconds, 3)})
     return EXIT_OK
