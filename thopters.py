@@ -564,6 +564,14 @@ def wait_for(
     )
 
 
+def is_in_background() -> bool:
+    """Return whether our terminal, if stdin is that, is somebody else's at the moment."""
+    try:
+        return os.tcgetpgrp(0) != os.getpgrp()
+    except OSError:
+        return False
+
+
 def home_directory(environ: Mapping[str, str]) -> str:
     """Return the user's home; UsageError where HOME is no absolute path."""
     home = environ.get("USERPROFILE" if os.name == "nt" else "HOME", "")
@@ -5630,6 +5638,8 @@ class LocalTerminal:
         import termios
 
         self._mode = signals, lines  # first, for _continued may come in between
+        if is_in_background():  # to change it would stop us; `fg` comes by _continued
+            return
         mode = [*self._settings]
         mode[0] &= ~(termios.BRKINT | termios.ICRNL | termios.IGNCR | termios.INLCR)
         mode[0] &= ~(termios.ISTRIP | termios.IXON)
@@ -5743,7 +5753,8 @@ class LocalTerminal:
         if self.is_terminal:
             with BlockedSignals():
                 self._mode = None
-                set_terminal(self._settings)
+                if not is_in_background():
+                    set_terminal(self._settings)
 
     def __exit__(self, *exc: object) -> None:
         self.put_back()
@@ -8918,12 +8929,15 @@ def longest_hold(args: argparse.Namespace, *, by_default: bool) -> int:
 
 
 def wants_terminal(app: App, args: argparse.Namespace) -> bool:
-    """Return whether a command gets a terminal: asked for, or stdin and stdout are one."""
-    if args.detach:
-        return True
-    ours = sys.stdin is not None and sys.stdin.isatty() and app.console.out_is_terminal
-    ours = ours and os.name == "posix"
-    return ours if args.tty is None else bool(args.tty)
+    """Return whether a command gets a terminal: asked for, or all of our streams are one.
+
+    In the background our keys are for somebody else.
+    """
+    if args.detach or args.tty is not None:
+        return bool(args.detach or args.tty)
+    shows = app.console.out_is_terminal and app.console.err_is_terminal
+    reads = os.name == "posix" and sys.stdin is not None and sys.stdin.isatty()
+    return shows and reads and not is_in_background()
 
 
 def parse_variable(text: str, environ: Mapping[str, str]) -> tuple[str, bytes]:

@@ -14,6 +14,7 @@ import os
 import pty
 import random
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -331,7 +332,7 @@ WHICH = "for fd in 0 1 2; do [ -t $fd ] && printf y || printf n; done"
     ("options", "piped", "seen"),
     [
         ([], [], "yyy"),
-        ([], ["stderr"], "yyy"),
+        ([], ["stderr"], "nnn"),
         ([], ["stdin"], "nnn"),
         ([], ["stdout"], "nnn"),
         (["-i"], ["stdin"], "nnn"),
@@ -343,7 +344,7 @@ WHICH = "for fd in 0 1 2; do [ -t $fd ] && printf y || printf n; done"
         (["-t"], ["stdout"], "yyy"),
     ],
 )
-def test_a_command_gets_a_terminal_where_both_ends_are_one_or_it_is_asked_for(
+def test_a_command_gets_a_terminal_where_all_streams_are_one_or_it_is_asked_for(
     thopters: Thopters, dev: Emulator, options: list[str], piped: list[str], seen: str
 ) -> None:
     streams: dict[str, int] = {name: subprocess.PIPE for name in piped if name != "stdin"}
@@ -543,6 +544,64 @@ def test_two_terminals_of_one_sprite_do_not_meet(thopters: Thopters, dev: Emulat
         first.ask("here=first; echo $here", "first\r\n")
         second.ask("echo here-$here; stty size", "here-\r\n24 120\r\n")
         assert leave(first) != leave(second)
+
+
+# --- when there is a terminal -----------------------------------------------------------
+
+OF_STDIN = ("sh", "-c", "test -t 0 && echo a terminal || echo no terminal; echo err >&2")
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_p1_a_stream_that_goes_elsewhere_gets_what_is_its(
+    thopters: Thopters, dev: Emulator, stream: str
+) -> None:
+    path = thopters.home / "stream"
+    with path.open("wb") as file:
+        places: dict[str, Any] = {stream: file}
+        it = Tty(thopters, "exec", "dev", "--", *OF_STDIN, **places)
+    with it:
+        assert it.end_restored() == 0
+    shown, elsewhere = it.text.replace("\r\n", "\n"), path.read_text()
+    out, err = (shown, elsewhere) if stream == "stderr" else (elsewhere, shown)
+    assert (out, err) == ("no terminal\n", "err\n")
+
+
+def in_shell(thopters: Thopters, line: str) -> Tty:
+    """Run a line in a shell with jobs, in which "$@" is the program."""
+    bash = [shutil.which("bash") or "", "--norc", "-ic", line, "bash"]
+    thopters.argv = [*bash, *thopters.argv]
+    return Tty(thopters)
+
+
+def test_p1_in_the_background_a_command_has_no_terminal_and_is_not_stopped(
+    thopters: Thopters, dev: Emulator
+) -> None:
+    line = f'"$@" exec dev -- {shlex.join(OF_STDIN)} & wait $!; echo it ended with $?'
+    with in_shell(thopters, line) as shell:
+        shell.expect("no terminal")
+        shell.expect("it ended with 0")
+        assert shell.end() == 0
+
+
+def test_p1_what_ends_in_the_background_leaves_the_terminal_to_the_shell(
+    thopters: Thopters, dev: Emulator
+) -> None:
+    """It was begun in the foreground, stopped, and goes on behind."""
+    line = '"$@" exec dev -- sh -c "echo begun; until [ -e go ]; do sleep 0.1; done"; bg; stty -a; '
+    with in_shell(thopters, line + "wait; echo over") as shell:
+        shell.expect("begun")
+        until(shell.is_raw, "it is in the foreground")
+        [ours] = [pid for pid in children_of(shell.process.pid) if pid != shell.process.pid]
+        os.kill(ours, signal.SIGSTOP)
+        shell.expect("icanon")
+        (dev.sprite("dev").home / "go").touch()
+        shell.expect("over")
+        assert shell.end() == 0
+
+
+def children_of(pid: int) -> list[int]:
+    words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(word) for word in words]
 
 
 # --- every ending -----------------------------------------------------------------------
