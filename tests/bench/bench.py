@@ -10,13 +10,12 @@ platform's official SDK, if the Python that runs this has it:
   python3 -m venv sdk && sdk/bin/python -m pip install sprites-py==0.7.2
   sdk/bin/python tests/bench/bench.py
 
-How it measures is told in measuring.py.
+The program itself runs in a Python that has no packages. How it measures is told in measuring.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -60,8 +59,8 @@ import os
 from sprites import SpritesClient
 client = SpritesClient(os.environ["SPRITE_TOKEN"], base_url=os.environ["SPRITES_API_URL"])
 """
-SDK_LIST = SDK_CLIENT + "print(*(sprite.name for sprite in client.list_all_sprites()), sep='\\n')"
-SDK_EXEC = SDK_CLIENT + "raise SystemExit(client.sprite('dev').run('true').returncode)"
+SDK_LIST = "print(*(sprite.name for sprite in client.list_all_sprites()), sep='\\n')"
+SDK_EXEC = "raise SystemExit(client.sprite('dev').run('true').returncode)"
 
 
 # --- contenders -------------------------------------------------------------------------
@@ -96,25 +95,18 @@ class Curl:
         told = bench.check(Contender("curl", [self.program, "--version"], anything))
         return told.decode().split()[1]
 
-    def ask(self, paths: list[str], sound: Callable[[bytes, int], bool], *more: str) -> Contender:
-        """Return one curl for these paths: with several, it keeps its connection."""
+    def ask(self, path: str, sound: Callable[[bytes, int], bool], *more: str) -> Contender:
         if not self.program:
             return Contender("curl", [])
         words = ["-q", "-sS", "--fail", "-H", f"Authorization: Bearer {self.platform.token}"]
-        urls = [self.platform.url + path for path in paths]
-        return Contender("curl", [self.program, *words, *more, *urls], sound)
+        url = self.platform.url + path
+        return Contender("curl", [self.program, *words, *more, url], sound)
 
-    def list(self, bench: Bench) -> Contender:
-        """Return the one for all pages."""
-        path = "/v1/sprites?max_results=50&bulk_load=true"
-        first = self.ask([path], anything)
-        if not first.argv:
-            return first
-        token = json.loads(bench.check(first))["next_continuation_token"]
-        return self.ask([path, f"{path}&continuation_token={token}"], all_sprites)
+    def list(self) -> Contender:
+        return self.ask("/v1/sprites?max_results=500", all_sprites)
 
     def exec(self) -> Contender:
-        return self.ask(["/v1/sprites/dev/exec?cmd=true"], status_0, "--data", "")._replace(
+        return self.ask("/v1/sprites/dev/exec?cmd=true", status_0, "--data", "")._replace(
             label="curl, by POST"
         )
 
@@ -132,7 +124,7 @@ class Sdk:
     def run(self, source: str) -> Contender:
         if self.version == "not installed":
             return Contender("sprites-py", [])
-        return python("sprites-py", source)
+        return python("sprites-py", SDK_CLIENT + source)
 
     def list(self) -> Contender:
         return self.run(SDK_LIST)._replace(sound=all_lines, limit=SDK_TARGET)
@@ -184,12 +176,12 @@ def build(bench: Bench) -> list[str]:
     path = bench.home / "thopters.pyz"
     argv = [sys.executable, str(ROOT / "build_pyz.py"), "--output", str(path)]
     bench.check(Contender("build_pyz.py", argv, anything))
-    return [sys.executable, str(path)]
+    return [bench.bare_python, str(path)]
 
 
 def commands(bench: Bench, program: list[str], curl: Curl, sdk: Sdk) -> list[list[Contender]]:
     """Return the races whose time is all there is to them; ours comes first."""
-    plain = python("import argparse", "import argparse")
+    plain = Contender("import argparse", [bench.bare_python, "-c", "import argparse"])
     in_time = plain._replace(limit=HELP_TARGET)
     first = {"XDG_CACHE_HOME": str(bench.home / "none" / "none")}  # nowhere to keep bytecode
     shown = Contender("--help", [*program, "--help"], help_text)
@@ -199,7 +191,7 @@ def commands(bench: Bench, program: list[str], curl: Curl, sdk: Sdk) -> list[lis
     return [
         [shown, in_time],
         [shown._replace(label="--help, not compiled", env=first), plain],
-        [listed, curl.list(bench), sdk.list()],
+        [listed, curl.list(), sdk.list()],
         [ran, curl.exec(), sdk.exec()],
     ]
 
@@ -226,8 +218,14 @@ def measure(bench: Bench, platform: Platform, args: argparse.Namespace) -> list[
     print(f"Python {version} on {sys.platform}, {os.cpu_count()} CPUs, {args.rounds} rounds")
     print(f"curl: {curl.version(bench)}; sprites-py: {sdk.version}\n")
     print_table(rows)
-    print("", *notes, sep="\n")
+    print("", *notes, verdict(rows), sep="\n")
     return rows
+
+
+def verdict(rows: list[Row]) -> str:
+    missed = [row.what for row in rows if row.kept is False]
+    count = sum(row.kept is not None for row in rows)
+    return f"MISSED: {', '.join(missed)}" if missed else f"All {count} targets are kept"
 
 
 def parse() -> argparse.Namespace:
@@ -252,6 +250,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="thopters-bench-") as folder:
         bench = Bench(Path(folder))
         try:
+            bench.make_bare_python()
             with platform(bench) as emulator:
                 rows = measure(bench, emulator, args)
         except (BenchError, OSError) as error:

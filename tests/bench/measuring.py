@@ -25,7 +25,7 @@ from urllib.parse import urlencode, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SEALED_PATH = "/usr/local/bin:/usr/bin:/bin"
-SPRITES = 60  # two pages
+SPRITES = 60
 ROOM = 1 << 20  # what the program receives into; so do those it is compared with
 BLOCK = 1 << 18  # what the emulator sends at once; so does the plain socket
 
@@ -90,6 +90,12 @@ class Bench:
         self.home = home
         self.env = {"HOME": str(home), "PATH": SEALED_PATH, "LANG": "C.UTF-8", "COLUMNS": "80"}
         self.emulator_cpu: Callable[[], float] = lambda: 0.0
+        self.bare_python = str(home / "bare" / "bin" / "python")
+
+    def make_bare_python(self) -> None:
+        """Make a Python without packages, whatever the one that runs this has."""
+        argv = [sys.executable, "-m", "venv", "--without-pip", str(self.home / "bare")]
+        self.check(Contender("venv", argv, anything))
 
     def use(self, platform: Platform) -> None:
         self.env |= {"SPRITES_API_URL": platform.url, "SPRITE_TOKEN": platform.token}
