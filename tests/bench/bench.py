@@ -2,15 +2,18 @@
 
   python3 tests/bench/bench.py              all rows; exit status 1 if a target is missed
   python3 tests/bench/bench.py --quick      few rounds, and a tenth of the bytes and files
-  python3 tests/bench/bench.py --only ROWS  "commands", "terminal", "ports" or "copies" alone
+  python3 tests/bench/bench.py --only ROWS  "commands", "terminal", "ports", "copies" or
+                                            "distance" alone
 
-It needs nothing but a clone. Two things are compared with where they are found: curl, and the
-platform's official SDK, if the Python that runs this has it:
+It needs nothing but a clone, and openssl for the distance: TLS, with a round trip of 50 ms before
+it (--round-trip MS). Two things are compared with where they are found: curl, and the platform's
+official SDK, if the Python that runs this has it:
 
   python3 -m venv sdk && sdk/bin/python -m pip install sprites-py==0.7.2
   sdk/bin/python tests/bench/bench.py
 
-The program itself runs in a Python that has no packages. How it measures is told in measuring.py.
+The program itself runs in a Python that has no packages. How it measures is told in measuring.py,
+and what the distance is in distance.py.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import connections
+import distance
 from measuring import (
     ROOT,
     SEALED_PATH,
@@ -214,6 +218,9 @@ def measure(bench: Bench, platform: Platform, args: argparse.Namespace) -> list[
         rows += connections.ports(bench, platform, program, few, args.bytes)
     if args.only in (None, "copies"):
         rows += connections.copies(bench, program, few, args.bytes, args.files)
+    if args.only in (None, "distance"):
+        more, told = distance.distance(bench, program, sdk.run, args.rounds, args.round_trip / 1000)
+        rows, notes = [*rows, *more], [*notes, *told]
     version = sys.version.split()[0]
     print(f"Python {version} on {sys.platform}, {os.cpu_count()} CPUs, {args.rounds} rounds")
     print(f"curl: {curl.version(bench)}; sprites-py: {sdk.version}\n")
@@ -233,9 +240,10 @@ def parse() -> argparse.Namespace:
         description=(__doc__ or "").split("\n")[0], epilog="exit status 1: a target is missed"
     )
     parser.add_argument("--quick", action="store_true", help="few rounds, a tenth of the data")
-    parser.add_argument("--only", choices=("commands", "terminal", "ports", "copies"))
+    parser.add_argument("--only", choices=("commands", "terminal", "ports", "copies", "distance"))
     parser.add_argument("--rounds", type=int, metavar="N", help="default: 15, quick: 5")
     parser.add_argument("--bytes", type=int, metavar="N", help="default: 1 GiB, quick: 100 MB")
+    parser.add_argument("--round-trip", type=float, default=50.0, metavar="MS", help="default: 50")
     args = parser.parse_args()
     args.rounds = args.rounds or (5 if args.quick else 15)
     args.bytes = args.bytes or (10**8 if args.quick else 1 << 30)
