@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from emulation import Emulator, Fault
 from support.configs import write
 from support.program import Thopters
+from support.relay import Relay
 
 # list
 
@@ -86,6 +88,40 @@ def test_list_that_does_not_end_is_an_error(
     assert (done.code, done.out) == (1, "")
     assert "does not end" in done.err
     assert len(emulator.journal) <= 2
+
+
+# connections
+
+
+@pytest.mark.parametrize(
+    ("words", "most"),
+    [
+        (["list"], 1),
+        (["create", "new", "--no-init"], 2),
+        (["create", "new"], 3),
+        (["url", "dev", "--public"], 1),
+        (["checkpoint", "dev"], 1),
+        (["resume", "dev"], 2),
+        (["restore", "dev", "v1", "--yes"], 4),
+        (["destroy", "dev", "dev-2", "--yes"], 1),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_n3_a_command_opens_few_connections(
+    thopters: Thopters, emulator: Emulator, config: Path, words: list[str], most: int
+) -> None:
+    """One for all requests, and one for each session in the sprite after the first."""
+    emulator.personality.page_size = 2
+    emulator.personality.restore_delay_s = 0.0
+    for name in ("dev", "dev-2", "dev-3"):
+        emulator.add_sprite(name, status="cold" if words[0] == "resume" else "running")
+    if words[0] == "restore":
+        assert thopters("init", "dev").code == 0  # so that it puts the keys in again
+    emulator.sprite("dev").add_checkpoint("")
+    with Relay(int(emulator.url.rpartition(":")[2])) as relay:
+        done = thopters(*words, env={"SPRITES_API_URL": relay.url})
+        assert done.code == 0, done
+        assert 1 <= len(relay.connections) <= most
 
 
 # several, and what is not known

@@ -21,6 +21,7 @@ from emulation.exec import Session as RemoteSession
 from emulation.state import Sprite
 from emulation.wire import Reply
 from support.program import Result, Thopters
+from support.relay import Relay
 from support.sessions import asked, needs_curl, needs_namespace
 from support.terminals import CTRL_C, CTRL_D, Start
 from support.waiting import until
@@ -75,12 +76,14 @@ def let_sleep(emulator: Emulator, process: subprocess.Popen[bytes], name: str = 
     emulator.idle_s = 0.5
 
 
-def sleep_when_watched(emulator: Emulator, sprite: Sprite, *, cold: bool = False) -> None:
-    """Have a sprite fall asleep when its status is asked for again, before the answer."""
+def sleep_when_watched(
+    emulator: Emulator, sprite: Sprite, *, cold: bool = False, looks: int = 1
+) -> None:
+    """Have a sprite fall asleep when its status is asked for after `looks`, before the answer."""
     show, path = sprite.shown_status, f"/v1/sprites/{sprite.name}"
 
     def fall_asleep() -> str:
-        watched = len(emulator.journal.requests("GET", path)) > 1
+        watched = len(emulator.journal.requests("GET", path)) > looks
         quiet = all(session.ended.is_set() for session in sprite.sessions.values())
         if sprite.status == "running" and watched and quiet:
             sprite.pause(cold=cold)
@@ -267,6 +270,19 @@ def test_force_ends_a_session_and_the_sprite_sleeps(thopters: Thopters, emulator
     assert session.exit_code == 128 + signal.SIGTERM
     assert client.wait(30) == 128 + signal.SIGTERM
     assert sprite.status == "warm"
+
+
+def test_n3_a_wait_for_sleep_goes_over_the_connection_there_is(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    sprite = awake(emulator)
+    chatter(thopters, emulator)
+    sleep_when_watched(emulator, sprite, looks=3)
+    with Relay(int(emulator.url.rpartition(":")[2])) as relay:
+        done = thopters("pause", "dev", "--force", env={"SPRITES_API_URL": relay.url})
+        assert (done.code, sprite.status) == (0, "warm"), done
+        assert len(emulator.journal.requests("GET", "/v1/sprites/dev")) > 3
+        assert len(relay.connections) <= 4
 
 
 def open_console(thopters: Thopters, emulator: Emulator) -> RemoteSession:

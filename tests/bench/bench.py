@@ -2,21 +2,23 @@
 
   python3 tests/bench/bench.py              all rows; exit status 1 if a target is missed
   python3 tests/bench/bench.py --quick      few rounds, and a tenth of the bytes and files
-  python3 tests/bench/bench.py --only ROWS  "commands", "terminal", "ports" or "copies" alone
+  python3 tests/bench/bench.py --only ROWS  "commands", "terminal", "ports", "copies" or
+                                            "distance" alone
 
-It needs nothing but a clone. Two things are compared with where they are found: curl, and the
-platform's official SDK, if the Python that runs this has it:
+It needs nothing but a clone, and openssl for the distance: TLS, with a round trip of 50 ms before
+it (--round-trip MS). Two things are compared with where they are found: curl, and the platform's
+official SDK, if the Python that runs this has it:
 
   python3 -m venv sdk && sdk/bin/python -m pip install sprites-py==0.7.2
   sdk/bin/python tests/bench/bench.py
 
-How it measures is told in measuring.py.
+The program itself runs in a Python that has no packages. How it measures is told in measuring.py,
+and what the distance is in distance.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -26,6 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import connections
+import distance
 from measuring import (
     ROOT,
     SEALED_PATH,
@@ -60,8 +63,8 @@ import os
 from sprites import SpritesClient
 client = SpritesClient(os.environ["SPRITE_TOKEN"], base_url=os.environ["SPRITES_API_URL"])
 """
-SDK_LIST = SDK_CLIENT + "print(*(sprite.name for sprite in client.list_all_sprites()), sep='\\n')"
-SDK_EXEC = SDK_CLIENT + "raise SystemExit(client.sprite('dev').run('true').returncode)"
+SDK_LIST = "print(*(sprite.name for sprite in client.list_all_sprites()), sep='\\n')"
+SDK_EXEC = "raise SystemExit(client.sprite('dev').run('true').returncode)"
 
 
 # --- contenders -------------------------------------------------------------------------
@@ -96,25 +99,18 @@ class Curl:
         told = bench.check(Contender("curl", [self.program, "--version"], anything))
         return told.decode().split()[1]
 
-    def ask(self, paths: list[str], sound: Callable[[bytes, int], bool], *more: str) -> Contender:
-        """Return one curl for these paths: with several, it keeps its connection."""
+    def ask(self, path: str, sound: Callable[[bytes, int], bool], *more: str) -> Contender:
         if not self.program:
             return Contender("curl", [])
         words = ["-q", "-sS", "--fail", "-H", f"Authorization: Bearer {self.platform.token}"]
-        urls = [self.platform.url + path for path in paths]
-        return Contender("curl", [self.program, *words, *more, *urls], sound)
+        url = self.platform.url + path
+        return Contender("curl", [self.program, *words, *more, url], sound)
 
-    def list(self, bench: Bench) -> Contender:
-        """Return the one for all pages."""
-        path = "/v1/sprites?max_results=50&bulk_load=true"
-        first = self.ask([path], anything)
-        if not first.argv:
-            return first
-        token = json.loads(bench.check(first))["next_continuation_token"]
-        return self.ask([path, f"{path}&continuation_token={token}"], all_sprites)
+    def list(self) -> Contender:
+        return self.ask("/v1/sprites?max_results=500", all_sprites)
 
     def exec(self) -> Contender:
-        return self.ask(["/v1/sprites/dev/exec?cmd=true"], status_0, "--data", "")._replace(
+        return self.ask("/v1/sprites/dev/exec?cmd=true", status_0, "--data", "")._replace(
             label="curl, by POST"
         )
 
@@ -132,7 +128,7 @@ class Sdk:
     def run(self, source: str) -> Contender:
         if self.version == "not installed":
             return Contender("sprites-py", [])
-        return python("sprites-py", source)
+        return python("sprites-py", SDK_CLIENT + source)
 
     def list(self) -> Contender:
         return self.run(SDK_LIST)._replace(sound=all_lines, limit=SDK_TARGET)
@@ -184,12 +180,12 @@ def build(bench: Bench) -> list[str]:
     path = bench.home / "thopters.pyz"
     argv = [sys.executable, str(ROOT / "build_pyz.py"), "--output", str(path)]
     bench.check(Contender("build_pyz.py", argv, anything))
-    return [sys.executable, str(path)]
+    return [bench.bare_python, str(path)]
 
 
 def commands(bench: Bench, program: list[str], curl: Curl, sdk: Sdk) -> list[list[Contender]]:
     """Return the races whose time is all there is to them; ours comes first."""
-    plain = python("import argparse", "import argparse")
+    plain = Contender("import argparse", [bench.bare_python, "-c", "import argparse"])
     in_time = plain._replace(limit=HELP_TARGET)
     first = {"XDG_CACHE_HOME": str(bench.home / "none" / "none")}  # nowhere to keep bytecode
     shown = Contender("--help", [*program, "--help"], help_text)
@@ -199,7 +195,7 @@ def commands(bench: Bench, program: list[str], curl: Curl, sdk: Sdk) -> list[lis
     return [
         [shown, in_time],
         [shown._replace(label="--help, not compiled", env=first), plain],
-        [listed, curl.list(bench), sdk.list()],
+        [listed, curl.list(), sdk.list()],
         [ran, curl.exec(), sdk.exec()],
     ]
 
@@ -222,12 +218,21 @@ def measure(bench: Bench, platform: Platform, args: argparse.Namespace) -> list[
         rows += connections.ports(bench, platform, program, few, args.bytes)
     if args.only in (None, "copies"):
         rows += connections.copies(bench, program, few, args.bytes, args.files)
+    if args.only in (None, "distance"):
+        more, told = distance.distance(bench, program, sdk.run, args.rounds, args.round_trip / 1000)
+        rows, notes = [*rows, *more], [*notes, *told]
     version = sys.version.split()[0]
     print(f"Python {version} on {sys.platform}, {os.cpu_count()} CPUs, {args.rounds} rounds")
     print(f"curl: {curl.version(bench)}; sprites-py: {sdk.version}\n")
     print_table(rows)
-    print("", *notes, sep="\n")
+    print("", *notes, verdict(rows), sep="\n")
     return rows
+
+
+def verdict(rows: list[Row]) -> str:
+    missed = [row.what for row in rows if row.kept is False]
+    count = sum(row.kept is not None for row in rows)
+    return f"MISSED: {', '.join(missed)}" if missed else f"All {count} targets are kept"
 
 
 def parse() -> argparse.Namespace:
@@ -235,9 +240,10 @@ def parse() -> argparse.Namespace:
         description=(__doc__ or "").split("\n")[0], epilog="exit status 1: a target is missed"
     )
     parser.add_argument("--quick", action="store_true", help="few rounds, a tenth of the data")
-    parser.add_argument("--only", choices=("commands", "terminal", "ports", "copies"))
+    parser.add_argument("--only", choices=("commands", "terminal", "ports", "copies", "distance"))
     parser.add_argument("--rounds", type=int, metavar="N", help="default: 15, quick: 5")
     parser.add_argument("--bytes", type=int, metavar="N", help="default: 1 GiB, quick: 100 MB")
+    parser.add_argument("--round-trip", type=float, default=50.0, metavar="MS", help="default: 50")
     args = parser.parse_args()
     args.rounds = args.rounds or (5 if args.quick else 15)
     args.bytes = args.bytes or (10**8 if args.quick else 1 << 30)
@@ -252,6 +258,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="thopters-bench-") as folder:
         bench = Bench(Path(folder))
         try:
+            bench.make_bare_python()
             with platform(bench) as emulator:
                 rows = measure(bench, emulator, args)
         except (BenchError, OSError) as error:

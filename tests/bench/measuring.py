@@ -24,8 +24,9 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "tests"))  # for the emulator, and for what stands in support
 SEALED_PATH = "/usr/local/bin:/usr/bin:/bin"
-SPRITES = 60  # two pages
+SPRITES = 60
 ROOM = 1 << 20  # what the program receives into; so do those it is compared with
 BLOCK = 1 << 18  # what the emulator sends at once; so does the plain socket
 
@@ -90,6 +91,12 @@ class Bench:
         self.home = home
         self.env = {"HOME": str(home), "PATH": SEALED_PATH, "LANG": "C.UTF-8", "COLUMNS": "80"}
         self.emulator_cpu: Callable[[], float] = lambda: 0.0
+        self.bare_python = str(home / "bare" / "bin" / "python")
+
+    def make_bare_python(self) -> None:
+        """Make a Python without packages, whatever the one that runs this has."""
+        argv = [sys.executable, "-m", "venv", "--without-pip", str(self.home / "bare")]
+        self.check(Contender("venv", argv, anything))
 
     def use(self, platform: Platform) -> None:
         self.env |= {"SPRITES_API_URL": platform.url, "SPRITE_TOKEN": platform.token}
@@ -165,7 +172,8 @@ class Platform:
         told = self._ask(b"")
         self.url: str = told["url"]
         self.token: str = told["token"]
-        self.port: int = told["port"]
+        self.api_port: int = told["api_port"]
+        self.port: int = told["port"]  # of the plain socket
 
     def _ask(self, line: bytes) -> dict[str, Any]:
         assert self._process.stdin and self._process.stdout
@@ -178,15 +186,19 @@ class Platform:
 
     def cpu(self) -> float:
         """Return the CPU's seconds that the emulator has used so far, without its sprites."""
-        return float(self._ask(b"cpu\n")["cpu"])
+        return float(self.set()["cpu"])
+
+    def set(self, **settings: float) -> dict[str, Any]:
+        """Change fields of the emulator, or of its personality."""
+        return self._ask(json.dumps(settings).encode() + b"\n")
 
 
 @contextlib.contextmanager
-def platform(bench: Bench) -> Iterator[Platform]:
-    """Run the emulator; it ends with its standard input, so it cannot outlive us."""
+def platform(bench: Bench, sprites: int = SPRITES) -> Iterator[Platform]:
+    """Run the emulator with some sprites; it ends with its standard input, so never after us."""
     kept = {name: os.environ[name] for name in ("TMPDIR",) if name in os.environ}
     process = subprocess.Popen(
-        ourselves("", serve).argv,
+        ourselves("", serve, sprites).argv,
         env=bench.env | kept,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -206,18 +218,25 @@ def platform(bench: Bench) -> Iterator[Platform]:
         process.stdout.close()
 
 
-def serve() -> int:
+def serve(sprites: int) -> int:
     """Be the child that is the platform, until standard input ends."""
-    sys.path.insert(0, str(ROOT / "tests"))
     from emulation import Emulator
 
     with Emulator(idle_s=3600) as emulator, socket.create_server(("127.0.0.1", 0)) as listener:
-        for name in ["dev", *(f"bench-{number:02}" for number in range(1, SPRITES))]:
+        for name in ["dev", *(f"bench-{number:03}" for number in range(sprites - 1))]:
             emulator.add_sprite(name)
         threading.Thread(target=serve_plain, args=(listener,), daemon=True).start()
-        told = {"url": emulator.url, "token": emulator.token, "port": listener.getsockname()[1]}
+        told = {
+            "url": emulator.url,
+            "token": emulator.token,
+            "api_port": urlsplit(emulator.url).port,
+            "port": listener.getsockname()[1],
+        }
         print(json.dumps(told), flush=True)
-        for _ in sys.stdin:
+        for line in sys.stdin:
+            for name, value in json.loads(line).items():
+                place = emulator if hasattr(emulator, name) else emulator.personality
+                setattr(place, name, value)
             print(json.dumps({"cpu": time.process_time()}), flush=True)
     return 0
 

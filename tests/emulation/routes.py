@@ -686,9 +686,12 @@ def restore_events(call: Call, sprite: Sprite, checkpoint: Checkpoint) -> Iterat
         if not call.emulator.stopping.is_set():
             sprite.restore(checkpoint)
 
-    threading.Thread(target=later, daemon=True).start()
+    restoring = threading.Thread(target=later, daemon=True)
+    restoring.start()
     for step in steps:
         yield {"type": "info", "data": step}
+    if not call.personality.restore_delay_s:
+        restoring.join()
     yield {"type": "complete", "data": last.format(checkpoint.id)}
 
 

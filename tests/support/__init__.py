@@ -5,10 +5,12 @@ Fixtures stand in conftest.py. The failures of assertions here are explained as 
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
-import pytest
+with contextlib.suppress(ImportError):  # the benches use some of it without pytest
+    import pytest
 
-pytest.register_assert_rewrite(
-    *(f"{__name__}.{path.stem}" for path in Path(__file__).parent.glob("[a-z]*.py"))
-)
+    pytest.register_assert_rewrite(
+        *(f"{__name__}.{path.stem}" for path in Path(__file__).parent.glob("[a-z]*.py"))
+    )

@@ -60,6 +60,13 @@ class Server:
             self._open.append(sock)
         return sock
 
+    def release(self, *socks: socket.socket) -> None:
+        """Close connections whose both ends are done, so that any number can follow."""
+        with self._lock:
+            for sock in socks:
+                self._open.remove(sock)
+                sock.close()
+
     def serve(self, sock: socket.socket) -> None:
         """Serve one connection; whatever breaks it ends it. The base class never answers."""
         while sock.recv(1 << 16):
@@ -195,10 +202,12 @@ class TlsRelay(Server):
     def serve(self, sock: socket.socket) -> None:
         with self.context.wrap_socket(sock.dup(), server_side=True) as client:
             self.handshakes += 1
-            pump(client, self.connect(self.target), change=lambda data: self._meddle(data, client))
+            server = self.connect(self.target)
+            pump(client, server, change=lambda data: self._meddle(data, client))
             # so that the goodbye of TLS is sent, and an answer is not lost to a reset
             with contextlib.suppress(OSError):
                 client.unwrap().close()
+        self.release(sock, server)
 
     def _meddle(self, data: bytes, client: ssl.SSLSocket) -> bytes:
         """Return what is passed on of the client's; each request begins with a read of its own."""
