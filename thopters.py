@@ -9192,7 +9192,16 @@ def run(
     environ: Mapping[str, str],
     signals: StopSignals | None = None,
 ) -> int:
-    """Carry out one command line and return the exit status."""
+    """Carry out one command line and return the exit status, also on a Python that lacks a part."""
+    try:
+        return run_command(argv, console, environ, signals)
+    except ImportError as error:
+        return fail_incomplete(error, console)
+
+
+def run_command(
+    argv: list[str], console: Console, environ: Mapping[str, str], signals: StopSignals | None
+) -> int:
     first = next((word for word in argv if word not in GLOBAL_OPTIONS), "")
     if not argv or first in ("-h", "--help"):
         console.answer(overview())
@@ -9216,7 +9225,7 @@ def run(
     except HelpWanted as wanted:
         console.answer(str(wanted))
         return EXIT_OK
-    except (Interrupted, BrokenPipeError):
+    except (Interrupted, BrokenPipeError, ImportError):
         raise
     except Exception as error:
         raise_hidden(signals.raised if signals else None, error)
@@ -9240,6 +9249,21 @@ def fail(
     if command and command.own_failure and not isinstance(error, (UsageError, NoProgramError)):
         return command.own_failure
     return error.exit_code
+
+
+def fail_incomplete(error: ImportError, console: Console) -> int:
+    """Say which module of the standard library is missing, by means of none of them."""
+    why = "" if isinstance(error, ModuleNotFoundError) else f": {error}"
+    failure = UsageError(
+        f"this Python {sys.version.split()[0]} is not complete: it lacks {error.name}{why}",
+        hint="install all of it (python3 beside python3-minimal, say), or run another Python",
+    )
+    try:
+        console.error(failure)
+    except ImportError:  # of what makes JSON
+        console.json = False
+        console.error(failure)
+    return failure.exit_code
 
 
 def show_traceback(console: Console) -> None:
