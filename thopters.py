@@ -8241,9 +8241,9 @@ def values_from_environment(app: App) -> SetupAnswers:
 
 
 def asked_values(app: App) -> SetupAnswers:
-    """Ask for each value: Enter keeps what is there, `-` takes it away."""
+    """Ask for each value: Enter keeps what is stored or stores what is offered, `-` removes it."""
     console, config, answers = app.console, app.config, SetupAnswers()
-    console.note("Enter keeps what is there, - removes it.")
+    console.note("Enter keeps what is stored, - removes it.")
     for name in dict.fromkeys([*USUAL_SECRETS, *config.secrets]):
         secret = config.secrets.get(name)
         shown = f"**** ({secret.length} characters)" if secret else "not set"
@@ -8255,11 +8255,13 @@ def asked_values(app: App) -> SetupAnswers:
             answers.secrets[name] = "" if bare == "-" else value
     for words, section, key, _ in USUAL_SETTINGS:
         value = offered_setting(app, section, key)
-        typed = console.ask(f"{words} [{value or 'none'}]:").strip()
+        is_stored = key in config.document.get(section, {})
+        offer = "" if is_stored or not value else "not stored, Enter stores "
+        typed = console.ask(f"{words} [{offer}{value or 'none'}]:").strip()
         check_value(console, words, key, typed)
         if typed:
             answers.settings[section, key] = "" if typed == "-" else typed
-        elif key not in config.document.get(section, {}):
+        elif not is_stored:
             answers.offered[section, key] = value
     return answers
 

@@ -362,6 +362,32 @@ def test_setup_offers_no_git_name_that_it_would_not_take(
     assert json.loads(path.read_bytes())["git"]["user"] == "ThopterBot"
 
 
+@pytest.mark.parametrize("local", [True, False])
+def test_h7_a_git_identity_that_is_offered_is_not_shown_as_stored(
+    thopters: Thopters, emulator: Emulator, path: Path, start: Start, local: bool
+) -> None:
+    name, email = ("Local Me", "me@example.org") if local else (
+        "ThopterBot", "thopterbot@telepath.computer"
+    )  # fmt: skip
+    if local:
+        text = f"[user]\n\tname = {name}\n\temail = {email}\n"
+        (thopters.home / ".gitconfig").write_text(text)
+    first = start("setup", columns=200)
+    assert answer_setup(first, ["", "", "", "", "-", ""]) == 0
+    assert "Enter keeps what is stored, - removes it.\n" in first.screen.text
+    assert f"git user [not stored, Enter stores {name}]:" in first.screen.text
+    assert f"git email [not stored, Enter stores {email}]:" in first.screen.text
+    assert "list prefix [none]:" in first.screen.text
+    document = json.loads(path.read_bytes())
+    assert document["git"] == {"user": name, "email": ""}
+    second = start("setup", columns=200)
+    assert answer_setup(second, [""] * 6) == 0
+    assert f"git user [{name}]:" in second.screen.text
+    assert "git email [none]:" in second.screen.text
+    assert "not stored" not in second.screen.text
+    assert json.loads(path.read_bytes()) == document
+
+
 def test_setup_does_not_undo_what_is_set_meanwhile(
     thopters: Thopters,
     emulator: Emulator,
