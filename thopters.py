@@ -810,6 +810,15 @@ def binary_streams() -> None:
             msvcrt.setmode(fd, os.O_BINARY)  # type: ignore[attr-defined]
 
 
+def leave_no_core() -> None:
+    """Keep the system from writing our memory into a file, secrets and all, as QUIT has it do."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+        resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
+
+
 def replace_closed_streams() -> None:
     """Have three standard streams, though whoever started us has closed one.
 
@@ -9282,6 +9291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     gc.set_threshold(100_000)  # imports make much that lives and little garbage
 
+    leave_no_core()
     replace_closed_streams()
     sys.stdout, sys.stderr = waiting_stream(sys.stdout), waiting_stream(sys.stderr)
     for stream in (sys.stdout, sys.stderr):
