@@ -1806,6 +1806,9 @@ class Config:
 # sprite program, whose login is one of the places.
 
 
+TOKEN_VARIABLES = ("SPRITE_TOKEN", "SPRITES_TOKEN")  # the first that is set is used
+
+
 class Credential:
     """A token, the words that say where it came from, and its org where that is known."""
 
@@ -1847,6 +1850,13 @@ def api_base(
             hint=hint,
         )
     return url.rstrip("/")
+
+
+def is_usual_place(base: str) -> bool:
+    """Return whether a URL of the API is the usual one, or on this machine."""
+    import urllib.parse
+
+    return base == DEFAULT_API_URL or is_loopback(urllib.parse.urlsplit(base).hostname or "")
 
 
 def check_token(text: str, source: str) -> Secret:
@@ -4226,7 +4236,7 @@ def decode_keyring(value: str) -> str:
 
 def find_credential(environ: Mapping[str, str], base: str, console: Console) -> Credential:
     """Return the first token there is: the environment's, then the `sprite` program's login."""
-    values = {name: environ.get(name, "") for name in ("SPRITE_TOKEN", "SPRITES_TOKEN")}
+    values = {name: environ.get(name, "") for name in TOKEN_VARIABLES}
     given = [name for name, value in values.items() if value.strip()]
     if len({values[name].strip() for name in given}) == 2:
         console.warn_once("SPRITE_TOKEN and SPRITES_TOKEN differ; SPRITE_TOKEN is used")
@@ -7899,6 +7909,11 @@ class App:
             with contextlib.suppress(ThoptersError):  # servers may say back what sprites hold
                 self.config_if_any()
             self.console.detail(f"{base} with the token from {credential.source}")
+            if credential.source in TOKEN_VARIABLES and not is_usual_place(base):
+                # one that is stored belongs to an address
+                self.console.note(
+                    f"{credential.source} goes to {host_of(base)}, which SPRITES_API_URL names"
+                )
             transport = Transport(
                 base,
                 credential,
@@ -9252,7 +9267,7 @@ def fail(
 ) -> int:
     """Say what ended a command, and return its exit status."""
     # an error repeats the user's words, and may come before anything has looked for the token
-    for name in ("SPRITE_TOKEN", "SPRITES_TOKEN", *USUAL_SECRETS):
+    for name in (*TOKEN_VARIABLES, *USUAL_SECRETS):
         console.redact.add(Secret(environ.get(name, "").strip()))
     if environ.get("THOPTERS_DEBUG"):
         show_traceback(console)
