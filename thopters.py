@@ -6079,6 +6079,7 @@ class Stay:
 
 # Ports of a sprite: forwarded to local ones, or joined to stdin and stdout.
 
+OPEN_PORTS = "every user of this machine and any page in your browser can reach these ports"
 LINGER_S = 10.0  # of silence, for an answer after the local side has sent all
 
 
@@ -8827,6 +8828,7 @@ def cmd_proxy(app: App, args: argparse.Namespace) -> int:
         info = sprite.require()
         program = None if args.native else sprite_program_for(sprite, info)
         if program is None:
+            app.console.hint(OPEN_PORTS)
             for here, there in pairs:
                 app.console.answer(f"localhost:{here} -> {sprite.name}:{there}")
             app.console.flush()
