@@ -132,6 +132,14 @@ class UsageError(ThoptersError):
     code = "usage"
 
 
+class NoHomeError(UsageError):
+    """Nobody knows where the user's home directory is."""
+
+
+class NotOursError(ThoptersError):
+    """A file can't be read by this user, or is another one's and not used."""
+
+
 class NotFoundError(ThoptersError):
     exit_code = EXIT_NOT_FOUND
     code = "not_found"
@@ -573,15 +581,32 @@ def is_in_background() -> bool:
 
 
 def home_directory(environ: Mapping[str, str]) -> str:
-    """Return the user's home; UsageError where HOME is no absolute path."""
+    """Return the user's home; NoHomeError where HOME is no absolute path."""
     home = environ.get("USERPROFILE" if os.name == "nt" else "HOME", "")
     if not os.path.isabs(home):
-        raise UsageError(
+        raise NoHomeError(
             "cannot tell where your home directory is: HOME is "
             + ("not an absolute path" if home else "not set"),
             hint="set HOME, or name the files with THOPTERS_CONFIG and the token with SPRITE_TOKEN",
         )
     return home
+
+
+def user_name(uid: int) -> str:
+    """Return the name of a user, or the number where it has none; POSIX alone."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def nearest_there(path: str) -> str:
+    """Return a path, or the nearest folder above it that is there and can be looked at."""
+    while not os.path.exists(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    return path
 
 
 def is_special(path: str) -> bool:
@@ -631,16 +656,28 @@ def sync(fd: int) -> None:
     os.fsync(fd)
 
 
+# What a file system says that has no modes, or no locks
+NOT_HERE = (errno.EPERM, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+
+
 def open_private(path: str, flags: int) -> int:
-    """Be the opener of a file that is ours alone; where a link lies in its place, it fails."""
+    """Be the opener of a file that is ours alone; where a link lies in its place, it fails.
+
+    Where the file system takes no modes, the file is as that has it.
+    """
     fd = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
-    if hasattr(os, "fchmod"):
-        os.fchmod(fd, 0o600)  # a umask may have taken even that
+    try:
+        if hasattr(os, "fchmod"):
+            os.fchmod(fd, 0o600)  # a umask may have taken even that
+    except OSError as error:
+        if error.errno not in NOT_HERE:
+            os.close(fd)
+            raise
     return fd
 
 
 def try_lock(fd: int) -> bool:
-    """Take an open file's lock unless somebody else has it."""
+    """Take an open file's lock unless somebody else has it; OSError where there are no locks."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -780,6 +817,15 @@ def binary_streams() -> None:
 
         for fd in (0, 1, 2):
             msvcrt.setmode(fd, os.O_BINARY)  # type: ignore[attr-defined]
+
+
+def leave_no_core() -> None:
+    """Keep the system from writing our memory into a file, secrets and all, as QUIT has it do."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+        resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
 
 
 def replace_closed_streams() -> None:
@@ -1423,6 +1469,8 @@ def read_json_file(path: str, check: Callable[[os.stat_result], None]) -> dict[s
         document = json.loads(data, object_pairs_hook=refuse_duplicates)
     except FileNotFoundError:
         return None
+    except PermissionError as error:
+        raise NotOursError(f"cannot read {path}: {error.strerror}") from None
     except OSError as error:
         raise ThoptersError(f"cannot read {path}: {error.strerror}") from None
     except json.JSONDecodeError as error:
@@ -1478,17 +1526,35 @@ def value_flaw(key: str, value: str) -> str:
     return ""
 
 
+def default_folder(environ: Mapping[str, str]) -> str:
+    return os.path.join(home_directory(environ), ".sprite-thopters")
+
+
 def config_path(environ: Mapping[str, str]) -> str:
+    """Return the absolute path of the configuration; UsageError where none is given."""
     named = environ.get("THOPTERS_CONFIG")
-    return named or os.path.join(home_directory(environ), ".sprite-thopters", "config.json")
+    if not named:
+        return os.path.join(default_folder(environ), "config.json")
+    if flaw := shell_syntax(named):
+        raise UsageError(f"THOPTERS_CONFIG {flaw}")
+    if named.startswith(("~/", "~" + os.sep)):  # no shell has replaced it
+        named = home_directory(environ) + named[1:]
+    if not os.path.isabs(named):
+        raise UsageError(
+            f"THOPTERS_CONFIG is not an absolute path: {named}",
+            hint="begin it with / or ~/: keys do not belong into whatever folder you are in",
+        )
+    return named
 
 
 class Config:
     """The configuration file: `secrets`, `git` (user, email), `defaults` (prefix), `version`.
 
     What others put into it is kept. The file and its folder are for the user alone, from their
-    first byte on. Other programs may replace the file at any time, and so it is never changed in
-    place; our own take turns by a lock file beside it, which stays.
+    first byte on. Modes are changed in our own folder alone, once the file is known to be a
+    configuration; elsewhere, and where they can't be changed, others' access is warned of. Other
+    programs may replace the file at any time, and so it is never changed in place; our own take
+    turns by a lock file beside it, which stays.
     """
 
     VERSION = 1
@@ -1497,31 +1563,34 @@ class Config:
     def __init__(self, environ: Mapping[str, str], console: Console) -> None:
         self.console = console
         self.path = config_path(environ)
-        self.real_path = self._find()
+        # a symbolic link, as dotfiles have it, stays one
+        self.real_path = self.path if is_placeless(self.path) else os.path.realpath(self.path)
         self.folder = os.path.dirname(self.real_path)
+        self.is_named = bool(environ.get("THOPTERS_CONFIG"))
+        self._own_folder = ""
+        with contextlib.suppress(NoHomeError):
+            folder, name = os.path.split(default_folder(environ))
+            self._own_folder = os.path.join(os.path.realpath(folder), name)
         self.document: dict[str, Any] = {}
         self.exists = False
         self.load()
 
     # reading
 
-    def _find(self) -> str:
-        """Return where the file lies: a symbolic link, as dotfiles have it, stays one."""
-        if is_placeless(self.path):
-            return self.path
-        try:
-            return os.path.realpath(self.path)
-        except OSError as error:
-            raise ThoptersError(f"cannot tell where {self.path} is: {error.strerror}") from None
-
     def load(self) -> None:
         """Read the file; ThoptersError if it is unreadable, no configuration, or not ours."""
-        document = read_json_file(self.real_path, self._check)
+        self._status: os.stat_result | None = None
+        try:
+            document = read_json_file(self.real_path, self._check)
+        except NotOursError as error:
+            error.hint = self._way_back()
+            raise
         self.exists = document is not None
         self.document = document or {}
         self._validate()
         for name, secret in self.secrets.items():
             self.console.redact.add(secret, yields=name not in USUAL_SECRETS)
+        self._guard()
 
     def _validate(self) -> None:
         """Raise ThoptersError for what no command could use."""
@@ -1543,26 +1612,57 @@ class Config:
                 raise ThoptersError(f"{self.path}: {name} steers the shell, so it is no secret")
 
     def _check(self, status: os.stat_result) -> None:
-        """Refuse another user's file; take away what others may do with ours."""
+        """Refuse another user's file, but root's, who can do with ours what he likes anyway."""
         if os.name != "posix" or not stat.S_ISREG(status.st_mode):
             return  # a pipe of the shell's, say, is read as it is
-        if status.st_uid != os.geteuid():
-            raise ThoptersError(f"{self.path} belongs to another user, so it is not used")
-        if status.st_mode & 0o077:
-            self._mend(self.real_path, 0o600)
-        folder = os.stat(self.folder)
-        lax = 0o077 if os.path.basename(self.folder) == ".sprite-thopters" else 0o022
-        is_shared = folder.st_mode & stat.S_ISVTX  # as /tmp, where each keeps to their own files
-        if folder.st_uid == os.geteuid() and folder.st_mode & lax and not is_shared:
-            self._mend(self.folder, folder.st_mode & 0o7777 & ~lax)
+        if status.st_uid not in (os.geteuid(), 0):
+            raise NotOursError(f"{self.path} belongs to another user, so it is not used")
+        self._status = status
 
-    def _mend(self, path: str, mode: int) -> None:
-        try:
-            os.chmod(path, mode)
-        except OSError as error:
-            self.console.warn(f"others can use {path}, and that can't be changed: {error.strerror}")
-        else:
-            self.console.warn(f"others could use {path}; that was taken back")
+    def _way_back(self) -> str | None:
+        """Return what to do about a file of ours that another user has, None for any other."""
+        if self.is_named or os.name != "posix":
+            return None
+        place, us = nearest_there(self.real_path), os.geteuid()
+        owner = os.stat(place).st_uid
+        if owner == us:
+            return None
+        if us == 0:
+            return f"{place} belongs to {user_name(owner)}: run this as that user, without sudo"
+        back = f"sudo chown -R {user_name(us)} {place}"
+        return f"{place} belongs to {user_name(owner)}; take it back with: {back}"
+
+    def _guard(self) -> None:
+        """Take away what others may do with our own folder and file; warn of what they still may.
+
+        A folder of another name may be meant for others, but not for them to write in.
+        """
+        if self._status is None:
+            return
+        with contextlib.suppress(OSError):  # the folder is gone
+            folder = os.stat(self.folder)
+            is_shared = folder.st_mode & stat.S_ISVTX  # as /tmp, where each keeps to their own
+            lax = 0o077 if self.folder == self._own_folder else 0o022
+            if is_shared or self._narrow(self.folder, folder, lax):
+                self._narrow(self.real_path, self._status, 0o077)
+
+    def _narrow(self, path: str, status: os.stat_result, lax: int) -> bool:
+        """Take away the `lax` bits of a mode, or say who may; False if the system does not."""
+        right = stat.S_IMODE(status.st_mode) & ~lax
+        if not status.st_mode & lax or status.st_uid != os.geteuid():
+            return True
+        how, is_ours = f"mend it with: chmod {right:o} {path}", self.folder == self._own_folder
+        if is_ours:
+            try:
+                os.chmod(path, right)
+                how = "its file system keeps no modes"
+                if not os.stat(path).st_mode & lax:
+                    self.console.warn(f"others could use {path}; its mode is {right:o} now")
+                    return True
+            except OSError as error:
+                how = f"its mode can't be changed: {error.strerror}"
+        self.console.warn_once(f"others can use {path}; {how}")
+        return not is_ours
 
     def _text(self, section: str, key: str) -> str:
         return str(self.document.get(section, {}).get(key, ""))
@@ -1596,14 +1696,28 @@ class Config:
 
     # writing
 
+    def check_place(self) -> None:
+        """Raise ThoptersError where nothing can be saved, or should not be."""
+        if is_placeless(self.real_path):
+            raise ThoptersError(f"{self.path} is no file, so nothing can be saved in it")
+        if self.is_named or os.name != "posix" or os.geteuid() != 0:
+            return
+        place = nearest_there(self.folder)
+        owner = os.stat(place).st_uid
+        if owner != 0:  # as with sudo, which may keep HOME
+            raise UsageError(
+                f"{place} belongs to {user_name(owner)}, whom files of root's would lock out there",
+                hint="run this without sudo; or set HOME to root's own, or name a file by "
+                "THOPTERS_CONFIG",
+            )
+
     def update(self, change: Callable[[dict[str, Any]], None]) -> None:
         """Have `change` work on the newest document, and save that.
 
         Whoever is killed, whatever fails: the file holds the old or the new text, whole.
         """
         try:
-            if is_placeless(self.real_path):
-                raise ThoptersError(f"{self.path} is no file, so nothing can be saved in it")
+            self.check_place()
             self._make_folder()
             with self._lock():
                 self.load()
@@ -1621,7 +1735,8 @@ class Config:
                 self._replace()
                 self.load()
         except OSError as error:
-            raise ThoptersError(f"cannot write {self.path}: {error.strerror}") from None
+            hint = self._way_back() if isinstance(error, PermissionError) else None
+            raise ThoptersError(f"cannot write {self.path}: {error.strerror}", hint=hint) from None
 
     def _make_folder(self) -> None:
         missing, folder = [], self.folder
@@ -1643,6 +1758,15 @@ class Config:
                 f"another thopters has been changing {self.path} for {self.LOCK_LIMIT_S:.0f} s",
                 hint="try again when it is done",
             )
+        except OSError as error:
+            if error.errno not in NOT_HERE:
+                lock.close()
+                raise
+            self.console.warn_once(
+                f"the file system of {self.path} has no locks ({error.strerror}): "
+                "store from one place at a time"
+            )
+            return lock
         except BaseException:
             lock.close()
             raise
@@ -1691,6 +1815,9 @@ class Config:
 # sprite program, whose login is one of the places.
 
 
+TOKEN_VARIABLES = ("SPRITE_TOKEN", "SPRITES_TOKEN")  # the first that is set is used
+
+
 class Credential:
     """A token, the words that say where it came from, and its org where that is known."""
 
@@ -1732,6 +1859,13 @@ def api_base(
             hint=hint,
         )
     return url.rstrip("/")
+
+
+def is_usual_place(base: str) -> bool:
+    """Return whether a URL of the API is the usual one, or on this machine."""
+    import urllib.parse
+
+    return base == DEFAULT_API_URL or is_loopback(urllib.parse.urlsplit(base).hostname or "")
 
 
 def check_token(text: str, source: str) -> Secret:
@@ -4215,7 +4349,7 @@ def decode_keyring(value: str) -> str:
 
 def find_credential(environ: Mapping[str, str], base: str, console: Console) -> Credential:
     """Return the first token there is: the environment's, then the `sprite` program's login."""
-    values = {name: environ.get(name, "") for name in ("SPRITE_TOKEN", "SPRITES_TOKEN")}
+    values = {name: environ.get(name, "") for name in TOKEN_VARIABLES}
     given = [name for name, value in values.items() if value.strip()]
     if len({values[name].strip() for name in given}) == 2:
         console.warn_once("SPRITE_TOKEN and SPRITES_TOKEN differ; SPRITE_TOKEN is used")
@@ -4224,7 +4358,7 @@ def find_credential(environ: Mapping[str, str], base: str, console: Console) -> 
     tried = "SPRITE_TOKEN, SPRITES_TOKEN"
     try:
         store = SpriteStore(environ, base, console)
-    except UsageError:  # no home directory, so no store in it
+    except NoHomeError:  # so there is no store in it
         store = None
     if store:
         credential = store.find()
@@ -6219,6 +6353,7 @@ class Stay:
 
 # Ports of a sprite: forwarded to local ones, or joined to stdin and stdout.
 
+OPEN_PORTS = "every user of this machine and any page in your browser can reach these ports"
 LINGER_S = 10.0  # of silence, for an answer after the local side has sent all
 
 
@@ -8092,8 +8227,21 @@ class App:
         """Return the configuration, None where there can be none: without a home directory."""
         try:
             return self.config
-        except UsageError:
+        except NoHomeError:
+            if self.environ.get("THOPTERS_CONFIG"):
+                raise
             return None
+
+    def default_prefix(self) -> str:
+        """Return the prefix for `list`, which can do without a file that is not readable."""
+        try:
+            config = self.config_if_any()
+        except NotOursError as error:
+            self.console.warn(f"{error}; so no prefix is known")
+            if error.hint:
+                self.console.hint(error.hint)
+            return ""
+        return config.prefix if config else ""
 
     def sprite(self, name: str) -> Sprite:
         """Return the handle of a sprite by the name that the user gave."""
@@ -8119,6 +8267,11 @@ class App:
             with contextlib.suppress(ThoptersError):  # servers may say back what sprites hold
                 self.config_if_any()
             self.console.detail(f"{base} with the token from {credential.source}")
+            if credential.source in TOKEN_VARIABLES and not is_usual_place(base):
+                # one that is stored belongs to an address
+                self.console.note(
+                    f"{credential.source} goes to {host_of(base)}, which SPRITES_API_URL names"
+                )
             transport = Transport(
                 base,
                 credential,
@@ -8409,6 +8562,7 @@ def cmd_setup(app: App, args: argparse.Namespace) -> int:
             + variables_of_setup(app.config),
         )
     config = app.config
+    config.check_place()
     say_sprite_program(app)
     is_accepted = [check_sprites_token(app)]
     answers = values_from_environment(app) if args.from_env else asked_values(app)
@@ -8469,9 +8623,9 @@ def values_from_environment(app: App) -> SetupAnswers:
 
 
 def asked_values(app: App) -> SetupAnswers:
-    """Ask for each value: Enter keeps what is there, `-` takes it away."""
+    """Ask for each value: Enter keeps what is stored or stores what is offered, `-` removes it."""
     console, config, answers = app.console, app.config, SetupAnswers()
-    console.note("Enter keeps what is there, - removes it.")
+    console.note("Enter keeps what is stored, - removes it.")
     for name in dict.fromkeys([*USUAL_SECRETS, *config.secrets]):
         secret = config.secrets.get(name)
         shown = f"**** ({secret.length} characters)" if secret else "not set"
@@ -8483,11 +8637,13 @@ def asked_values(app: App) -> SetupAnswers:
             answers.secrets[name] = "" if bare == "-" else value
     for words, section, key, _ in USUAL_SETTINGS:
         value = offered_setting(app, section, key)
-        typed = console.ask(f"{words} [{value or 'none'}]:").strip()
+        is_stored = key in config.document.get(section, {})
+        offer = "" if is_stored or not value else "not stored, Enter stores "
+        typed = console.ask(f"{words} [{offer}{value or 'none'}]:").strip()
         check_value(console, words, key, typed)
         if typed:
             answers.settings[section, key] = "" if typed == "-" else typed
-        elif key not in config.document.get(section, {}):
+        elif not is_stored:
             answers.offered[section, key] = value
     return answers
 
@@ -8727,8 +8883,7 @@ def cmd_init(app: App, args: argparse.Namespace) -> int:
 )
 def cmd_list(app: App, args: argparse.Namespace) -> int:
     console = app.console
-    config = app.config_if_any() if args.prefix is None else None
-    prefix = config.prefix if config else args.prefix or ""
+    prefix = app.default_prefix() if args.prefix is None else args.prefix
     with console.working("listing sprites"):
         listing = app.api.list_sprites(prefix)
         found = [with_status(app.api, listing.sprites[name]) for name in sorted(listing.sprites)]
@@ -8744,7 +8899,7 @@ def cmd_list(app: App, args: argparse.Namespace) -> int:
     else:
         named = f" whose names start with {prefix}" if prefix else ""
         console.note(f"there are no sprites{named}; make one: thopters create NAME")
-    say_counts(console, counts, listing.limits, config.prefix if config else "")
+    say_counts(console, counts, listing.limits, prefix if args.prefix is None else "")
     return EXIT_OK
 
 
@@ -9032,6 +9187,7 @@ def cmd_proxy(app: App, args: argparse.Namespace) -> int:
         info = sprite.require()
         program = None if args.native else sprite_program_for(sprite, info)
         if program is None:
+            app.console.hint(OPEN_PORTS)
             for here, there in pairs:
                 app.console.answer(f"localhost:{here} -> {sprite.name}:{there}")
             app.console.flush()
@@ -9423,7 +9579,16 @@ def run(
     environ: Mapping[str, str],
     signals: StopSignals | None = None,
 ) -> int:
-    """Carry out one command line and return the exit status."""
+    """Carry out one command line and return the exit status, also on a Python that lacks a part."""
+    try:
+        return run_command(argv, console, environ, signals)
+    except ImportError as error:
+        return fail_incomplete(error, console)
+
+
+def run_command(
+    argv: list[str], console: Console, environ: Mapping[str, str], signals: StopSignals | None
+) -> int:
     first = next((word for word in argv if word not in GLOBAL_OPTIONS), "")
     if not argv or first in ("-h", "--help"):
         console.answer(overview())
@@ -9447,7 +9612,7 @@ def run(
     except HelpWanted as wanted:
         console.answer(str(wanted))
         return EXIT_OK
-    except (Interrupted, BrokenPipeError):
+    except (Interrupted, BrokenPipeError, ImportError):
         raise
     except Exception as error:
         raise_hidden(signals.raised if signals else None, error)
@@ -9463,7 +9628,7 @@ def fail(
 ) -> int:
     """Say what ended a command, and return its exit status."""
     # an error repeats the user's words, and may come before anything has looked for the token
-    for name in ("SPRITE_TOKEN", "SPRITES_TOKEN", *USUAL_SECRETS):
+    for name in (*TOKEN_VARIABLES, *USUAL_SECRETS):
         console.redact.add(Secret(environ.get(name, "").strip()))
     if environ.get("THOPTERS_DEBUG"):
         show_traceback(console)
@@ -9471,6 +9636,21 @@ def fail(
     if command and command.own_failure and not isinstance(error, (UsageError, NoProgramError)):
         return command.own_failure
     return error.exit_code
+
+
+def fail_incomplete(error: ImportError, console: Console) -> int:
+    """Say which module of the standard library is missing, by means of none of them."""
+    why = "" if isinstance(error, ModuleNotFoundError) else f": {error}"
+    failure = UsageError(
+        f"this Python {sys.version.split()[0]} is not complete: it lacks {error.name}{why}",
+        hint="install all of it (python3 beside python3-minimal, say), or run another Python",
+    )
+    try:
+        console.error(failure)
+    except ImportError:  # of what makes JSON
+        console.json = False
+        console.error(failure)
+    return failure.exit_code
 
 
 def show_traceback(console: Console) -> None:
@@ -9487,6 +9667,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     gc.set_threshold(100_000)  # imports make much that lives and little garbage
 
+    leave_no_core()
     replace_closed_streams()
     sys.stdout, sys.stderr = waiting_stream(sys.stdout), waiting_stream(sys.stderr)
     for stream in (sys.stdout, sys.stderr):

@@ -454,6 +454,25 @@ def test_real_program_amid_hostile_modules(tmp_path: Path, pyz: Path) -> None:
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("python_path", [":/nonexistent", "/nonexistent:", ".", ":"])
+def test_s13_only_the_interpreters_own_imports_can_come_from_the_working_directory(
+    tmp_path: Path, pyz: Path, python_path: str
+) -> None:
+    """An empty entry of PYTHONPATH is the working directory too; -I keeps away all of it."""
+    mark = tmp_path / "mark"
+    evil = plant(tmp_path / "evil", {"json", "ssl", "argparse", "signal", "thopters"}, mark)
+    env = clean_env(PYTHONPATH=python_path.replace(":", os.pathsep))
+    assert runs(run(sys.executable, pyz, "--version", cwd=evil, env=env))
+    assert run(sys.executable, pyz, "help", "list", cwd=evil, env=env).returncode == 0
+    assert not mark.exists()
+    own = tmp_path / "own"
+    (evil / "sitecustomize.py").write_text(f"open({str(own)!r}, 'w').close()\n")
+    assert runs(run(sys.executable, "-I", pyz, "--version", cwd=evil, env=env))
+    assert not own.exists()
+    assert runs(run(sys.executable, pyz, "--version", cwd=evil, env=env))
+    assert own.exists()  # if that changes, SPEC 16 may promise more
+
+
 @pytest.mark.parametrize("version", SUPPORTED)
 def test_library_folders_on_pythonpath_stay(probe: Path, version: str) -> None:
     show = "import os; d = os.path.dirname(os.__file__); print(d, os.path.join(d, 'lib-dynload'))"

@@ -117,6 +117,67 @@ def test_no_warnings_of_python(thopters: Thopters, emulator: Emulator) -> None:
         assert done.code in (0, 3)
 
 
+# As python3-minimal and a Python that was built without OpenSSL are: imports of some modules fail
+INCOMPLETE = """\
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name in {names!r}:
+            raise {error}
+sys.meta_path.insert(0, Absent())
+"""
+NOT_FOUND = 'ModuleNotFoundError(f"No module named {name!r}", name=name)'
+NOT_LOADED = 'ImportError("libssl.so.3: cannot open shared object file", name=name)'
+
+
+def take_away(thopters: Thopters, names: list[str], error: str = NOT_FOUND) -> None:
+    folder = thopters.home / "incomplete"
+    folder.mkdir(exist_ok=True)
+    text = INCOMPLETE.format(names=names, error=error)
+    (folder / "sitecustomize.py").write_text(text)
+    thopters.env["PYTHONPATH"] = str(folder)
+
+
+@pytest.mark.parametrize(
+    "module", ["json", "ssl", "_ssl", "http.client", "urllib.request", "argparse", "email.message"]
+)
+def test_h4_a_python_without_a_module_is_said_in_two_lines(
+    thopters: Thopters, emulator: Emulator, module: str
+) -> None:
+    take_away(thopters, [module])
+    assert thopters("--version").code == 0
+    for words in (["list"], ["list", "--json"], ["exec", "dev", "--", "true"], ["url"]):
+        done = thopters(*words, env={"THOPTERS_DEBUG": "1"})
+        if words == ["url"] and f"lacks {module}\n" not in done.err:
+            continue  # wrong usage, which is told without that module
+        assert done.code == 2, done
+        message = f"this Python {sys.version.split()[0]} is not complete: it lacks {module}"
+        if done.out:
+            assert json.loads(done.out)["error"]["message"] == message and "--json" in words
+            continue
+        assert module == "json" or "--json" not in words, done
+        error, hint = done.err.splitlines()[-2:]
+        assert error == f"thopters: error: {message}" and hint.startswith("hint: install all of it")
+        assert "Traceback" not in done.err and "bug" not in done.err, done
+    assert not len(emulator.journal)
+
+
+def test_h4_an_error_of_the_users_own_is_no_reason_for_a_traceback(thopters: Thopters) -> None:
+    """What strikes secrets out of it wants modules as well."""
+    take_away(thopters, ["json", "difflib", "re"])
+    for words in (["exec"], ["lst"], ["url"]):
+        done = thopters(*words)
+        assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 2), done
+        assert done.err.startswith("thopters: error: this Python "), done
+
+
+def test_h4_a_library_that_is_missing_is_named(thopters: Thopters, emulator: Emulator) -> None:
+    take_away(thopters, ["_ssl"], NOT_LOADED)
+    done = thopters("list")
+    assert done.code == 2
+    assert "it lacks _ssl: libssl.so.3: cannot open shared object file\nhint: " in done.err
+
+
 def test_nothing_is_written_at_home(thopters: Thopters, emulator: Emulator) -> None:
     emulator.add_sprite("dev")
     before = sorted(os.listdir(thopters.home))

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from emulation import Emulator, Fault
 from support.configs import KEYS, ME, SECRETS, UPDATER, GitHub, mode, updater, write
+from support.preload import lacking
 from support.program import MODULE, Thopters, both
 from support.runs import run_here
 from support.terminals import Session, Start
@@ -361,6 +362,32 @@ def test_setup_offers_no_git_name_that_it_would_not_take(
     assert json.loads(path.read_bytes())["git"]["user"] == "ThopterBot"
 
 
+@pytest.mark.parametrize("local", [True, False])
+def test_h7_a_git_identity_that_is_offered_is_not_shown_as_stored(
+    thopters: Thopters, emulator: Emulator, path: Path, start: Start, local: bool
+) -> None:
+    name, email = ("Local Me", "me@example.org") if local else (
+        "ThopterBot", "thopterbot@telepath.computer"
+    )  # fmt: skip
+    if local:
+        text = f"[user]\n\tname = {name}\n\temail = {email}\n"
+        (thopters.home / ".gitconfig").write_text(text)
+    first = start("setup", columns=200)
+    assert answer_setup(first, ["", "", "", "", "-", ""]) == 0
+    assert "Enter keeps what is stored, - removes it.\n" in first.screen.text
+    assert f"git user [not stored, Enter stores {name}]:" in first.screen.text
+    assert f"git email [not stored, Enter stores {email}]:" in first.screen.text
+    assert "list prefix [none]:" in first.screen.text
+    document = json.loads(path.read_bytes())
+    assert document["git"] == {"user": name, "email": ""}
+    second = start("setup", columns=200)
+    assert answer_setup(second, [""] * 6) == 0
+    assert f"git user [{name}]:" in second.screen.text
+    assert "git email [none]:" in second.screen.text
+    assert "not stored" not in second.screen.text
+    assert json.loads(path.read_bytes()) == document
+
+
 def test_setup_does_not_undo_what_is_set_meanwhile(
     thopters: Thopters,
     emulator: Emulator,
@@ -577,15 +604,223 @@ def test_the_path_is_told_to_the_byte(thopters: Thopters) -> None:
     assert thopters("config", "--path").out_bytes == home + b"/.sprite-thopters/config.json\n"
 
 
-def test_a_file_that_is_nowhere(thopters: Thopters, tmp_path: Path) -> None:
-    command = f"mkdir {tmp_path}/gone && cd {tmp_path}/gone && rmdir {tmp_path}/gone"
-    command += f" && THOPTERS_CONFIG=mine.json {shlex.join(thopters.argv)} config"
-    done = subprocess.run(
-        ["bash", "-c", command], env=thopters.env, capture_output=True, text=True, timeout=60
-    )
-    assert (done.returncode, done.stdout) == (1, "")
-    why = "error: cannot tell where mine.json is: No such file or directory\n"
-    assert done.stderr == f"thopters: {why}"
+@pytest.mark.parametrize("named", ["~/mine.json", "~/deep/er/mine.json", "~//mine.json"])
+def test_h1_a_home_that_no_shell_has_replaced_is_found(
+    thopters: Thopters, emulator: Emulator, named: str
+) -> None:
+    real = thopters.home / named[2:].lstrip("/")
+    env = {"THOPTERS_CONFIG": named}
+    done = thopters("setup", "--from-env", env=SECRETS | env)
+    assert done.code == 0, done
+    assert json.loads(real.read_bytes())["secrets"] == SECRETS
+    assert not (thopters.home / "~").exists()
+    told = thopters("config", "--path", env=env).out
+    assert os.path.isabs(told) and os.path.realpath(told.rstrip("\n")) == str(real)
+
+
+@pytest.mark.parametrize(
+    "named", ["mine.json", "./mine.json", "../mine.json", "~", "~me/mine.json", '"~/mine.json"',
+              "$HOME/mine.json", "${HOME}/mine.json"]
+)  # fmt: skip
+def test_h1_a_place_that_depends_on_the_working_directory_is_refused(
+    thopters: Thopters, emulator: Emulator, named: str
+) -> None:
+    emulator.add_sprite("dev", status="running")
+    before = sorted(thopters.home.parent.rglob("*"))
+    for words in (["setup", "--from-env"], ["config"], ["config", "--path"], ["create", "new"],
+                  ["init", "dev"], ["list"], ["restore", "dev", "v1", "--yes"]):  # fmt: skip
+        done = thopters(*words, env=SECRETS | {"THOPTERS_CONFIG": named})
+        assert (done.code, done.out) == (2, ""), (words, done)
+        assert "thopters: error: THOPTERS_CONFIG " in done.err, done
+    assert sorted(thopters.home.parent.rglob("*")) == before
+    assert "new" not in emulator.sprites
+
+
+def test_h1_a_home_that_is_not_there_is_not_passed_over(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    del thopters.env["HOME"]
+    done = thopters("create", "dev", env={"THOPTERS_CONFIG": "~/mine.json"})
+    assert (done.code, done.out) == (2, "")
+    assert "cannot tell where your home directory is" in done.err
+    assert not emulator.sprites
+
+
+COMMANDS_THAT_READ = [["config"], ["list"], ["create", "new"], ["exec", "dev", "--", "true"]]
+
+
+@pytest.mark.parametrize("content", [b"notes\n", b'{"secrets": []}', b"[]", b'{"secrets": {'])
+@pytest.mark.parametrize("place", ["team/notes.txt", ".sprite-thopters/config.json"])
+def test_h2_what_is_no_configuration_keeps_its_mode_and_its_folder(
+    thopters: Thopters, emulator: Emulator, content: bytes, place: str
+) -> None:
+    emulator.add_sprite("dev", status="running")
+    notes = thopters.home / place
+    write(notes, content)
+    notes.chmod(0o664)
+    notes.parent.chmod(0o2775)
+    env = {"THOPTERS_CONFIG": str(notes)} if place.startswith("team") else {}
+    for words in COMMANDS_THAT_READ:
+        done = thopters(*words, env=env)
+        assert done.code == (0 if words[0] == "exec" else 1), (words, done)
+        assert "others could" not in done.err and "others can" not in done.err
+    assert (mode(notes), mode(notes.parent)) == (0o664, 0o2775)
+    assert notes.read_bytes() == content
+
+
+@pytest.mark.parametrize("way", ["named", "linked"])
+def test_h2_elsewhere_modes_are_warned_of_and_left(
+    thopters: Thopters, emulator: Emulator, path: Path, way: str
+) -> None:
+    """Also once, where a command reads the file three times."""
+    emulator.add_sprite("dev", status="running")
+    real = thopters.home / "team" / "mine.json"
+    write(real, {"secrets": SECRETS})
+    real.chmod(0o644)
+    real.parent.chmod(0o2775)
+    env = {"THOPTERS_CONFIG": str(real)}
+    if way == "linked":
+        path.parent.mkdir(mode=0o700)
+        path.symlink_to(real)
+        env = {}
+    folder = f"thopters: warning: others can use {real.parent}; mend it with: chmod 2755 "
+    file = f"thopters: warning: others can use {real}; mend it with: chmod 600 {real}\n"
+    for words in COMMANDS_THAT_READ:
+        done = thopters(*words, env=env)
+        assert done.code == 0, (words, done)
+        assert (done.err.count(folder), done.err.count(file)) == (1, 1), done
+    assert (mode(real), mode(real.parent)) == (0o644, 0o2775)
+    done = thopters("setup", "--from-env", env={"OPENAI_API_KEY": "new"} | env)
+    assert (done.code, done.err.count(folder), done.err.count(file)) == (0, 1, 1), done
+    assert (mode(real), mode(real.parent)) == (0o600, 0o2775)  # what we write is ours alone
+
+
+@pytest.mark.parametrize(
+    ("modes", "why"),
+    [
+        ("0", "its file system keeps no modes"),
+        ("EPERM", "its mode can't be changed: Operation not permitted"),
+        ("EOPNOTSUPP", "its mode can't be changed: Operation not supported"),
+    ],
+)
+def test_h3_without_modes_all_is_stored_and_what_is_so_is_said_once(
+    thopters: Thopters, emulator: Emulator, path: Path, tmp_path: Path, modes: str, why: str
+) -> None:
+    write(path, {"other": 1})
+    path.chmod(0o644)
+    path.parent.chmod(0o755)
+    env = lacking(tmp_path, modes=modes)
+    for words in (["config"], ["setup", "--from-env"], ["create", "dev"]):
+        done = thopters(*words, env=SECRETS | env)
+        assert done.code == 0, done
+        assert f"thopters: warning: others can use {path.parent}; {why}\n" in done.err
+        assert done.err.count("others") == 1, done
+    assert json.loads(path.read_bytes())["secrets"] == SECRETS
+    assert mode(path.parent) == 0o755
+
+
+@pytest.mark.parametrize(
+    ("modes", "locks", "why"),
+    [
+        ("0", "ENOLCK", "No locks available"),
+        ("EPERM", "ENOSYS", "Function not implemented"),
+        ("0", "EOPNOTSUPP", "Operation not supported"),
+    ],
+)
+def test_h3_without_locks_all_is_stored_with_a_warning(
+    thopters: Thopters,
+    emulator: Emulator,
+    path: Path,
+    tmp_path: Path,
+    modes: str,
+    locks: str,
+    why: str,
+) -> None:
+    env = lacking(tmp_path, modes=modes, locks=locks)
+    done = thopters("setup", "--from-env", env=SECRETS | env)
+    assert done.code == 0, done
+    said = f"the file system of {path} has no locks ({why}): store from one place at a time\n"
+    assert done.err.count("thopters: warning: ") == 1 and said in done.err, done
+    assert json.loads(path.read_bytes())["secrets"] == SECRETS
+    assert (mode(path), mode(path.parent)) == (0o600, 0o700)
+
+
+def test_h3_a_lock_that_fails_otherwise_is_an_error(
+    thopters: Thopters, emulator: Emulator, path: Path, tmp_path: Path
+) -> None:
+    env = lacking(tmp_path, locks="EIO")
+    done = thopters("setup", "--from-env", env=SECRETS | env)
+    assert (done.code, done.out) == (1, "")
+    assert f"cannot write {path}: Input/output error" in done.err
+    assert not path.exists()
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+
+
+@as_root
+def test_h5_a_file_of_roots_that_can_be_read_is_used(
+    thopters: Thopters, emulator: Emulator, path: Path
+) -> None:
+    write(path, {"secrets": SECRETS, "defaults": {"prefix": "dev"}})
+    options = thopters.as_somebody()
+    os.chown(path, 0, 0)
+    path.chmod(0o644)
+    emulator.add_sprite("dev", status="running")
+    emulator.add_sprite("other", status="running")
+    done = thopters("list", **options)
+    assert (done.code, done.out[:4], done.out.count("\n")) == (0, "dev\t", 1), done
+    assert thopters("init", "dev", **options).code == 0
+    assert thopters("setup", "--from-env", env={"MINE": "x"} | SECRETS, **options).code == 0
+    assert (path.stat().st_uid, mode(path)) == (52000, 0o600)
+
+
+@as_root
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_h5_a_file_that_root_has_taken_is_said_with_the_way_back(
+    thopters: Thopters, emulator: Emulator, path: Path, what: str
+) -> None:
+    content = write(path, {"secrets": SECRETS, "defaults": {"prefix": "dev"}})
+    options = thopters.as_somebody()
+    taken = path.parent if what == "folder" else path
+    os.chown(taken, 0, 0)
+    emulator.add_sprite("other", status="running")
+    why = f"cannot read {path}: Permission denied"
+    back = f"{taken} belongs to root; take it back with: sudo chown -R 52000 {taken}\n"
+    done = thopters("list", **options)
+    assert (done.code, done.out[:6]) == (0, "other\t"), done  # it can do without
+    assert f"thopters: warning: {why}; so no prefix is known\nhint: {back}" in done.err
+    assert thopters("exec", "other", "--", "true", **options).code == 0
+    for words in (["config"], ["create", "new"], ["setup", "--from-env"]):
+        done = thopters(*words, env=SECRETS, **options)
+        assert (done.code, done.out) == (1, ""), (words, done)
+        assert f"thopters: error: {why}\nhint: {back}" in done.err, done
+    assert "new" not in emulator.sprites
+    assert path.read_bytes() == content
+
+
+@as_root
+@pytest.mark.parametrize("there", ["nothing", "a folder", "a file"])
+def test_h5_root_leaves_nothing_in_the_home_of_another_user(
+    thopters: Thopters, emulator: Emulator, path: Path, there: str
+) -> None:
+    """As with sudo, which may keep HOME: a folder of root's would lock the user out."""
+    if there == "a folder":
+        path.parent.mkdir(mode=0o700)
+    if there == "a file":
+        write(path, {"secrets": SECRETS})
+    options = thopters.as_somebody()
+    before = {place: place.lstat().st_uid for place in thopters.home.rglob("*")}
+    emulator.add_sprite("dev", status="running")
+    assert thopters("list").out[:4] == "dev\t"
+    done = thopters("setup", "--from-env", env=SECRETS)
+    assert (done.code, done.out) == (1 if there == "a file" else 2, ""), done
+    assert "belongs to " in done.err and "52000" in done.err and "without sudo" in done.err, done
+    assert {place: place.lstat().st_uid for place in thopters.home.rglob("*")} == before
+    named = thopters.home / "named.json"
+    env = SECRETS | {"THOPTERS_CONFIG": str(named)}
+    assert thopters("setup", "--from-env", env=env).code == 0  # a file that is named is wished
+    assert thopters("setup", "--from-env", env=SECRETS, **options).code == 0
 
 
 @pytest.mark.parametrize("home", ["", "relative"])

@@ -51,7 +51,8 @@ def curl(
     bearer = f"Authorization: Bearer {emulator.token if token is None else token}"
     words = ["curl", "-sS", "--max-time", "30", "-X", method, "-w", "\n%{http_code}"]
     done = subprocess.run(
-        [*words, "-H", bearer, *options, emulator.url + path],
+        [*words, "-H", "@-", *options, emulator.url + path],
+        input=bearer.encode(),  # others can see command lines
         capture_output=True,
         check=True,
         timeout=60,
@@ -952,6 +953,25 @@ def run_emulator(*args: str, python: str = sys.executable, **options: Any) -> An
     return subprocess.run(
         words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, **options
     )
+
+
+@needs_curl
+def test_s4_each_emulator_has_a_token_that_nobody_else_knows() -> None:
+    """Whoever has it runs commands as whoever started the emulator."""
+    known = "acme/1290577/tok-7f3a/9c1b-secret-5de2"  # once the same for all
+    with Emulator() as one, Emulator() as two:
+        for emulator, token in ((one, two.token), (two, one.token), (one, known)):
+            for method, path in (("GET", "/v1/sprites"), ("POST", "/v1/sprites/dev/exec?cmd=id")):
+                assert curl(emulator, method, path, token=token).status == 401
+        assert curl(one, "GET", "/v1/sprites").status == 200
+        assert not one.journal.executed
+    script = 'echo "$SPRITE_TOKEN"; ps -o args= -p $PPID; thopters list'
+    told = [run_emulator("--", "sh", "-c", script) for _ in range(2)]
+    tokens = [done.stdout.split("\n")[0] for done in told]
+    assert tokens[0] != tokens[1] and min(map(len, tokens)) > 40
+    for done, token in zip(told, tokens, strict=True):
+        assert done.returncode == 0 and "there are no sprites" in done.stderr, done
+        assert (done.stdout + done.stderr).count(token) == 1
 
 
 def test_the_demonstration_plays_the_whole_life(tmp_path: Path) -> None:

@@ -161,6 +161,11 @@ def is_open(port: int) -> bool:
     return False
 
 
+OPEN_PORTS = (
+    b"hint: every user of this machine and any page in your browser can reach these ports\n"
+)
+
+
 class Forwarding:
     """`thopters proxy dev ...` that has said that it listens."""
 
@@ -175,10 +180,11 @@ class Forwarding:
         return self.process.pid
 
     def end(self, signum: int = signal.SIGTERM) -> tuple[int, str]:
-        """Stop it; return its status and what it has said on stderr."""
+        """Stop it; return its status and what it has said on stderr since it listens."""
         self.process.send_signal(signum)
         _, said = self.process.communicate(timeout=LIMIT_S)
-        return self.process.returncode, said.decode()
+        assert said.startswith(OPEN_PORTS), said
+        return self.process.returncode, said.removeprefix(OPEN_PORTS).decode()
 
 
 def forward(thopters: Thopters, server: Server, **options: Any) -> tuple[Forwarding, int]:
@@ -244,6 +250,31 @@ def test_a_web_server_is_reached_on_both_addresses(
     first = {json.dumps(json.loads(request.received[0][1])) for request in opened}
     assert (len(opened), first) == (2, {json.dumps({"host": "localhost", "port": web})})
     assert not dev.journal.executed
+
+
+def test_s15_who_can_reach_the_ports_is_said_once(
+    thopters: Thopters, dev: Emulator, serve: Serve, web: int
+) -> None:
+    """On stderr, when it starts; the one port of -W is the caller's own connection."""
+    pairs = [f"{local}:{web}" for local in free_ports(3)]
+    forwarding = Forwarding(thopters, *pairs)
+    for pair in pairs:
+        assert ask("127.0.0.1", int(pair.partition(":")[0]), "GET", "/page") == b"/page"
+    assert forwarding.end() == (-signal.SIGTERM, "thopters: interrupted\n")
+    done = thopters("proxy", "dev", "-W", f"localhost:{web}", stdin=b"GET / HTTP/1.0\r\n\r\n")
+    assert (done.code, done.err) == (0, ""), done
+
+
+@linux_only
+def test_s18_no_other_address_of_this_machine_leads_to_the_port(
+    thopters: Thopters, dev: Emulator, web: int
+) -> None:
+    """127.0.0.2 is one, as those of a network are."""
+    [local] = free_ports(1)
+    Forwarding(thopters, f"{local}:{web}")
+    assert is_open(local)
+    with pytest.raises(ConnectionRefusedError):
+        connect(local, "127.0.0.2")
 
 
 def test_several_ports_each_lead_to_their_own(
@@ -533,7 +564,7 @@ def test_a_connection_that_has_to_wait_for_a_descriptor_is_told_once(
         resource.prlimit(forwarding.pid, resource.RLIMIT_NOFILE, (count, usual[1]))
 
     def said() -> str:
-        return (tmp_path / "said").read_text()
+        return (tmp_path / "said").read_bytes().removeprefix(OPEN_PORTS).decode()
 
     def waits() -> int:
         text = Path(f"/proc/{forwarding.pid}/status").read_text()

@@ -19,6 +19,9 @@ from typing import Any
 
 import pytest
 from support.logins import OTHER_URL, Login, secret_service
+from support.units import make_console
+
+import thopters as program
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX files and programs")
 
@@ -899,6 +902,44 @@ def test_n10_a_second_refusal_is_final_and_named_by_its_source(login: Login, aga
     done = login.run(**env)
     assert done.code == 4, done
     assert login.arrived == [f"Bearer {token}" for token in tokens[: 2 if again else 1]]
+
+
+# --- where a token of the environment goes ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        (None, None),
+        ("https://api.sprites.dev/", None),
+        ("http://127.0.0.1:9", None),
+        ("https://localhost:9/x", None),
+        ("https://api.sprites.dev.example", "api.sprites.dev.example"),
+        ("https://staging.example:8443/api", "staging.example"),
+        ("https://api.sprites.dev:8443", "api.sprites.dev"),
+    ],
+)
+@pytest.mark.parametrize("source", ["SPRITE_TOKEN", "SPRITES_TOKEN", "store"])
+def test_s14_an_address_that_gets_the_environments_token_is_said(
+    tmp_path: Path, url: str | None, host: str | None, source: str
+) -> None:
+    """A stored one belongs to its address, so that nothing is to be said."""
+    environ = {"HOME": str(tmp_path)} | ({} if url is None else {"SPRITES_API_URL": url})
+    if source == "store":
+        base = (url or OTHER_URL).rstrip("/")
+        orgs = {"acme": {"name": "acme", "token": "tok-0123456789"}}
+        (tmp_path / ".sprites").mkdir()
+        path = tmp_path / ".sprites" / "sprites.json"
+        path.write_text(json.dumps({"urls": {base: {"url": base, "orgs": orgs}}}))
+        path.chmod(0o600)
+    else:
+        environ[source] = "tok-0123456789"
+    console = make_console()
+    app = program.App(console, environ, program.Clock())
+    assert app.api is app.api
+    said = console.err.getvalue()  # type: ignore[attr-defined]
+    expected = f"{source} goes to {host}, which SPRITES_API_URL names\n"
+    assert said == ("" if host is None or source == "store" else expected)
 
 
 # --- what a store may hold to do harm -------------------------------------------------------------

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import json
 import os
+import secrets
 import socket
 import tempfile
 import threading
@@ -31,13 +32,14 @@ class Emulator:
     def __init__(
         self,
         *,
-        token: str = "acme/1290577/tok-7f3a/9c1b-secret-5de2",
+        token: str | None = None,
         org: str = "acme",
         personality: Personality | None = None,
         idle_s: float | None = None,  # 30 unless EMULATOR_IDLE_S says otherwise
         cold_s: float = 600.0,
     ) -> None:
-        self.token = token
+        # one that nobody else on this machine knows: whoever has it can run commands as we do
+        self.token = token or f"{org}/1290577/{secrets.token_hex(16)}/{secrets.token_hex(16)}"
         self.org = org
         self.personality = personality or Personality()
         given = os.environ.get("EMULATOR_IDLE_S") if idle_s is None else None

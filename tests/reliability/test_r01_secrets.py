@@ -505,3 +505,41 @@ def test_r03_a_sprite_with_fifty_long_variables_has_a_short_url(
     assert not [r for r in emulator.journal if secrets["V7"].encode() in r.head]
     done = thopters("exec", "dev", "--", "printenv", "V0", "V49")
     assert done.out.split() == [secrets["V0"], secrets["V49"]]
+
+
+# core files
+
+
+def unlimited_core() -> None:
+    """Let the system write core files, in a child that is about to start."""
+    import resource  # not there on Windows
+
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+
+
+def dumps_core(process: subprocess.Popen[bytes]) -> bool:
+    """Wait for the end of a child, and return whether its memory was written to a file."""
+    _, status = os.waitpid(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)  # it has none left to wait for
+    assert os.WIFSIGNALED(status), status
+    return os.WCOREDUMP(status)
+
+
+@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGABRT, signal.SIGSEGV])
+def test_s9_no_signal_leaves_the_memory_in_a_core_file(
+    thopters: Thopters, emulator: Emulator, tmp_path: Path, number: signal.Signals
+) -> None:
+    """The token and the keys are in it, and QUIT is what ^\\ sends."""
+    control = subprocess.Popen(["sleep", "60"], preexec_fn=unlimited_core, cwd=tmp_path)
+    control.send_signal(number)
+    if not dumps_core(control):
+        pytest.skip("the system here writes no core files at all")
+    emulator.add_sprite("dev", status="running")
+    local, remote = free_ports(2)
+    words = ["proxy", "dev", f"{local}:{remote}", "--native"]
+    process = thopters.start(*words, preexec_fn=unlimited_core)
+    assert process.stdout and process.stdout.readline()
+    process.send_signal(number)
+    assert not dumps_core(process)
+    assert not list(thopters.home.glob("*core*"))

@@ -362,7 +362,7 @@ def test_n9_a_certificate_out_of_its_time_has_the_clock_looked_at(
         company.thopters.env["SPRITES_API_URL"], host = relay.url, "localhost"
     done = company.run("list")
     assert (done.code, done.out) == (1, "")
-    error, hint = done.err.splitlines()
+    error, hint = done.err.removeprefix(TOKEN_GOES).splitlines()
     why = "certificate has expired" if days_ago > 0 else "certificate is not yet valid"
     assert error == f"thopters: error: the certificate of {host} is not trusted: {why}"
     assert re.match(r"hint: this machine's clock says 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ: ", hint)
@@ -384,6 +384,7 @@ def test_r06_a_key_log_that_can_not_be_written_is_said(
 
 # R07
 
+TOKEN_GOES = "SPRITE_TOKEN goes to api.test, which SPRITES_API_URL names\n"
 USER, PASSWORD = "us@er", "pass:wörd/%41 ottoman"
 PROXY_AUTHORIZATION = b"Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode())
 
@@ -514,7 +515,9 @@ def test_r07_a_proxy_whose_host_can_be_none_is_refused(company: Company, host: s
     for words, code in ((["list"], 1), (["exec", "dev", "--", "true"], 255)):
         done = company.thopters(*words)
         assert (done.code, done.out) == (code, "")
-        assert done.err.startswith("thopters: error: the proxy settings do not hold a URL\nhint: ")
+        assert done.err.startswith(
+            f"{TOKEN_GOES}thopters: error: the proxy settings do not hold a URL\nhint: "
+        )
         company.check_words(done.err)
 
 
@@ -714,7 +717,7 @@ def test_r07_without_websockets_init_and_create_work_too(company: Company) -> No
         env = company.emulator.sprite(words[1]).home / ".thopters" / "env"
         assert "ANTHROPIC_API_KEY" in env.read_text()
     done = company.run("exec", "new", "--", "bash", "-c", 'printf %s "$ANTHROPIC_API_KEY"')
-    assert (done.code, done.out, done.err) == (0, "sk-'1", ""), done
+    assert (done.code, done.out, done.err) == (0, "sk-'1", TOKEN_GOES), done
 
 
 def test_r07_what_needs_websockets_says_so(company: Company) -> None:
