@@ -5149,6 +5149,130 @@ def release_by_hand(sprite: Sprite) -> bool:
         raise TimedOutError("it is still there")
 
 
+# --- escapes ----------------------------------------------------------------------------
+
+# What terminals and programs tell each other between the text: escapes, which begin with ESC. One
+# parser cuts either way's bytes into text and whole escapes. What a terminal sends is a key that
+# somebody pressed, or a report that it sends by itself. Which reports there are nobody can list, so
+# the keys are: what has the form of a key is one, and every other escape is a report.
+
+LONGEST_ESCAPE = 4096  # bytes of one that has not ended; beyond that it is taken for text
+# What a terminal sends: the mouse in its oldest form; keys and reports as control sequences; keys
+# as ESC O; strings, which end with BEL or ESC \; a key with Alt
+SENT = (
+    rb"\x1b(?:\[M[\x20-\xff]{3}|\[\[[@-~]|\[(?![M[])[0-?]*[ -/]*[@-~]|O[ -~]"
+    rb"|[P\]X^_][ -~]*(?:\x07|\x1b\\)|[^\x1b[OP\]X^_])"
+)
+SENT_IN_PART = rb"\x1b(?:\[(?:M[\x20-\xff]{0,2}|\[|[0-?]*[ -/]*)|O|[P\]X^_][ -~]*\x1b?)?\Z"
+# A key as a control sequence: its number, what happened to it (1 or nothing: pressed, 2: repeated,
+# 3: released), and the last letter
+KEY = (
+    rb"\x1b\[(?:\[[A-E]|[a-d]|([0-9]*)(?::[0-9:]*)?"
+    rb"(?:;[0-9]*(?::([0-9]*)(?::[0-9:]*)?)?(?:;[0-9:;]*)?)?([A-HPQSZu~^@z]))"
+)
+# One that is pressed together with others, as the kitty protocol and modifyOtherKeys send it
+PRESSED = (
+    rb"\x1b\[(?:([0-9]{1,9})(?::[0-9]*)?(?::([0-9]{1,9}))?;([0-9]{1,9})(?::[12])?(?:;[0-9:;]*)?u"
+    rb"|27;([0-9]{1,9});([0-9]{1,9})~)"
+)
+CONTROL, LOCKS = 4, 64 | 128  # bits of what is held down with a key; Caps Lock and Num Lock
+LEAVE, INTERRUPT = ord("\\"), ord("c")
+
+
+class Escapes:
+    """Cuts bytes into text and whole escapes, over the borders of reads.
+
+    `whole` is the pattern of an escape, `in_part` of one that the bytes end in. It takes linear
+    time, and keeps LONGEST_ESCAPE bytes at most.
+    """
+
+    def __init__(self, whole: bytes, in_part: bytes) -> None:
+        import re
+
+        self._whole = re.compile(whole)
+        self._in_part = re.compile(in_part)
+        self._begun = b""  # an escape whose end has not come yet
+        self._given = 0  # bytes of it that were given up
+
+    @property
+    def held(self) -> int:
+        """Return how many bytes wait for the rest of their escape."""
+        return len(self._begun) - self._given
+
+    def feed(self, data: bytes | memoryview) -> Iterator[tuple[bytes, bytes]]:
+        """Yield each text and each escape, and what is new of it.
+
+        An escape without an end is held. One that was given up is still known when its end comes;
+        only the end is new then.
+        """
+        text, given = self._begun + data, self._given
+        self._begun, self._given = b"", 0
+        start = 0
+        for found in self._whole.finditer(text):
+            for token in (text[start : found.start()], found[0]):
+                if token:
+                    yield token, token[given:]
+                    given = 0
+            start = found.end()
+        rest = text[start:]
+        begun = self._in_part.search(rest)
+        if begun and len(begun[0]) <= LONGEST_ESCAPE:
+            rest = rest[: begun.start()]
+            self._begun, self._given = begun[0], 0 if rest else given
+        if rest:
+            yield rest, rest[given:]
+
+    def give_up(self) -> bytes:
+        """Return what is held, as its end does not come."""
+        new = self._begun[self._given :]
+        self._given = len(self._begun)
+        return new
+
+
+def is_key(token: bytes) -> bool:
+    """Return whether somebody pressed a key, by what the terminal sent: text, or one escape.
+
+    To press Shift or a lock alone is not a key, nor is it one to let go of a key.
+    """
+    import re
+
+    if not re.fullmatch(SENT, token) or token[1:2] not in b"[P]X^_":
+        return True  # text; Alt and a key; ESC O
+    key = re.fullmatch(KEY, token)
+    if not key or key[2] == b"3":
+        return False
+    return not (key[3] == b"u" and is_modifier(int(key[1][:9] or 0)))
+
+
+def is_modifier(code: int) -> bool:
+    """Return whether a key of the kitty protocol does nothing alone: Shift, Ctrl, a lock."""
+    return 57358 <= code <= 57360 or 57441 <= code <= 57454
+
+
+def control_key(token: bytes) -> int:
+    """Return the character of a key that is pressed together with Ctrl alone, 0 for all else.
+
+    Locks do not count. Where the layout has other letters, the key is the one of a US keyboard.
+    """
+    import re
+
+    key = re.fullmatch(PRESSED, token)
+    if not key:
+        return 0
+    code, on_us_keyboard, held = int(key[1] or key[5]), key[2], int(key[3] or key[4]) - 1
+    if held & ~LOCKS != CONTROL:
+        return 0
+    return int(on_us_keyboard) if code > 127 and on_us_keyboard else code
+
+
+def cut_at_leave(token: bytes, new: bytes) -> tuple[bytes, bool]:
+    """Return what is new before Ctrl-\\, and whether that was pressed."""
+    if control_key(token) == LEAVE:
+        return b"", True
+    before, pressed, _ = new.partition(b"\x1c")
+    return before, bool(pressed)
+
+
 # --- terminal ---------------------------------------------------------------------------
 
 # Our own terminal, a remote one, and the stay with a session on it: what keys mean (Ctrl-\ leaves),
@@ -5169,15 +5293,9 @@ TTY_BOOTSTRAP = (
     'eval "$(printf %s "$_thopters" | base64 -d)"'
 )
 TTY_READY = b"thopters-ready"
-# Ctrl-\, as the `sprite` program has it; and as a terminal sends it in the kitty protocol, or with
-# modifyOtherKeys, which a remote program may have switched on
-DETACH_KEY = rb"\x1c|\x1b\[92;5(?::1)?u|\x1b\[27;5;92~"
-INTERRUPT_KEY = rb"\x1b\[99;5(?::1)?u|\x1b\[27;5;99~"  # ^C in those forms, where it is no signal
-# What a terminal says by itself, of its focus and its mouse, where a remote program wants to know;
-# and the beginning of that
-REPORT = rb"\x1b\[[IO]|\x1b\[<[0-9;]*[Mm]|\x1b\[M[\x20-\xff]{3}"
-CUT_REPORT = rb"\x1b\[(<[0-9;]*|M[\x20-\xff]{0,2})?\Z"
 DEFAULT_SIZE = (80, 24)
+# For the rest of an escape: after ESC and a letter, which may be two keys, and after more
+SHORT_REST_S, REST_S = 0.03, 1.0
 
 
 class Detached(Exception):
@@ -5265,6 +5383,8 @@ class LocalTerminal:
         self._shows = os.isatty(1)
         self._modes = ShownModes()
         self.pending = b""  # keys that were read for a remote program, which has not got them yet
+        self._sent = Escapes(SENT, SENT_IN_PART)  # by our terminal
+        self._read_at = 0.0  # on the monotonic clock
         self._mode: tuple[bool, bool] | None = None
         self._handlers = Handlers({signal.SIGWINCH: self._resized, signal.SIGCONT: self._continued})
         if self.is_terminal:
@@ -5354,26 +5474,58 @@ class LocalTerminal:
     def has_keys(self, timeout_s: float) -> bool:
         """Return whether a key is pressed in that time, or was before; they are kept to be read.
 
-        What the terminal says by itself is no key. Detached, or Interrupted, by one that asks for
-        that and, as the remote program has set the terminal, is no signal.
+        What the terminal reports by itself is dropped. Detached, or Interrupted, by a key that
+        asks for that and, as the remote program has set the terminal, is not a signal.
         """
-        import re
-        import select
-
+        end = time.monotonic() + timeout_s
         sources = [self.keyboard] if self.is_terminal else []  # a file's end is no key
-        if select.select(sources, [], [], timeout_s)[0]:
-            self.pending += self._read()
-        if re.search(DETACH_KEY, self.pending):
-            raise Detached
-        if re.search(INTERRUPT_KEY, self.pending) and self._mode and self._mode[0]:
-            raise Interrupted(signal.SIGINT)
-        self.pending = re.sub(REPORT, b"", self.pending)
-        return bool(re.sub(CUT_REPORT, b"", self.pending))
+        while not self.pending and (left_s := end - time.monotonic()) > 0:
+            wait_for(sources, [], min(left_s, self.rest_due_s(REST_S)))
+            for token, new in self._tokens(REST_S):
+                _, leaves = cut_at_leave(token, new)
+                if leaves:
+                    raise Detached
+                if control_key(token) == INTERRUPT and self._mode and self._mode[0]:
+                    raise Interrupted(signal.SIGINT)
+                if is_key(token):
+                    self.pending += new
+        return bool(self.pending)
 
-    def read_keys(self) -> bytes:
-        """Return what was typed; a terminal that is taken away hangs us up."""
-        pending, self.pending = self.pending, b""
-        return pending or self._read()
+    def rest_due_s(self, short_s: float = SHORT_REST_S) -> float:
+        """Return for how long the rest of an escape is waited for yet; inf if none is cut."""
+        if not self._sent.held:
+            return float("inf")
+        patience_s = short_s if self._sent.held <= 2 else REST_S
+        return max(0.0, self._read_at + patience_s - time.monotonic())
+
+    def _tokens(self, short_s: float = SHORT_REST_S) -> list[tuple[bytes, bytes]]:
+        """Return what is typed now: texts and escapes, and one whose rest does not come."""
+        if not self.is_terminal:
+            return []
+        if wait_for([self.keyboard], [], 0)[0]:
+            self._read_at = time.monotonic()
+            return list(self._sent.feed(self._read()))
+        if self.rest_due_s(short_s):
+            return []
+        given_up = self._sent.give_up()
+        return [(given_up, given_up)]
+
+    def read_keys(self) -> tuple[bytes, bool]:
+        """Return what was typed up to Ctrl-\\, and whether that was pressed.
+
+        A terminal that is taken away hangs us up. Only from a file, nothing means its end.
+        """
+        keys, self.pending = self.pending, b""
+        if keys:
+            return keys, False
+        if not self.is_terminal:
+            return self._read(), False
+        for token, new in self._tokens():
+            before, leaves = cut_at_leave(token, new)
+            keys += before
+            if leaves:
+                return keys, True
+        return keys, False
 
     def _read(self) -> bytes:
         try:
@@ -5386,13 +5538,12 @@ class LocalTerminal:
             raise Interrupted(signal.SIGHUP)
         return keys
 
-    def wait_for_key(self) -> bytes:
-        """Return what is typed next; Detached if the user wants to leave."""
+    def wait_for_key(self) -> None:
+        """Wait for a key, which is kept to be read; Detached if the user wants to leave."""
         self.raw()
         while not self.has_keys(1.0):  # a signal just before a read without end would be missed
             pass
         self.without_echo()
-        return self.read_keys()
 
     def is_leave(self, error: BaseException) -> bool:
         """Return whether the user wants to leave: Ctrl-\\, also where it is a signal."""
@@ -5528,27 +5679,23 @@ class TerminalSession(ExecSession):
         sources: list[Any] = [terminal]
         if runs and self._has_input and self.websocket.unsent() < 1 << 18:
             sources.append(terminal.keyboard)
-        ready = self.websocket.wait(timeout_s, sources)
+        ready = self.websocket.wait(min(timeout_s, terminal.rest_due_s()), sources)
         if terminal in ready:
             self.resize(*terminal.new_size())
-        if terminal.keyboard in ready:
+        if terminal.keyboard in ready or not terminal.rest_due_s():
             self._type(terminal)
 
     def _type(self, terminal: LocalTerminal) -> None:
         """Send what was typed, up to the key by which the user leaves."""
-        import re
-
-        keys = terminal.read_keys()
-        detach = re.search(DETACH_KEY, keys) if terminal.is_terminal else None
-        before = keys[: detach.start()] if detach else keys
-        if before:
+        keys, leaves = terminal.read_keys()
+        if keys:
             self._active_at = self.clock.monotonic()
-            self.typed += len(before)
-            self.websocket.send(OP_BINARY, before, input_bytes=len(before))
-        if detach:
-            raise Detached
-        if not keys:
+            self.typed += len(keys)
+            self.websocket.send(OP_BINARY, keys, input_bytes=len(keys))
+        elif not terminal.is_terminal:
             self._has_input, self._ended_at = False, self.clock.monotonic()
+        if leaves:
+            raise Detached
 
     def _type_end(self) -> None:
         """Type Ctrl-D for the end of an input that is no terminal.
@@ -5772,7 +5919,7 @@ class Stay:
 
     def _reconnect(self, lost: ExecLost) -> TerminalSession:
         """Attach to the session again, or start another shell; Detached where the user leaves."""
-        session, keys = self.session, b""
+        session = self.session
         has_way_back = bool(session.identity) and session.decoder.started
         if self.shell is None and not has_way_back:
             raise status_unknown(self.sprite, lost)
@@ -5787,15 +5934,13 @@ class Stay:
             raise status_unknown(self.sprite, lost)
         else:
             self._say(f"{self.sprite.name} has paused; the next key wakes it, Ctrl-\\ leaves")
-            keys = self.terminal.wait_for_key()
+            self.terminal.wait_for_key()
         found = None
         if has_way_back:
             found = attach_terminal(self.sprite, self.terminal.show, session.identity)
         if found is None:
             return self._start_anew(lost)
         found.resize(*self.terminal.size())
-        if keys:
-            found.websocket.send(OP_BINARY, keys)
         return found
 
     def _start_anew(self, lost: ExecLost) -> TerminalSession:
@@ -5808,8 +5953,10 @@ class Stay:
             raise status_unknown(self.sprite, lost)
         self.terminal.undo_modes()
         self._say(f"the session {gone}; a key starts a new shell, Ctrl-\\ leaves")
-        self.terminal.wait_for_key()
         terminal = self.terminal
+        terminal.pending = b""  # typed for the old one
+        terminal.wait_for_key()
+        terminal.pending = b""  # typed for us
         return open_terminal(self.sprite, terminal.show, self.shell, terminal.size())
 
     def _has_paused(self, lost: ExecLost) -> bool:

@@ -1031,8 +1031,7 @@ def test_a_signal_while_the_sprite_sleeps_restores_the_terminal(
             dev.sprite("dev").pause()
             shell.expect(ASLEEP)
             until(shell.is_raw, "the terminal is raw")
-            stat = Path(f"/proc/{shell.process.pid}/stat")  # and it has noted that, and waits
-            until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "S", "it waits")  # noqa: B023
+            until(shell.is_blocked, "it has noted that, and waits")
             shell.process.send_signal(number)
             assert shell.end_restored() == -number
             assert BACK.search(shell.text)

@@ -15,12 +15,13 @@ import sys
 import threading
 import unicodedata
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.program import Thopters
-from support.waiting import LIMIT_S
+from support.waiting import LIMIT_S, until
 
 if sys.platform == "win32":
     pytest.skip("there are no pseudo-terminals here", allow_module_level=True)
@@ -213,6 +214,20 @@ class Tty(Session):
         """Tell whether keys are not shown and kept, while ^C and Ctrl-\\ are signals."""
         shown = self.settings()[3] & (termios.ECHO | termios.ICANON | termios.ISIG)
         return bool(shown == termios.ISIG)
+
+    def is_blocked(self) -> bool:
+        """Tell whether the program waits for something."""
+        stat = Path(f"/proc/{self.process.pid}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0] == "S"
+
+    def type_in_pieces(self, *pieces: str) -> None:
+        """Type each piece when the program has read the one before, and waits for something."""
+        counts = Path(f"/proc/{self.process.pid}/io")
+        for piece in pieces:
+            before = int(counts.read_text().split()[1])
+            self.type(piece)
+            until(lambda: int(counts.read_text().split()[1]) > before, "it is read")  # noqa: B023
+            until(self.is_blocked, "it waits")
 
     def ask(self, command: str, answer: str) -> None:
         """Type a command at the shell's prompt and see its answer and the next prompt."""
