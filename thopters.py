@@ -1121,7 +1121,8 @@ class Console:
         self.activity: Activity | None = None
         self.out_is_terminal = out.isatty()
         self.err_is_terminal = err.isatty()
-        self._plain = bool(environ.get("NO_COLOR")) or environ.get("TERM") == "dumb"
+        self.is_dumb = environ.get("TERM") == "dumb"  # a terminal that shows escapes as text
+        self._plain = bool(environ.get("NO_COLOR")) or self.is_dumb
 
     def paint(self, text: str, code: str, *, on_terminal: bool) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if on_terminal and not self._plain else text
@@ -5175,6 +5176,28 @@ PRESSED = (
     rb"\x1b\[(?:([0-9]{1,9})(?::[0-9]*)?(?::([0-9]{1,9}))?;([0-9]{1,9})(?::[12])?(?:;[0-9:;]*)?u"
     rb"|27;([0-9]{1,9});([0-9]{1,9})~)"
 )
+# What a program sends: control sequences; strings, which end with ESC \, or BEL for the first kind;
+# ESC and one or more characters
+SHOWN = (
+    rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x18\x1a\x1b]*(?:\x07|\x1b\\)"
+    rb"|[PX^_k][^\x18\x1a\x1b]*\x1b\\|[ -/]+[0-~]|[^\x00-\x1f -/[\]PX^_k\x7f-\xff])"
+)
+SHOWN_IN_PART = (
+    rb"\x1b(?:\[[0-?]*[ -/]*|\][^\x07\x18\x1a\x1b]*\x1b?|[PX^_k][^\x18\x1a\x1b]*\x1b?|[ -/]*)?\Z"
+)
+MODE_SWITCH = rb"\x1b(?:\[\?[0-9;]*[hl]|c)"  # of those; the second one puts all back
+OTHER_SCREEN = {b"47", b"1047", b"1049"}  # modes in which a program has a screen of its own
+OWN_KEYS = b"\x1b[=0u\x1b[<99u"  # ends the kitty protocol; each of the two screens has it apart
+# Whatever a program has left behind, in one order that changes nothing on a clean screen: an escape
+# that was cut; then, with the cursor put back where it was, the ways of sending keys, margins and
+# the scroll region; insert mode, and that a line feed is a new line too; the modes of the cursor,
+# mouse, focus, pastes, sizes and colours; the keypad, the cursor's shape, links, character sets,
+# and colours
+RESET = (
+    b"\x1b\\\x1b7" + OWN_KEYS + b"\x1b[>4m\x1b[?69l\x1b[r\x1b8\x1b[4;20l"
+    b"\x1b[?1;5;9;1000;1002;1003;1004;1005l\x1b[?1006;1015;1016;2004;2026;2031;2048l"
+    b"\x1b[?7;25h\x1b>\x1b[0 q\x1b]8;;\x1b\\\x1b(B\x1b)B\x0f\x1b[m"
+)
 CONTROL, LOCKS = 4, 64 | 128  # bits of what is held down with a key; Caps Lock and Num Lock
 LEAVE, INTERRUPT = ord("\\"), ord("c")
 
@@ -5273,6 +5296,16 @@ def cut_at_leave(token: bytes, new: bytes) -> tuple[bytes, bool]:
     return before, bool(pressed)
 
 
+def shows_other_screen(token: bytes) -> bool | None:
+    """Return whether an escape switches to the other screen, or back; None for all else."""
+    if token == b"\x1bc":
+        return False
+    is_switch = token[:3] == b"\x1b[?" and token[-1:] in b"hl"
+    if not is_switch or OTHER_SCREEN.isdisjoint(token[3:-1].split(b";")):
+        return None
+    return token[-1:] == b"h"
+
+
 # --- terminal ---------------------------------------------------------------------------
 
 # Our own terminal, a remote one, and the stay with a session on it: what keys mean (Ctrl-\ leaves),
@@ -5300,55 +5333,6 @@ SHORT_REST_S, REST_S = 0.03, 1.0
 
 class Detached(Exception):
     """The user has left a session, which goes on."""
-
-
-class ShownModes:
-    """The modes that remote programs have changed on a terminal of ours, such as its other screen.
-
-    These are what `ESC [ ? NUMBER h` and `l` switch on and off, and the two ways in which keys can
-    be sent: `ESC [ > FLAGS u` of the kitty protocol, and `ESC [ > 4 ; LEVEL m` of xterm's.
-    """
-
-    ON_AT_FIRST = (b"7", b"25")  # wrapping, the cursor
-
-    def __init__(self) -> None:
-        self._undo: dict[bytes, bytes] = {}  # what switches a mode back, oldest first
-        self._pushed = 0  # of the kitty protocol's stack
-        self._cut = b""  # an escape that has not come whole yet
-
-    def take(self, data: bytes | memoryview) -> None:
-        import re
-
-        text = self._cut + data
-        for numbers, switch in re.findall(rb"\x1b\[\?([0-9;]+)([hl])", text):
-            for number in numbers.split(b";"):
-                self._undo.pop(number, None)
-                if (switch == b"h") != (number in self.ON_AT_FIRST):
-                    back = b"l" if switch == b"h" else b"h"
-                    self._undo[number] = b"\x1b[?" + number + back
-        for way, count in re.findall(rb"\x1b\[([<>])([0-9]*)u", text):
-            self._pushed += 1 if way == b">" else -int(count[:3] or 1)
-            self._pushed = max(0, self._pushed)
-        for flags in re.findall(rb"\x1b\[=([0-9]*)[0-9;]*u", text):
-            self._undo.pop(b"u", None)
-            if flags.strip(b"0"):
-                self._undo[b"u"] = b"\x1b[=0u"
-        for level in re.findall(rb"\x1b\[>4(?:;([0-9]*))?m", text):
-            self._undo.pop(b"m", None)
-            if level.strip(b"0"):
-                self._undo[b"m"] = b"\x1b[>4m"
-        begun = re.search(rb"\x1b(\[([?<>=][0-9;]*)?)?\Z", text[-40:])
-        self._cut = begun[0] if begun else b""
-
-    def undo(self) -> bytes:
-        """Return what switches all of them back, the keypad and colours too; b"" if none is on."""
-        if not self._undo and not self._pushed:
-            return b""
-        pops = [b"\x1b[<%du" % self._pushed] if self._pushed else []
-        modes = [*pops, *reversed(self._undo.values()), *pops]  # each screen has a stack
-        self._undo.clear()
-        self._pushed = 0
-        return b"".join(modes) + b"\x1b>\x1b[m"
 
 
 def set_terminal(settings: list[Any]) -> None:
@@ -5381,7 +5365,8 @@ class LocalTerminal:
         self.keyboard = LocalInput()
         self.types_end = types_end
         self._shows = os.isatty(1)
-        self._modes = ShownModes()
+        self._shown = Escapes(MODE_SWITCH, SHOWN_IN_PART)  # by remote programs
+        self._on_other_screen = self._is_used = False
         self.pending = b""  # keys that were read for a remote program, which has not got them yet
         self._sent = Escapes(SENT, SENT_IN_PART)  # by our terminal
         self._read_at = 0.0  # on the monotonic clock
@@ -5426,7 +5411,10 @@ class LocalTerminal:
     def show(self, data: bytes | memoryview) -> None:
         """Pass on what a remote program has written."""
         if self._shows:
-            self._modes.take(data)
+            self._is_used = True
+            for token, _ in self._shown.feed(data):
+                switched = shows_other_screen(token)
+                self._on_other_screen = self._on_other_screen if switched is None else switched
         write_all(1, data)
 
     def forget_keys(self) -> None:
@@ -5438,10 +5426,13 @@ class LocalTerminal:
             with contextlib.suppress(termios.error):
                 termios.tcflush(0, termios.TCIFLUSH)
 
-    def undo_modes(self) -> None:
-        """Have our screen as it was, though the remote program could not see to that."""
-        with contextlib.suppress(OutputError):  # taken away
-            write_all(1, self._modes.undo())
+    def reset_screen(self) -> None:
+        """Put our screen back, as the remote program could not; always in the same way."""
+        back = OWN_KEYS + b"\x1b[?1049l" if self._on_other_screen else b""
+        if self._is_used:
+            with contextlib.suppress(OutputError):  # taken away
+                write_all(1, back + RESET)
+        self._on_other_screen = self._is_used = False
 
     def _resized(self, signum: int, frame: FrameType | None) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -5905,12 +5896,16 @@ class Stay:
 
     def _say_way_back(self) -> None:
         self.terminal.put_back()
-        self.terminal.undo_modes()
+        self._reset_screen()
         if self.session.identity and self.session.has_begun:
             name = self.sprite.name
             sleeps = f", and {name} may sleep when all is quiet" if self.refreshes_hold else ""
             back = f"thopters attach {name} {self.session.identity}"
             self._say(f"the session goes on{sleeps}; back to it: {back}")
+
+    def _reset_screen(self) -> None:
+        if not self.sprite.console.is_dumb:
+            self.terminal.reset_screen()
 
     def _say(self, text: str) -> None:
         """Say something between what a remote program has shown, on a line of its own."""
@@ -5951,7 +5946,7 @@ class Stay:
         self.session.identity = ""
         if self.shell is None or not self.terminal.is_terminal:
             raise status_unknown(self.sprite, lost)
-        self.terminal.undo_modes()
+        self._reset_screen()
         self._say(f"the session {gone}; a key starts a new shell, Ctrl-\\ leaves")
         terminal = self.terminal
         terminal.pending = b""  # typed for the old one

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
+from pathlib import Path
 
 import pytest
 from emulation import Emulator, Fault
 from support.program import Thopters
-from support.sessions import upgrades
+from support.sessions import remote_sessions, upgrades
 from support.terminals import ASLEEP, BACK, LEAVE, Tty, open_shell
+from support.tmux import Pane, needs_tmux
 from support.waiting import until
+
+import thopters as program
 
 # --- keys that mean us ------------------------------------------------------------------
 
@@ -60,6 +65,60 @@ def test_p4_ctrl_c_ends_the_waiting_with_every_lock_on_and_in_several_reads(
         assert BACK.search(shell.text)
 
 
+# --- what a session leaves behind -------------------------------------------------------
+
+MODES = (
+    "insert_flag keypad_cursor_flag keypad_flag wrap_flag cursor_flag origin_flag "
+    "scroll_region_upper scroll_region_lower mouse_any_flag mouse_sgr_flag alternate_on"
+)
+# apt's bar in the last row, below a scroll region; then what editors and other programs set
+LEFT_BEHIND = [
+    "\\033[1;23r\\033[24;1H\\033[42;30mProgress: [ 45%%]\\033[23;1H",
+    "\\033[4h\\033[?7l\\033[?25l\\033[?1h\\033=\\033[?1000;1002;1006h\\033[?2004h",
+    "\\033)0\\016\\033[7;35m\\033[6 q\\033]8;;http://a\\033\\\\",
+    "\\033(0\\033[?1049h\\033[5;10r\\033[4mdrawn",
+    "\\033[4h\\033[38;5;1",  # an escape that is cut
+    "\\033]0;a title that is cut",
+]
+
+
+@needs_tmux
+@pytest.mark.parametrize("left_behind", LEFT_BEHIND)
+def test_p11_ctrl_backslash_leaves_a_clean_terminal(
+    thopters: Thopters, dev: Emulator, tmp_path: Path, left_behind: str
+) -> None:
+    (dev.sprite("dev").home / "dirty").write_text(f"printf '{left_behind}'; touch up; sleep 300")
+    up = dev.sprite("dev").home / "up"
+    remote = shlex.join([*thopters.argv, "exec", "dev", "--", "sh", "dirty"])
+    script = f"echo first; {remote}; stty -echo; echo lqkx-{'after' * 20}; printf end; sleep 300"
+    with Pane(tmp_path, ["sh", "-c", script], thopters.env) as pane:
+        until(lambda: pane.lines()[:1] == ["first"], "it begins")
+        clean = pane.told(MODES)
+        until(up.exists, "the program runs")
+        pane.type("C-\\")
+        until(lambda: pane.lines()[-1:] == ["end"], "it is left")
+        assert pane.told(MODES) == clean
+        assert pane.told("cursor_x") == {"cursor_x": "3"}
+        shown = pane.lines(with_colours=True)
+    assert shown[-3:] == [f"lqkx-{'after' * 15}", "after" * 5, "end"]
+    assert any(line.startswith("[the session goes on") for line in shown)  # without colours
+
+
+@needs_tmux
+def test_p11_the_reset_changes_nothing_on_a_clean_screen(tmp_path: Path) -> None:
+    (tmp_path / "reset").write_bytes(program.RESET)
+    rows = "".join(f"\\033[3{row % 8}mrow {row}\\033[m\\n" for row in range(30))
+    script = f"stty -echo; printf '{rows}\\033[7;5H'; read -r _; cat reset; touch done; sleep 300"
+    env = {"PATH": "/usr/bin:/bin"}
+    with Pane(tmp_path, ["sh", "-c", f"cd {tmp_path}; {script}"], env) as pane:
+        at = "cursor_x cursor_y"
+        until(lambda: pane.told(at) == {"cursor_x": "4", "cursor_y": "6"}, "all is drawn")
+        before = pane.told(f"{MODES} {at}"), pane.lines(with_colours=True)
+        pane.type("Enter")
+        until((tmp_path / "done").exists, "it is reset")
+        assert (pane.told(f"{MODES} {at}"), pane.lines(with_colours=True)) == before
+
+
 # --- what a terminal reports by itself --------------------------------------------------
 
 REPORTS = [
@@ -100,3 +159,21 @@ def test_p6_a_key_that_is_an_escape_wakes_it_and_gets_there(
         command.type(key)
         assert command.end_restored() == 0
     assert got.read_text() == key
+
+
+# --- what never ends --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("begin", [b"\x1b[=", b"\x1b]0;"])
+def test_s8_an_escape_that_never_ends_keeps_no_key_from_being_read(
+    thopters: Thopters, dev: Emulator, begin: bytes
+) -> None:
+    message = begin + b"1" * 500_000
+    with Tty(thopters, "exec", "dev", "--", "sh", "-c", "stty raw; echo begun; cat") as command:
+        command.expect("begun")
+        [remote] = remote_sessions(dev)
+        remote._output(1, memoryview(message))  # in one message
+        until(lambda: len(command.output) > len(message), "it has come")
+        command.type("x" + LEAVE)
+        assert command.end_restored() == 0
+        assert message in command.shown

@@ -113,16 +113,56 @@ def test_p4_the_key_of_another_alphabet_is_the_one_of_a_us_keyboard() -> None:
     assert thopters.control_key(b"\x1b[42::92;5u") == ord("*")  # French: this is no backslash
 
 
+NEVER_ENDING = (
+    b"\x1b[",
+    b"\x1b[=",
+    b"\x1b[?",
+    b"\x1b]",
+    b"\x1bP",
+    b"\x1b[27;",
+    b"\x1b[>",
+    b"\x1b]\x1b",
+)
+
+
 @pytest.mark.parametrize("byte", [b"0", b";", b":", b" ", b"["])
-def test_s8_what_never_ends_takes_linear_time_and_little_room(byte: bytes) -> None:
-    for begin in (b"\x1b[", b"\x1b[=", b"\x1b[?", b"\x1b]", b"\x1bP", b"\x1b[27;"):
-        parser = thopters.Escapes(thopters.SENT, thopters.SENT_IN_PART)
+@pytest.mark.parametrize("piece", [100, 1 << 20])
+def test_s8_what_never_ends_takes_linear_time_and_little_room(byte: bytes, piece: int) -> None:
+    patterns = [
+        (thopters.SENT, thopters.SENT_IN_PART),
+        (thopters.SHOWN, thopters.SHOWN_IN_PART),
+        (thopters.MODE_SWITCH, thopters.SHOWN_IN_PART),
+    ]
+    for begin, (whole, in_part) in itertools.product(NEVER_ENDING, patterns):
+        parser = thopters.Escapes(whole, in_part)
         data = begin + byte * 100_000
         found = b""
-        for at in range(0, len(data), 100):
-            for token, new in parser.feed(data[at : at + 100]):
+        for at in range(0, len(data), piece):
+            for token, new in parser.feed(data[at : at + piece]):
                 thopters.is_key(token)
                 thopters.control_key(token)
+                thopters.shows_other_screen(token)
                 found += new
             assert parser.held <= thopters.LONGEST_ESCAPE
         assert found + parser.give_up() == data
+
+
+SWITCHES = [
+    (b"\x1b[?1049h", True),
+    (b"\x1b[?25l\x1b[?1000;1049;2004h\x1b[2J", True),
+    (b"\x1b[?47h\x1b[?1047l", False),
+    (b"\x1b[?1049h\x1bc", False),
+    (b"\x1b[?1049h\x1b]0;t\x1b\\\x1b[?1048l\x1b[?1049$p", True),
+    (b"\x1b[?10490h\x1b[1049h\x1b[?104", None),
+]
+
+
+@pytest.mark.parametrize(("shown", "is_on"), SWITCHES)
+def test_p11_the_other_screen_is_known_however_its_switch_is_cut(
+    shown: bytes, is_on: bool | None
+) -> None:
+    for size in range(1, len(shown)):
+        parser = thopters.Escapes(thopters.MODE_SWITCH, thopters.SHOWN_IN_PART)
+        pieces = (shown[at : at + size] for at in range(0, len(shown), size))
+        found = [thopters.shows_other_screen(token) for p in pieces for token, _ in parser.feed(p)]
+        assert next((on for on in reversed(found) if on is not None), None) == is_on
