@@ -2952,6 +2952,10 @@ class WebSocket:
             self._outgoing += encode_frame(OP_PING, count, os.urandom(4))
             self._flush()
 
+    def is_answered(self) -> bool:
+        """Return whether the server has answered a ping."""
+        return bool(self._pong)
+
     def unread(self) -> int:
         """Return how many bytes of input the server is not known to have got rid of."""
         return self._input - int.from_bytes(self._pong, "big")
@@ -5198,6 +5202,18 @@ RESET = (
     b"\x1b[?1;5;9;1000;1002;1003;1004;1005l\x1b[?1006;1015;1016;2004;2026;2031;2048l"
     b"\x1b[?7;25h\x1b>\x1b[0 q\x1b]8;;\x1b\\\x1b(B\x1b)B\x0f\x1b[m"
 )
+# What draws, or sets something for what is drawn: cursor, text, colours, margins; ways of sending
+# keys; titles, links and colours of the palette, unless these are asked for
+DRAWS = (
+    rb"(?s)\x1b(?:\[(?:[0-9:;]*[@-HIJKLMPSTXZ^`abdefghjklmrsu]|\?[0-9;]*[JK]|>[0-9:;]*[mnu]"
+    rb"|[<=][0-9;]*u|[0-9;]* [@Aq]|!p|[0-9;]*\$[rtvxz{]|[0-9;]*'[}~]|[0-9;]*\"q)"
+    rb"|\](?:[0128]|133)(?:;.*)?(?:\x07|\x1b\\)"
+    rb"|\](?:[45]|1[0-9]|10[45]|11[0-9])(?:;[^?]*)?(?:\x07|\x1b\\)"
+    rb"|[78=>DEHMNOcno|}~\\]|[(-/].|#[3-68]|%[@G])"
+)
+# Between escapes: the question who is there, the bell, escapes of a second kind, broken ones
+DRAWS_NOTHING = rb"[\x05\x07]|\xc2[\x80-\x9f]|\x1b(?:\[[0-?]*[ -/]*|[P\]X^_k][^\x00-\x1f]*|[ -/]*)?"
+DRAWING_MODES = OTHER_SCREEN | {b"3", b"5", b"6", b"7", b"25", b"45", b"69", b"1048"}
 CONTROL, LOCKS = 4, 64 | 128  # bits of what is held down with a key; Caps Lock and Num Lock
 LEAVE, INTERRUPT = ord("\\"), ord("c")
 
@@ -5306,6 +5322,58 @@ def shows_other_screen(token: bytes) -> bool | None:
     return token[-1:] == b"h"
 
 
+def what_draws(data: bytes, start: int) -> bytes:
+    """Return what draws, and sets modes, of a program's output from `start` on.
+
+    What asks the terminal something, rings, or writes to its clipboard is left out, and so is all
+    that is not known. A mode that draws nothing is set once, to what it was in the end: to switch
+    one on can be a question as well.
+    """
+    import re
+
+    parser = Escapes(SHOWN, SHOWN_IN_PART)
+    whole, drawn, end = re.compile(SHOWN), list[bytes](), 0
+    modes: dict[bytes, bytes] = {}
+    for token, _ in parser.feed(data):
+        begin, end = end, end + len(token)
+        if end <= start:
+            continue
+        if not whole.fullmatch(token):
+            drawn.append(re.sub(DRAWS_NOTHING, b"", token[max(0, start - begin) :]))
+        elif token[:3] == b"\x1b[?" and token[-1:] in b"hl":
+            for number in token[3:-1].split(b";"):
+                switch = b"\x1b[?" + number + token[-1:]
+                if number in DRAWING_MODES:
+                    drawn.append(switch)
+                elif number.isdigit():
+                    modes.pop(number, None)
+                    modes[number] = switch
+        elif re.fullmatch(DRAWS, token):
+            drawn.append(token)
+    return b"".join([*drawn, *modes.values(), parser.give_up()])
+
+
+def overlap(first: bytes, second: bytes) -> int:
+    """Return how many bytes at the end of `first` are the beginning of `second`, in linear time.
+
+    By Knuth, Morris and Pratt: `ends` are, for each beginning, the most bytes at its end with
+    which it begins too.
+    """
+    second = second[: len(first)]
+    ends, same = [0], 0
+    for byte in second[1:]:
+        while same and byte != second[same]:
+            same = ends[same - 1]
+        same += byte == second[same]
+        ends.append(same)
+    same = 0
+    for byte in first if second else b"":
+        while same and (same == len(second) or byte != second[same]):
+            same = ends[same - 1]
+        same += byte == second[same]
+    return same
+
+
 # --- terminal ---------------------------------------------------------------------------
 
 # Our own terminal, a remote one, and the stay with a session on it: what keys mean (Ctrl-\ leaves),
@@ -5326,6 +5394,13 @@ TTY_BOOTSTRAP = (
     'eval "$(printf %s "$_thopters" | base64 -d)"'
 )
 TTY_READY = b"thopters-ready"
+# What shows that the script begins, and that all before it is ours
+TTY_BEGUN = PREAMBLE + b"([0-9]{1,%d})\r?\n" % PID_DIGITS + WIPE.replace(b"[", b"\\[")
+SEEN_BYTES = 1 << 16  # of what a session has shown, to find the place in what it shows again
+SURE_BYTES = 32  # fewer may be the same by chance
+MOST_REPLAYED = 1 << 18
+CUT_REPLAY_BYTES = 4096  # from there on the platform may have dropped the beginning
+REPLAY_LIMIT_S = 2.0  # after that all is new
 DEFAULT_SIZE = (80, 24)
 # For the rest of an escape: after ESC and a letter, which may be two keys, and after more
 SHORT_REST_S, REST_S = 0.03, 1.0
@@ -5426,6 +5501,13 @@ class LocalTerminal:
             with contextlib.suppress(termios.error):
                 termios.tcflush(0, termios.TCIFLUSH)
 
+    def end_escape(self) -> None:
+        """End an escape that the remote program has not ended: it would hide what we say."""
+        if self._shown.held:
+            self._shown = Escapes(MODE_SWITCH, SHOWN_IN_PART)
+            with contextlib.suppress(OutputError):  # taken away
+                write_all(1, b"\x1b\\")
+
     def reset_screen(self) -> None:
         """Put our screen back, as the remote program could not; always in the same way."""
         back = OWN_KEYS + b"\x1b[?1049l" if self._on_other_screen else b""
@@ -5471,8 +5553,8 @@ class LocalTerminal:
         end = time.monotonic() + timeout_s
         sources = [self.keyboard] if self.is_terminal else []  # a file's end is no key
         while not self.pending and (left_s := end - time.monotonic()) > 0:
-            wait_for(sources, [], min(left_s, self.rest_due_s(REST_S)))
-            for token, new in self._tokens(REST_S):
+            wait_for(sources, [], min(left_s, self.rest_due_s(REST_S, NO_LIMIT_S)))
+            for token, new in self._tokens(REST_S, NO_LIMIT_S):  # part of a report is not a key
                 _, leaves = cut_at_leave(token, new)
                 if leaves:
                     raise Detached
@@ -5482,21 +5564,23 @@ class LocalTerminal:
                     self.pending += new
         return bool(self.pending)
 
-    def rest_due_s(self, short_s: float = SHORT_REST_S) -> float:
-        """Return for how long the rest of an escape is waited for yet; inf if none is cut."""
+    def rest_due_s(self, short_s: float = SHORT_REST_S, long_s: float = REST_S) -> float:
+        """Return for how long to wait for the rest of an escape that may be two keys, or not."""
         if not self._sent.held:
-            return float("inf")
-        patience_s = short_s if self._sent.held <= 2 else REST_S
+            return NO_LIMIT_S
+        patience_s = short_s if self._sent.held <= 2 else long_s
         return max(0.0, self._read_at + patience_s - time.monotonic())
 
-    def _tokens(self, short_s: float = SHORT_REST_S) -> list[tuple[bytes, bytes]]:
+    def _tokens(
+        self, short_s: float = SHORT_REST_S, long_s: float = REST_S
+    ) -> list[tuple[bytes, bytes]]:
         """Return what is typed now: texts and escapes, and one whose rest does not come."""
         if not self.is_terminal:
             return []
         if wait_for([self.keyboard], [], 0)[0]:
             self._read_at = time.monotonic()
             return list(self._sent.feed(self._read()))
-        if self.rest_due_s(short_s):
+        if self.rest_due_s(short_s, long_s):
             return []
         given_up = self._sent.give_up()
         return [(given_up, given_up)]
@@ -5557,25 +5641,80 @@ class LocalTerminal:
         os.close(self._wake)
 
 
+def known_of_replay(data: bytes, seen: bytes) -> int:
+    """Return how many bytes of a replay are known; `seen` is the last of what was shown before.
+
+    The platform may have dropped its beginning, or even draw the screen anew: then none are.
+    """
+    known = overlap(seen, data[:SEEN_BYTES])
+    if known >= min(len(seen), SURE_BYTES):
+        return known
+    found = data.find(seen) if len(seen) >= SURE_BYTES else -1
+    return found + len(seen) if found >= 0 else 0
+
+
+def first_line_or_escape(data: bytes) -> int:
+    """Return where, in what may begin in the middle of an escape, something begins for sure."""
+    import re
+
+    sound = re.search(rb"\n|(?=\x1b)", data)
+    return sound.end() if sound else 0
+
+
 class TerminalDecoder(ExecDecoder):
     """The same for a command on a terminal: binary messages are bytes as they are shown.
 
-    A new session first asks for its script, and what it prints before that begins is not shown;
-    one that we are `attached` to runs already.
+    A new session first asks for its script, and what it prints before that begins is not shown.
+    One that we are `attached` to runs already. It first sends a replay of what it has shown, which
+    is gathered until `end_replay`, for only what is new in it is shown: `seen` is the last of what
+    an earlier decoder of the session has let through.
     """
 
-    def __init__(self, *, attached: bool) -> None:
+    def __init__(self, *, attached: bool, seen: bytes | bytearray = b"") -> None:
         super().__init__()
         self.started = attached
+        self.seen = bytearray(seen)
+        self._replay: bytearray | None = bytearray() if attached else None
         self._is_ready = False
 
     def message(self, opcode: int, payload: bytes | memoryview) -> Iterator[Event]:
         if opcode == OP_TEXT:
             yield from self._text(bytes(payload))
-        elif self.started:
-            yield Output(STREAM_STDOUT, payload)
-        else:
+        elif not self.started:
             yield from self._begin(payload)
+        elif self._replay is not None:
+            self._replay += payload
+            del self._replay[:-MOST_REPLAYED]
+        else:
+            self._see(payload)
+            yield Output(STREAM_STDOUT, payload)
+
+    def _see(self, data: bytes | memoryview) -> None:
+        self.seen += data[-SEEN_BYTES:]
+        del self.seen[:-SEEN_BYTES]
+
+    def has_replay(self) -> bool:
+        """Return whether something of a replay has come, and it has not ended."""
+        return bool(self._replay)
+
+    def end_replay(self) -> Iterator[Event]:
+        """Let what is new in the replay through; what comes from now on is live."""
+        import re
+
+        if self._replay is None:
+            return
+        data, self._replay = bytes(self._replay), None
+        begun = re.search(TTY_BEGUN, data)
+        data = data[begun.end() :] if begun else data
+        start = known_of_replay(data, bytes(self.seen))
+        self._see(data[start:])
+        if not begun and not start and len(data) >= CUT_REPLAY_BYTES:
+            start = first_line_or_escape(data)
+        yield Output(STREAM_STDOUT, what_draws(data, start))
+
+    def _end(self, status: int) -> Iterator[Event]:
+        yield from self.end_replay()
+        yield from super()._end(status)
 
     def _begin(self, data: bytes | memoryview) -> Iterator[Event]:
         import re
@@ -5584,10 +5723,10 @@ class TerminalDecoder(ExecDecoder):
         if not self._is_ready and TTY_READY in self._held:
             self._is_ready = True
             yield Ready()
-        number = b"([0-9]{1,%d})\r?\n" % PID_DIGITS
-        begun = re.search(re.escape(PREAMBLE) + number + re.escape(WIPE), self._held)
+        begun = re.search(TTY_BEGUN, self._held)
         if begun and self._is_ready:
             self.started, rest, self._held = True, self._held[begun.end() :], b""
+            self._see(rest)
             yield Started(int(begun[1]))
             yield Output(STREAM_STDOUT, rest)
         elif len(self._held) > 1 << 16:
@@ -5599,19 +5738,21 @@ class TerminalSession(ExecSession):
 
     MOST_ENDS = 10  # times that the end of an input is typed, a second further apart each time
 
+    decoder: TerminalDecoder
+
     def __init__(
-        self, websocket: WebSocket, clock: Clock, out: Sink, *, attached: bool = False
+        self, websocket: WebSocket, clock: Clock, out: Sink, decoder: TerminalDecoder
     ) -> None:
-        super().__init__(clock, {STREAM_STDOUT: out}, TerminalDecoder(attached=attached))
+        super().__init__(clock, {STREAM_STDOUT: out}, decoder)
         self.websocket = websocket
-        self.has_begun = attached  # whether the script is sent, so that the command may run
+        self.has_begun = decoder.started  # whether the script is sent, so that the command may run
         self.typed = 0  # bytes
         self._script = b""
         self._terminal: LocalTerminal | None = None  # whose keys go in
         self._has_input = True
         self._ends = 0
         self._ended_at = 0.0
-        self._active_at = clock.monotonic()
+        self._opened_at = self._active_at = clock.monotonic()
 
     def prepare(self, command: RemoteCommand) -> None:
         """Keep the script until the remote side asks for it."""
@@ -5644,10 +5785,22 @@ class TerminalSession(ExecSession):
         return self.await_exit()
 
     def events(self) -> Iterator[Event]:
-        for opcode, payload in self.websocket.messages():
-            if opcode == OP_BINARY:
-                self._active_at = self.clock.monotonic()
-            yield from self.decoder.message(opcode, payload)
+        try:
+            for opcode, payload in self.websocket.messages():
+                yield from self._end_replay()
+                if opcode == OP_BINARY:
+                    self._active_at = self.clock.monotonic()
+                yield from self.decoder.message(opcode, payload)
+        except WebSocketLost:
+            yield from self.decoder.end_replay()
+            raise
+        yield from self._end_replay()
+
+    def _end_replay(self) -> Iterator[Event]:
+        """End it at the answer to the ping of the attach, but the first output belongs to it."""
+        is_late = self.clock.monotonic() - self._opened_at > REPLAY_LIMIT_S
+        if self.decoder.has_replay() and (is_late or self.websocket.is_answered()):
+            yield from self.decoder.end_replay()
 
     def notice(self, event: Event) -> None:
         import base64
@@ -5720,18 +5873,25 @@ def open_terminal(
     query += [("stdin", "true"), ("cols", str(size[0])), ("rows", str(size[1]))]
     target = sprite.api.transport.target(sprite.path("exec"), query)
     websocket = open_sprite_socket(sprite, target, WAKE_LIMIT_S)
-    session = TerminalSession(websocket, sprite.clock, out)
+    session = TerminalSession(websocket, sprite.clock, out, TerminalDecoder(attached=False))
     session.prepare(command)
     return session
 
 
-def attach_terminal(sprite: Sprite, out: Sink, identity: str) -> TerminalSession | None:
-    """Attach to a session, waking the sprite; None if there is no such session any more."""
+def attach_terminal(
+    sprite: Sprite, out: Sink, identity: str, seen: bytes | bytearray = b""
+) -> TerminalSession | None:
+    """Attach to a session, waking the sprite; None if there is no such session any more.
+
+    `seen` is the last of what it has shown already.
+    """
     websocket = open_session_socket(sprite, identity)
     if websocket is None:
         return None
-    session = TerminalSession(websocket, sprite.clock, out, attached=True)
+    decoder = TerminalDecoder(attached=True, seen=seen)
+    session = TerminalSession(websocket, sprite.clock, out, decoder)
     session.identity = identity
+    websocket.ping()  # its answer comes behind what the session has shown before
     websocket.keep_alive()
     return session
 
@@ -5909,6 +6069,7 @@ class Stay:
 
     def _say(self, text: str) -> None:
         """Say something between what a remote program has shown, on a line of its own."""
+        self.terminal.end_escape()
         self.sprite.console.note("")
         self.sprite.console.note(f"[{text}]")
 
@@ -5932,7 +6093,8 @@ class Stay:
             self.terminal.wait_for_key()
         found = None
         if has_way_back:
-            found = attach_terminal(self.sprite, self.terminal.show, session.identity)
+            seen = session.decoder.seen
+            found = attach_terminal(self.sprite, self.terminal.show, session.identity, seen)
         if found is None:
             return self._start_anew(lost)
         found.resize(*self.terminal.size())

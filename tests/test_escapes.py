@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shlex
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 from emulation import Emulator, Fault
 from support.program import Thopters
-from support.sessions import remote_sessions, upgrades
-from support.terminals import ASLEEP, BACK, LEAVE, Tty, open_shell
+from support.sessions import detach, remote_sessions, upgrades
+from support.terminals import ASLEEP, BACK, LEAVE, LOST, Tty, open_shell
 from support.tmux import Pane, needs_tmux
 from support.waiting import until
 
@@ -159,6 +160,110 @@ def test_p6_a_key_that_is_an_escape_wakes_it_and_gets_there(
         command.type(key)
         assert command.end_restored() == 0
     assert got.read_text() == key
+
+
+# --- what an attach shows again ---------------------------------------------------------
+
+ASKS = b"\x1b[6n\x1b[c\x1b]11;?\x07\x1b[?2026$p\x1bP+q544e\x1b\\\x1b[>q\x1b[?u\x05"
+DOES = b"\x1b]52;c;aGVsbG8=\x07\x1b]9;done\x07\x07"
+
+
+def test_p5_what_was_shown_is_shown_once_over_pauses_and_lost_connections(
+    thopters: Thopters, dev: Emulator
+) -> None:
+    sprite = dev.sprite("dev")
+    with open_shell(thopters) as shell:
+        for number in range(3):
+            shell.ask(f"echo shown-{number}-$((6 * 7))", f"shown-{number}-42\r\n")
+            if number == 1:
+                sprite.drop_connections()
+                shell.expect(LOST)
+            else:
+                sprite.pause()
+                shell.expect(ASLEEP)
+                until(shell.is_raw, "it waits for a key")
+                shell.type("\r")
+        shell.ask("echo the-$((0 + 1))st", "the-1st")
+        shell.type("exit\r")
+        assert shell.end_restored() == 0
+        for number in range(3):
+            assert shell.text.count(f"shown-{number}-42") == 1
+        assert "thopters-" not in shell.text and "\x1b[2J" not in shell.text
+
+
+def test_p5_what_was_printed_meanwhile_is_shown(thopters: Thopters, dev: Emulator) -> None:
+    go = dev.sprite("dev").home / "go"
+    script = "echo before; until [ -e go ]; do sleep 0.05; done; echo meanwhile; touch said; cat"
+    with Tty(thopters, "exec", "dev", "--", "sh", "-c", script) as command:
+        command.expect("before")
+        dev.fault(Fault("WS */exec/*", "starting", times=3))
+        dev.sprite("dev").drop_connections()
+        command.expect(LOST)
+        go.touch()
+        command.expect("meanwhile")
+        command.type("later\n")
+        command.expect("later")
+        command.type(LEAVE)
+        assert command.end_restored() == 0
+        assert command.text.count("before") == command.text.count("meanwhile") == 1
+
+
+@pytest.mark.parametrize("piece", [0, 10])
+def test_p5_a_replay_asks_nothing_and_what_comes_live_passes_as_it_is(
+    thopters: Thopters, dev: Emulator, piece: int
+) -> None:
+    dev.personality.replay_message_bytes = piece
+    identity = detach(thopters, "sh", "-c", "stty raw -echo; touch up; cat")
+    until((dev.sprite("dev").home / "up").exists, "it runs")
+    [remote] = remote_sessions(dev)
+    remote._output(1, memoryview(b"old" + ASKS + DOES + b"text"))
+    with Tty(thopters, "attach", "dev", identity) as command:
+        command.expect("oldtext")
+        remote._output(1, memoryview(b"new" + ASKS + DOES + b"end"))
+        command.expect("end")
+        command.type(LEAVE)
+        assert command.end_restored() == 0
+        assert b"new" + ASKS + DOES + b"end" in command.shown
+        assert command.shown.count(b"\x1b]52") == 1
+
+
+@needs_tmux
+def test_p5_a_terminal_that_answers_types_nothing_into_the_shell(
+    thopters: Thopters, dev: Emulator, tmp_path: Path
+) -> None:
+    sprite = dev.sprite("dev")
+    asks = "\\033[6n\\033[c\\033]52;c;aGVsbG8=\\007"
+    (sprite.home / "ask").write_text(
+        f"stty raw -echo; printf '{asks}'; read -r -d c _; stty sane; echo asked"
+    )
+    script = shlex.join([*thopters.argv, "shell", "dev", "--native"])
+    with Pane(tmp_path, ["sh", "-c", f"{script}; sleep 300"], thopters.env) as pane:
+        until(lambda: "$" in "".join(pane.lines()[-1:]), "the prompt comes")
+        pane.type("bash ask", "Enter")
+        until(lambda: pane.lines()[-2:-1] == ["asked"], "its questions are answered")
+        pane.copy("nothing")
+        for _ in range(2):
+            sprite.pause()
+            until(lambda: "has paused" in "".join(pane.lines()[-2:]), "it has paused")
+            pane.type("Enter")
+            until(lambda: pane.lines()[-1].endswith("$"), "it is back")
+        pane.type("echo la''st", "Enter")
+        until(lambda: pane.lines()[-2:-1] == ["last"], "it runs")
+        shown = pane.lines()
+        assert pane.copied() == "nothing"
+    assert shown.count("asked") == 1
+    assert not any(line.endswith(("R", ";2c")) for line in shown), shown
+
+
+def test_p5_an_attach_into_a_pipe_prints_nothing_of_ours(thopters: Thopters, dev: Emulator) -> None:
+    identity = detach(thopters, "sh", "-c", "echo shown; read -r line; echo got-$line")
+    with Tty(thopters, "attach", "dev", identity, stdout=subprocess.PIPE) as command:
+        assert command.process.stdout
+        assert command.process.stdout.readline() == b"shown\r\n"
+        command.type("it\r")
+        rest = command.process.stdout.read()
+        assert command.end_restored() == 0
+    assert rest == b"it\r\ngot-it\r\n"
 
 
 # --- what never ends --------------------------------------------------------------------

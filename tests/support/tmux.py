@@ -50,3 +50,10 @@ class Pane:
         words = names.split()
         values = self._run("display-message", "-p", " ".join(f"#{{{name}}}" for name in words))
         return dict(zip(words, values.split(), strict=True))
+
+    def copy(self, text: str) -> None:
+        """Fill tmux's clipboard, which a program can write to as well."""
+        self._run("set-buffer", text)
+
+    def copied(self) -> str:
+        return self._run("show-buffer")

@@ -1,4 +1,4 @@
-"""What a terminal sends: text and escapes, keys and reports."""
+"""Escapes both ways: keys and reports, what a replay may show, and that no input takes long."""
 
 from __future__ import annotations
 
@@ -166,3 +166,134 @@ def test_p11_the_other_screen_is_known_however_its_switch_is_cut(
         pieces = (shown[at : at + size] for at in range(0, len(shown), size))
         found = [thopters.shows_other_screen(token) for p in pieces for token, _ in parser.feed(p)]
         assert next((on for on in reversed(found) if on is not None), None) == is_on
+
+
+# what a replay may show
+
+ASKS = [
+    *("\x1b[c", "\x1b[0c", "\x1b[>c", "\x1b[=c", "\x1bZ", "\x1b[5n", "\x1b[6n", "\x1b[?6n"),
+    *("\x1b[?996n", "\x1b[?25$p", "\x1b[4$p", "\x1b[?u", "\x1b[>q", "\x1b[14t", "\x1b[18t"),
+    *("\x1b[?4m", "\x1b[x", "\x1b[?1;1;0S", "\x1b[1;1;1;1;1;1*y", "\x1b[1$w", "\x1b[&u"),
+    *("\x1b]11;?\x07", "\x1b]4;7;?\x1b\\", "\x1b]4;1;#fff;2;?\x07", "\x1b]12;?\x1b\\"),
+    *("\x1bP+q544e\x1b\\", "\x1bP$qm\x1b\\", "\x1b_Gi=31,a=q;AAAA\x1b\\", "\x05", "\xc2\x9b6n"),
+]
+DOES = [
+    *("\x1b]52;c;aGk=\x07", "\x1b]52;c;?\x1b\\", "\x1b]5522;type=read\x1b\\", "\x07"),
+    *("\x1b]9;done\x07", "\x1b]777;notify;a;b\x1b\\", "\x1b]1337;File=name=YQ==:YQ==\x07"),
+    *("\x1b[8;50;132t", "\x1b[2t", "\x1b[5i", "\x1b[1q", "\x1b]99;;hello\x1b\\"),
+    "\x1bPtmux;\x1b\x1b]52;c;aGk=\x07\x1b\\",
+]
+DRAWS = [
+    *("\x1b[m", "\x1b[38;5;196m", "\x1b[4:3m", "\x1b[2J", "\x1b[K", "\x1b[?2J", "\x1b[10;20H"),
+    *("\x1b[5A", "\x1b[3d", "\x1b[4G", "\x1b[2P", "\x1b[3X", "\x1b[4b", "\x1b[2;20r", "\x1b[4h"),
+    *(
+        "\x1b[s",
+        "\x1b[u",
+        "\x1b7",
+        "\x1b8",
+        "\x1bM",
+        "\x1bD",
+        "\x1bc",
+        "\x1b(0",
+        "\x1b(B",
+        "\x1b)0",
+    ),
+    *(
+        "\x1b#8",
+        "\x1b%G",
+        "\x1b=",
+        "\x1b>",
+        "\x1b[6 q",
+        "\x1b[!p",
+        "\x1b[>1u",
+        "\x1b[<u",
+        "\x1b[>4;2m",
+    ),
+    *("\x1b[?1049h", "\x1b[?25l", "\x1b[?7h", "\x0e", "\x0f", "\b", "\t", "\r\n", "\x1b[1;1;2;2$z"),
+    *("\x1b]0;who asks?\x07", "\x1b]8;;http://a/?b\x1b\\", "\x1b]4;1;#fff\x07", "\x1b]104\x07"),
+]
+
+
+@pytest.mark.parametrize("shown", ASKS + DOES)
+def test_p5_a_replay_asks_the_terminal_nothing_and_does_nothing_beside_it(shown: str) -> None:
+    drawn = thopters.what_draws(f"before{shown}after".encode("latin-1"), 0)
+    assert drawn.replace(b"\x1b\\", b"") in (b"beforeafter", b"before6nafter")
+
+
+@pytest.mark.parametrize("shown", DRAWS)
+def test_p5_a_replay_draws_as_the_program_did(shown: str) -> None:
+    data = f"before{shown}é\u201c\u2500after".encode()
+    assert thopters.what_draws(data, 0) == data
+
+
+def test_p5_modes_are_set_once_to_what_they_were_in_the_end() -> None:
+    """To switch on reports of sizes, say, has the terminal send one at once."""
+    shown = b"\x1b[?2048h\x1b[?1000;1006ha\x1b[?2004h\x1b[?25lb\x1b[?2048l\x1b[?1000l\x1b[?2004l"
+    modes = b"\x1b[?1006h\x1b[?2048l\x1b[?1000l\x1b[?2004l"
+    assert thopters.what_draws(shown, 0) == b"a\x1b[?25lb" + modes
+
+
+def test_p5_an_escape_at_the_end_is_left_to_what_follows() -> None:
+    for cut in (b"\x1b", b"\x1b[3", b"\x1b]0;ti", b"\x1b]0;title\x1b"):
+        assert thopters.what_draws(b"text" + cut, 0) == b"text" + cut
+
+
+def shown_again(*replays: bytes) -> bytes:
+    """Return what is shown of the last of these replays, each of another attach."""
+    decoder = thopters.TerminalDecoder(attached=True)
+    shown = []
+    for replay in replays:
+        decoder = thopters.TerminalDecoder(attached=True, seen=decoder.seen)
+        assert not list(decoder.message(thopters.OP_BINARY, replay))
+        shown = list(decoder.end_replay())
+    [output] = shown
+    assert isinstance(output, thopters.Output)
+    return bytes(output.data)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_p5_what_is_new_in_a_replay_is_found_wherever_either_is_cut(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    rng = random.Random(seed)
+    monkeypatch.setattr(thopters, "SEEN_BYTES", 100)
+    whole = "".join(rng.choice("abc") for _ in range(400)).encode()
+    for _ in range(50):
+        shown = rng.randrange(40, 401)
+        begin, start = rng.randrange(shown - 39), rng.randrange(shown - 39)
+        end = rng.randrange(shown, 401)
+        assert shown_again(whole[begin:shown], whole[start:end]) == whole[shown:end]
+
+
+BEGUN = b"stray\r\nthopters-ready\nthopters-exec 4711\r\n\x1b[H\x1b[2J"
+
+
+def test_p5_what_is_ours_in_a_replay_is_not_shown() -> None:
+    assert shown_again(BEGUN + b"$ ") == b"$ "
+    assert shown_again(BEGUN + b"$ ", BEGUN + b"$ ls\r\n") == b"ls\r\n"
+    assert shown_again(BEGUN + b"$ ", BEGUN + b"$ $ ", BEGUN + b"$ $ $ ") == b"$ "
+    # an escape that was cut is shown whole, for our words have come in between
+    assert shown_again(BEGUN + b"\x1b[3", BEGUN + b"\x1b[3") == b"\x1b[3"
+    assert shown_again(BEGUN + b"x\x1b[3", BEGUN + b"x\x1b[31mred") == b"\x1b[31mred"
+
+
+def test_p5_a_screen_that_the_platform_draws_anew_is_shown_whole() -> None:
+    first, second = b"\x1b[H\x1b[2Jone\r\n$ \x1b[H", b"\x1b[H\x1b[2Jone\r\n$ two\r\n$ "
+    assert shown_again(BEGUN + first, second) == shown_again(first, second) == second
+
+
+@pytest.mark.parametrize(
+    "cut", ["8;5;196mred\r\n", "[1mbold\r\n", "c;aGVsbG8=\x07\r\n", "\x9f\xbf\r\n", "5;1H\x1b[mx\n"]
+)
+def test_p12_a_replay_that_begins_inside_an_escape_shows_nothing_of_that(cut: str) -> None:
+    rest = b"whole lines\r\n" * 400
+    shown = shown_again(cut.encode("latin-1") + rest)
+    assert shown.removeprefix(b"\x1b[mx\n") == rest
+    assert shown_again(b"all of a short one\r\n$ ") == b"all of a short one\r\n$ "
+
+
+@pytest.mark.parametrize("data", [b"\x1b[m", b"thopters-exec 1", b"\x1b]", b"a", b"\xc2", b"\x1b["])
+def test_s8_a_long_replay_takes_no_long_time(data: bytes) -> None:
+    many = (data * thopters.MOST_REPLAYED)[: thopters.MOST_REPLAYED]
+    for seen in (b"", many[: thopters.SEEN_BYTES], many[: thopters.SEEN_BYTES - 1] + b"b"):
+        shown_again(seen, many)
