@@ -5531,16 +5531,16 @@ class LocalTerminal:
         """Return what can be read once the size has changed."""
         return self._changes
 
-    def size(self) -> tuple[int, int]:
-        """Return columns and rows: the window's, whatever variables say."""
+    def size(self) -> tuple[int, int] | None:
+        """Return columns and rows: the window's, whatever variables say; None if nothing knows."""
         for fd in (1, 0, 2):
-            try:
-                return os.get_terminal_size(fd)
-            except OSError:
-                continue
-        return DEFAULT_SIZE
+            with contextlib.suppress(OSError):
+                columns, rows = os.get_terminal_size(fd)
+                if columns and rows:
+                    return columns, rows
+        return None
 
-    def new_size(self) -> tuple[int, int]:
+    def new_size(self) -> tuple[int, int] | None:
         os.read(self._changes, 1 << 12)
         return self.size()
 
@@ -5697,6 +5697,9 @@ class TerminalDecoder(ExecDecoder):
         """Return whether something of a replay has come, and it has not ended."""
         return bool(self._replay)
 
+    def is_replaying(self) -> bool:
+        return self._replay is not None
+
     def end_replay(self) -> Iterator[Event]:
         """Let what is new in the replay through; what comes from now on is live."""
         import re
@@ -5736,6 +5739,8 @@ class TerminalDecoder(ExecDecoder):
 class TerminalSession(ExecSession):
     """A command on a remote terminal: what is typed goes in as it is, sizes as JSON texts."""
 
+    REDRAW_S = 0.25  # for a program to draw, before it is told the right size
+    DRAWN_S = 0.05  # the same, once it has begun to
     MOST_ENDS = 10  # times that the end of an input is typed, a second further apart each time
 
     decoder: TerminalDecoder
@@ -5752,6 +5757,7 @@ class TerminalSession(ExecSession):
         self._has_input = True
         self._ends = 0
         self._ended_at = 0.0
+        self._right_size_at = 0.0  # on the monotonic clock, while a wrong one is told
         self._opened_at = self._active_at = clock.monotonic()
 
     def prepare(self, command: RemoteCommand) -> None:
@@ -5790,6 +5796,9 @@ class TerminalSession(ExecSession):
                 yield from self._end_replay()
                 if opcode == OP_BINARY:
                     self._active_at = self.clock.monotonic()
+                    if self._right_size_at and not self.decoder.is_replaying():
+                        soon = self._active_at + self.DRAWN_S
+                        self._right_size_at = min(soon, self._right_size_at)
                 yield from self.decoder.message(opcode, payload)
         except WebSocketLost:
             yield from self.decoder.end_replay()
@@ -5818,14 +5827,17 @@ class TerminalSession(ExecSession):
             self.websocket.wait(timeout_s)
             return
         self._type_end()
-        if runs and terminal.pending:
+        redraws_s = self._redraws_s(terminal)
+        takes_keys = runs and not redraws_s  # who types a command is to have the right size
+        if takes_keys and terminal.pending:
             self._type(terminal)
         sources: list[Any] = [terminal]
-        if runs and self._has_input and self.websocket.unsent() < 1 << 18:
+        if takes_keys and self._has_input and self.websocket.unsent() < 1 << 18:
             sources.append(terminal.keyboard)
-        ready = self.websocket.wait(min(timeout_s, terminal.rest_due_s()), sources)
+        wait_s = min(timeout_s, redraws_s or timeout_s, terminal.rest_due_s())
+        ready = self.websocket.wait(wait_s, sources)
         if terminal in ready:
-            self.resize(*terminal.new_size())
+            self.resize(terminal.new_size())
         if terminal.keyboard in ready or not terminal.rest_due_s():
             self._type(terminal)
 
@@ -5852,9 +5864,30 @@ class TerminalSession(ExecSession):
             self._ends += 1
             self.websocket.send(OP_BINARY, b"\x04")
 
-    def resize(self, columns: int, rows: int) -> None:
-        message = {"type": "resize", "cols": columns, "rows": rows}
-        self.websocket.send(OP_TEXT, encode_json(message))
+    def resize(self, size: tuple[int, int] | None) -> None:
+        """Tell the size of our window, where there is one."""
+        if size:
+            message = {"type": "resize", "cols": size[0], "rows": size[1]}
+            self.websocket.send(OP_TEXT, encode_json(message))
+
+    def redraw(self, size: tuple[int, int] | None) -> None:
+        """Have the program draw again: it does so when its window changes.
+
+        So it is told a row less than `size` has, and when it has drawn, or soon, the right size.
+        """
+        if size:
+            self.resize((size[0], size[1] - 1 or 2))
+            self._right_size_at = self.clock.monotonic() + self.REDRAW_S
+
+    def _redraws_s(self, terminal: LocalTerminal) -> float:
+        """Return for how long yet the program is told a wrong size; after that, tell the right."""
+        if not self._right_size_at:
+            return 0
+        left_s = self._right_size_at - self.clock.monotonic()
+        if left_s <= 0:
+            self._right_size_at = 0
+            self.resize(terminal.size())
+        return max(0, left_s)
 
     def lost(self, why: str) -> ExecLost:
         was_idle = self.clock.monotonic() - self._active_at > IDLE_BEFORE_PAUSE_S
@@ -5865,12 +5898,13 @@ class TerminalSession(ExecSession):
 
 
 def open_terminal(
-    sprite: Sprite, out: Sink, command: RemoteCommand, size: tuple[int, int]
+    sprite: Sprite, out: Sink, command: RemoteCommand, size: tuple[int, int] | None = None
 ) -> TerminalSession:
     """Start a command on a terminal of `size` (columns, rows), waking the sprite."""
+    columns, rows = size or DEFAULT_SIZE
     words = ("bash", "-c", TTY_BOOTSTRAP)
     query = [*(("cmd", word) for word in words), ("path", "bash"), ("tty", "true")]
-    query += [("stdin", "true"), ("cols", str(size[0])), ("rows", str(size[1]))]
+    query += [("stdin", "true"), ("cols", str(columns)), ("rows", str(rows))]
     target = sprite.api.transport.target(sprite.path("exec"), query)
     websocket = open_sprite_socket(sprite, target, WAKE_LIMIT_S)
     session = TerminalSession(websocket, sprite.clock, out, TerminalDecoder(attached=False))
@@ -5952,7 +5986,7 @@ def start_detached(sprite: Sprite, command: RemoteCommand) -> tuple[int, str, by
     """
     shown = bytearray()
     with sprite.console.working(f"starting it in {sprite.name}"):
-        session = open_terminal(sprite, shown.extend, command, DEFAULT_SIZE)
+        session = open_terminal(sprite, shown.extend, command)
         try:
             status = session.watch_start()
         except ExecLost as lost:
@@ -6097,7 +6131,7 @@ class Stay:
             found = attach_terminal(self.sprite, self.terminal.show, session.identity, seen)
         if found is None:
             return self._start_anew(lost)
-        found.resize(*self.terminal.size())
+        found.redraw(self.terminal.size())
         return found
 
     def _start_anew(self, lost: ExecLost) -> TerminalSession:
@@ -8960,7 +8994,7 @@ def cmd_attach(app: App, args: argparse.Namespace) -> int:
             session = attach_terminal(sprite, terminal.show, identity)
         if session is None:
             raise unknown_session(sprite.name, identity)
-        session.resize(*terminal.size())
+        session.redraw(terminal.size())
         return session
 
     return Stay(sprite, terminal, refreshes_hold=True).run(attach)

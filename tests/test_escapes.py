@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from emulation import Emulator, Fault
 from support.program import Thopters
-from support.sessions import detach, remote_sessions, upgrades
+from support.sessions import detach, remote_sessions, upgrades, window
 from support.terminals import ASLEEP, BACK, LEAVE, LOST, Tty, open_shell
 from support.tmux import Pane, needs_tmux
 from support.waiting import until
@@ -264,6 +264,65 @@ def test_p5_an_attach_into_a_pipe_prints_nothing_of_ours(thopters: Thopters, dev
         rest = command.process.stdout.read()
         assert command.end_restored() == 0
     assert rest == b"it\r\ngot-it\r\n"
+
+
+# --- the window -------------------------------------------------------------------------
+
+DRAWS_ON_CHANGE = """\
+import os, pathlib, signal
+def draw(*_):
+    columns, rows = os.get_terminal_size()
+    print(f"drawn-{rows} {columns}", flush=True)
+signal.signal(signal.SIGWINCH, draw)
+pathlib.Path("up").touch()
+while True:
+    signal.pause()
+"""
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(80, 24), (100, 30), (80, 1)])
+def test_p12_an_attach_has_the_program_draw_in_a_window_of_any_size(
+    thopters: Thopters, dev: Emulator, columns: int, rows: int
+) -> None:
+    identity = detach(thopters, "python3", "-c", DRAWS_ON_CHANGE)
+    until((dev.sprite("dev").home / "up").exists, "it runs")
+    with Tty(thopters, "attach", "dev", identity, columns=columns, rows=rows) as command:
+        command.expect(f"drawn-{rows} {columns}\r\n")
+        dev.sprite("dev").drop_connections()
+        command.expect(LOST)
+        command.expect(f"drawn-{rows} {columns}\r\n")
+        command.type(LEAVE)
+        assert command.end_restored() == 0
+    assert window(remote_sessions(dev)[0]) == (columns, rows)
+
+
+def test_p12_who_types_at_once_has_the_right_size(thopters: Thopters, dev: Emulator) -> None:
+    identity = detach(thopters, "sh", "-c", "stty -echo; touch up; read -r line; stty size")
+    until((dev.sprite("dev").home / "up").exists, "it runs")
+    with Tty(thopters, "attach", "dev", identity) as command:
+        command.type("\r")
+        assert command.end_restored() == 0
+        assert command.text.endswith("24 80\r\n")
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(0, 0), (80, 0), (0, 24)])
+def test_p13_a_window_without_a_size_changes_none_and_a_new_one_has_80_by_24(
+    thopters: Thopters, dev: Emulator, columns: int, rows: int
+) -> None:
+    script = "stty size; read -r line; stty size"
+    with Tty(thopters, "exec", "dev", "--", "sh", "-c", script, columns=132, rows=43) as command:
+        command.expect("43 132\r\n")
+        command.type(LEAVE)
+        assert command.end_restored() == 0
+    with Tty(thopters, "attach", "dev", columns=columns, rows=rows) as command:
+        command.expect("43 132\r\n")
+        command.resize(columns, rows)
+        command.type("\r")
+        command.expect("43 132\r\n")
+        assert command.end_restored() == 0
+    with Tty(thopters, "exec", "dev", "--", "stty", "size", columns=columns, rows=rows) as command:
+        assert command.end_restored() == 0
+        assert command.text == "24 80\r\n"
 
 
 # --- what never ends --------------------------------------------------------------------

@@ -7,7 +7,6 @@ are real processes, so what they see of their terminal is asked of them.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -17,7 +16,6 @@ import re
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import termios
@@ -28,9 +26,8 @@ from typing import Any
 
 import pytest
 from emulation import SPRITE_PROGRAM, Emulator, Fault, write_launcher
-from emulation.exec import Session as RemoteSession
 from support.program import MODULE, Thopters, both
-from support.sessions import remote_sessions, upgrades
+from support.sessions import remote_sessions, upgrades, window
 from support.terminals import (
     ASLEEP,
     BACK,
@@ -94,13 +91,6 @@ def test_a_new_window_size_reaches_the_remote_side(thopters: Thopters, dev: Emul
         assert window(remote_sessions(dev)[0]) == (159, 50)
         command.type("\r")
         assert command.end_restored() == 7
-
-
-def window(session: RemoteSession) -> tuple[int, int]:
-    """Return columns and rows of a remote terminal."""
-    size = fcntl.ioctl(session.master, termios.TIOCGWINSZ, bytes(8))
-    rows, columns, _, _ = struct.unpack("HHHH", size)
-    return columns, rows
 
 
 def test_the_window_counts_not_what_the_environment_says_of_it(

@@ -101,6 +101,7 @@ class Session:
         words: tuple[str, ...],
         columns: int,
         *,
+        rows: int = 24,
         blocking: bool = True,
         **streams: Any,
     ) -> None:
@@ -111,7 +112,7 @@ class Session:
         self._changed = threading.Condition()
         self._master, self._slave = pty.openpty()
         os.set_blocking(self._slave, blocking)
-        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.settings_before = termios.tcgetattr(self._slave)
         trampoline = [sys.executable, "-I", "-S", "-c", TAKE_TERMINAL, os.ttyname(self._slave)]
         terminal = {"stdin": self._slave, "stdout": self._slave, "stderr": self._slave}
