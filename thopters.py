@@ -1195,7 +1195,8 @@ class Console:
         self.activity: Activity | None = None
         self.out_is_terminal = out.isatty()
         self.err_is_terminal = err.isatty()
-        self._plain = bool(environ.get("NO_COLOR")) or environ.get("TERM") == "dumb"
+        self.is_dumb = environ.get("TERM") == "dumb"  # a terminal that shows escapes as text
+        self._plain = bool(environ.get("NO_COLOR")) or self.is_dumb
         self._warned: set[str] = set()
 
     def paint(self, text: str, code: str, *, on_terminal: bool) -> str:
@@ -3286,6 +3287,10 @@ class WebSocket:
             count = self._input.to_bytes(8, "big")
             self._outgoing += encode_frame(OP_PING, count, os.urandom(4))
             self._flush()
+
+    def is_answered(self) -> bool:
+        """Return whether the server has answered a ping."""
+        return bool(self._pong)
 
     def unread(self) -> int:
         """Return how many bytes of input the server is not known to have got rid of."""
@@ -5628,6 +5633,226 @@ def release_by_hand(sprite: Sprite) -> bool:
         raise TimedOutError("it is still there")
 
 
+# --- escapes ----------------------------------------------------------------------------
+
+# What terminals and programs tell each other between the text: escapes, which begin with ESC. One
+# parser cuts either way's bytes into text and whole escapes. What a terminal sends is a key that
+# somebody pressed, or a report that it sends by itself. Which reports there are nobody can list, so
+# the keys are: what has the form of a key is one, and every other escape is a report.
+
+LONGEST_ESCAPE = 4096  # bytes of one that has not ended; beyond that it is taken for text
+# What a terminal sends: the mouse in its oldest form; keys and reports as control sequences; keys
+# as ESC O; strings, which end with BEL or ESC \; a key with Alt
+SENT = (
+    rb"\x1b(?:\[M[\x20-\xff]{3}|\[\[[@-~]|\[(?![M[])[0-?]*[ -/]*[@-~]|O[ -~]"
+    rb"|[P\]X^_][ -~]*(?:\x07|\x1b\\)|[^\x1b[OP\]X^_])"
+)
+SENT_IN_PART = rb"\x1b(?:\[(?:M[\x20-\xff]{0,2}|\[|[0-?]*[ -/]*)|O|[P\]X^_][ -~]*\x1b?)?\Z"
+# A key as a control sequence: its number, what happened to it (1 or nothing: pressed, 2: repeated,
+# 3: released), and the last letter
+KEY = (
+    rb"\x1b\[(?:\[[A-E]|[a-d]|([0-9]*)(?::[0-9:]*)?"
+    rb"(?:;[0-9]*(?::([0-9]*)(?::[0-9:]*)?)?(?:;[0-9:;]*)?)?([A-HPQSZu~^@z]))"
+)
+# One that is pressed together with others, as the kitty protocol and modifyOtherKeys send it
+PRESSED = (
+    rb"\x1b\[(?:([0-9]{1,9})(?::[0-9]*)?(?::([0-9]{1,9}))?;([0-9]{1,9})(?::[12])?(?:;[0-9:;]*)?u"
+    rb"|27;([0-9]{1,9});([0-9]{1,9})~)"
+)
+# What a program sends: control sequences; strings, which end with ESC \, or BEL for the first kind;
+# ESC and one or more characters
+SHOWN = (
+    rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x18\x1a\x1b]*(?:\x07|\x1b\\)"
+    rb"|[PX^_k][^\x18\x1a\x1b]*\x1b\\|[ -/]+[0-~]|[^\x00-\x1f -/[\]PX^_k\x7f-\xff])"
+)
+SHOWN_IN_PART = (
+    rb"\x1b(?:\[[0-?]*[ -/]*|\][^\x07\x18\x1a\x1b]*\x1b?|[PX^_k][^\x18\x1a\x1b]*\x1b?|[ -/]*)?\Z"
+)
+MODE_SWITCH = rb"\x1b(?:\[\?[0-9;]*[hl]|c)"  # of those; the second one puts all back
+OTHER_SCREEN = {b"47", b"1047", b"1049"}  # modes in which a program has a screen of its own
+OWN_KEYS = b"\x1b[=0u\x1b[<99u"  # ends the kitty protocol; each of the two screens has it apart
+# Whatever a program has left behind, in one order that changes nothing on a clean screen: an escape
+# that was cut; then, with the cursor put back where it was, the ways of sending keys, margins and
+# the scroll region; insert mode, and that a line feed is a new line too; the modes of the cursor,
+# mouse, focus, pastes, sizes and colours; the keypad, the cursor's shape, links, character sets,
+# and colours
+RESET = (
+    b"\x1b\\\x1b7" + OWN_KEYS + b"\x1b[>4m\x1b[?69l\x1b[r\x1b8\x1b[4;20l"
+    b"\x1b[?1;5;9;1000;1002;1003;1004;1005l\x1b[?1006;1015;1016;2004;2026;2031;2048l"
+    b"\x1b[?7;25h\x1b>\x1b[0 q\x1b]8;;\x1b\\\x1b(B\x1b)B\x0f\x1b[m"
+)
+# What draws, or sets something for what is drawn: cursor, text, colours, margins; ways of sending
+# keys; titles, links and colours of the palette, unless these are asked for
+DRAWS = (
+    rb"(?s)\x1b(?:\[(?:[0-9:;]*[@-HIJKLMPSTXZ^`abdefghjklmrsu]|\?[0-9;]*[JK]|>[0-9:;]*[mnu]"
+    rb"|[<=][0-9;]*u|[0-9;]* [@Aq]|!p|[0-9;]*\$[rtvxz{]|[0-9;]*'[}~]|[0-9;]*\"q)"
+    rb"|\](?:[0128]|133)(?:;.*)?(?:\x07|\x1b\\)"
+    rb"|\](?:[45]|1[0-9]|10[45]|11[0-9])(?:;[^?]*)?(?:\x07|\x1b\\)"
+    rb"|[78=>DEHMNOcno|}~\\]|[(-/].|#[3-68]|%[@G])"
+)
+# Between escapes: the question who is there, the bell, escapes of a second kind, broken ones
+DRAWS_NOTHING = rb"[\x05\x07]|\xc2[\x80-\x9f]|\x1b(?:\[[0-?]*[ -/]*|[P\]X^_k][^\x00-\x1f]*|[ -/]*)?"
+DRAWING_MODES = OTHER_SCREEN | {b"3", b"5", b"6", b"7", b"25", b"45", b"69", b"1048"}
+CONTROL, LOCKS = 4, 64 | 128  # bits of what is held down with a key; Caps Lock and Num Lock
+LEAVE, INTERRUPT = ord("\\"), ord("c")
+
+
+class Escapes:
+    """Cuts bytes into text and whole escapes, over the borders of reads.
+
+    `whole` is the pattern of an escape, `in_part` of one that the bytes end in. It takes linear
+    time, and keeps LONGEST_ESCAPE bytes at most.
+    """
+
+    def __init__(self, whole: bytes, in_part: bytes) -> None:
+        import re
+
+        self._whole = re.compile(whole)
+        self._in_part = re.compile(in_part)
+        self._begun = b""  # an escape whose end has not come yet
+        self._given = 0  # bytes of it that were given up
+
+    @property
+    def held(self) -> int:
+        """Return how many bytes wait for the rest of their escape."""
+        return len(self._begun) - self._given
+
+    def feed(self, data: bytes | memoryview) -> Iterator[tuple[bytes, bytes]]:
+        """Yield each text and each escape, and what is new of it.
+
+        An escape without an end is held. One that was given up is still known when its end comes;
+        only the end is new then.
+        """
+        text, given = self._begun + data, self._given
+        self._begun, self._given = b"", 0
+        start = 0
+        for found in self._whole.finditer(text):
+            for token in (text[start : found.start()], found[0]):
+                if token:
+                    yield token, token[given:]
+                    given = 0
+            start = found.end()
+        rest = text[start:]
+        begun = self._in_part.search(rest)
+        if begun and len(begun[0]) <= LONGEST_ESCAPE:
+            rest = rest[: begun.start()]
+            self._begun, self._given = begun[0], 0 if rest else given
+        if rest:
+            yield rest, rest[given:]
+
+    def give_up(self) -> bytes:
+        """Return what is held, as its end does not come."""
+        new = self._begun[self._given :]
+        self._given = len(self._begun)
+        return new
+
+
+def is_key(token: bytes) -> bool:
+    """Return whether somebody pressed a key, by what the terminal sent: text, or one escape.
+
+    To press Shift or a lock alone is not a key, nor is it one to let go of a key.
+    """
+    import re
+
+    if not re.fullmatch(SENT, token) or token[1:2] not in b"[P]X^_":
+        return True  # text; Alt and a key; ESC O
+    key = re.fullmatch(KEY, token)
+    if not key or key[2] == b"3":
+        return False
+    return not (key[3] == b"u" and is_modifier(int(key[1][:9] or 0)))
+
+
+def is_modifier(code: int) -> bool:
+    """Return whether a key of the kitty protocol does nothing alone: Shift, Ctrl, a lock."""
+    return 57358 <= code <= 57360 or 57441 <= code <= 57454
+
+
+def control_key(token: bytes) -> int:
+    """Return the character of a key that is pressed together with Ctrl alone, 0 for all else.
+
+    Locks do not count. Where the layout has other letters, the key is the one of a US keyboard.
+    """
+    import re
+
+    key = re.fullmatch(PRESSED, token)
+    if not key:
+        return 0
+    code, on_us_keyboard, held = int(key[1] or key[5]), key[2], int(key[3] or key[4]) - 1
+    if held & ~LOCKS != CONTROL:
+        return 0
+    return int(on_us_keyboard) if code > 127 and on_us_keyboard else code
+
+
+def cut_at_leave(token: bytes, new: bytes) -> tuple[bytes, bool]:
+    """Return what is new before Ctrl-\\, and whether that was pressed."""
+    if control_key(token) == LEAVE:
+        return b"", True
+    before, pressed, _ = new.partition(b"\x1c")
+    return before, bool(pressed)
+
+
+def shows_other_screen(token: bytes) -> bool | None:
+    """Return whether an escape switches to the other screen, or back; None for all else."""
+    if token == b"\x1bc":
+        return False
+    is_switch = token[:3] == b"\x1b[?" and token[-1:] in b"hl"
+    if not is_switch or OTHER_SCREEN.isdisjoint(token[3:-1].split(b";")):
+        return None
+    return token[-1:] == b"h"
+
+
+def what_draws(data: bytes, start: int) -> bytes:
+    """Return what draws, and sets modes, of a program's output from `start` on.
+
+    What asks the terminal something, rings, or writes to its clipboard is left out, and so is all
+    that is not known. A mode that draws nothing is set once, to what it was in the end: to switch
+    one on can be a question as well.
+    """
+    import re
+
+    parser = Escapes(SHOWN, SHOWN_IN_PART)
+    whole, drawn, end = re.compile(SHOWN), list[bytes](), 0
+    modes: dict[bytes, bytes] = {}
+    for token, _ in parser.feed(data):
+        begin, end = end, end + len(token)
+        if end <= start:
+            continue
+        if not whole.fullmatch(token):
+            drawn.append(re.sub(DRAWS_NOTHING, b"", token[max(0, start - begin) :]))
+        elif token[:3] == b"\x1b[?" and token[-1:] in b"hl":
+            for number in token[3:-1].split(b";"):
+                switch = b"\x1b[?" + number + token[-1:]
+                if number in DRAWING_MODES:
+                    drawn.append(switch)
+                elif number.isdigit():
+                    modes.pop(number, None)
+                    modes[number] = switch
+        elif re.fullmatch(DRAWS, token):
+            drawn.append(token)
+    return b"".join([*drawn, *modes.values(), parser.give_up()])
+
+
+def overlap(first: bytes, second: bytes) -> int:
+    """Return how many bytes at the end of `first` are the beginning of `second`, in linear time.
+
+    By Knuth, Morris and Pratt: `ends` are, for each beginning, the most bytes at its end with
+    which it begins too.
+    """
+    second = second[: len(first)]
+    ends, same = [0], 0
+    for byte in second[1:]:
+        while same and byte != second[same]:
+            same = ends[same - 1]
+        same += byte == second[same]
+        ends.append(same)
+    same = 0
+    for byte in first if second else b"":
+        while same and (same == len(second) or byte != second[same]):
+            same = ends[same - 1]
+        same += byte == second[same]
+    return same
+
+
 # --- terminal ---------------------------------------------------------------------------
 
 # Our own terminal, a remote one, and the stay with a session on it: what keys mean (Ctrl-\ leaves),
@@ -5648,68 +5873,20 @@ TTY_BOOTSTRAP = (
     'eval "$(printf %s "$_thopters" | base64 -d)"'
 )
 TTY_READY = b"thopters-ready"
-# Ctrl-\, as the `sprite` program has it; and as a terminal sends it in the kitty protocol, or with
-# modifyOtherKeys, which a remote program may have switched on
-DETACH_KEY = rb"\x1c|\x1b\[92;5(?::1)?u|\x1b\[27;5;92~"
-INTERRUPT_KEY = rb"\x1b\[99;5(?::1)?u|\x1b\[27;5;99~"  # ^C in those forms, where it is no signal
-# What a terminal says by itself, of its focus and its mouse, where a remote program wants to know;
-# and the beginning of that
-REPORT = rb"\x1b\[[IO]|\x1b\[<[0-9;]*[Mm]|\x1b\[M[\x20-\xff]{3}"
-CUT_REPORT = rb"\x1b\[(<[0-9;]*|M[\x20-\xff]{0,2})?\Z"
+# What shows that the script begins, and that all before it is ours
+TTY_BEGUN = PREAMBLE + b"([0-9]{1,%d})\r?\n" % PID_DIGITS + WIPE.replace(b"[", b"\\[")
+SEEN_BYTES = 1 << 16  # of what a session has shown, to find the place in what it shows again
+SURE_BYTES = 32  # fewer may be the same by chance
+MOST_REPLAYED = 1 << 18
+CUT_REPLAY_BYTES = 4096  # from there on the platform may have dropped the beginning
+REPLAY_LIMIT_S = 2.0  # after that all is new
 DEFAULT_SIZE = (80, 24)
+# For the rest of an escape: after ESC and a letter, which may be two keys, and after more
+SHORT_REST_S, REST_S = 0.03, 1.0
 
 
 class Detached(Exception):
     """The user has left a session, which goes on."""
-
-
-class ShownModes:
-    """The modes that remote programs have changed on a terminal of ours, such as its other screen.
-
-    These are what `ESC [ ? NUMBER h` and `l` switch on and off, and the two ways in which keys can
-    be sent: `ESC [ > FLAGS u` of the kitty protocol, and `ESC [ > 4 ; LEVEL m` of xterm's.
-    """
-
-    ON_AT_FIRST = (b"7", b"25")  # wrapping, the cursor
-
-    def __init__(self) -> None:
-        self._undo: dict[bytes, bytes] = {}  # what switches a mode back, oldest first
-        self._pushed = 0  # of the kitty protocol's stack
-        self._cut = b""  # an escape that has not come whole yet
-
-    def take(self, data: bytes | memoryview) -> None:
-        import re
-
-        text = self._cut + data
-        for numbers, switch in re.findall(rb"\x1b\[\?([0-9;]+)([hl])", text):
-            for number in numbers.split(b";"):
-                self._undo.pop(number, None)
-                if (switch == b"h") != (number in self.ON_AT_FIRST):
-                    back = b"l" if switch == b"h" else b"h"
-                    self._undo[number] = b"\x1b[?" + number + back
-        for way, count in re.findall(rb"\x1b\[([<>])([0-9]*)u", text):
-            self._pushed += 1 if way == b">" else -int(count[:3] or 1)
-            self._pushed = max(0, self._pushed)
-        for flags in re.findall(rb"\x1b\[=([0-9]*)[0-9;]*u", text):
-            self._undo.pop(b"u", None)
-            if flags.strip(b"0"):
-                self._undo[b"u"] = b"\x1b[=0u"
-        for level in re.findall(rb"\x1b\[>4(?:;([0-9]*))?m", text):
-            self._undo.pop(b"m", None)
-            if level.strip(b"0"):
-                self._undo[b"m"] = b"\x1b[>4m"
-        begun = re.search(rb"\x1b(\[([?<>=][0-9;]*)?)?\Z", text[-40:])
-        self._cut = begun[0] if begun else b""
-
-    def undo(self) -> bytes:
-        """Return what switches all of them back, the keypad and colours too; b"" if none is on."""
-        if not self._undo and not self._pushed:
-            return b""
-        pops = [b"\x1b[<%du" % self._pushed] if self._pushed else []
-        modes = [*pops, *reversed(self._undo.values()), *pops]  # each screen has a stack
-        self._undo.clear()
-        self._pushed = 0
-        return b"".join(modes) + b"\x1b>\x1b[m"
 
 
 def set_terminal(settings: list[Any]) -> None:
@@ -5742,8 +5919,11 @@ class LocalTerminal:
         self.keyboard = LocalInput()
         self.types_end = types_end
         self._shows = os.isatty(1)
-        self._modes = ShownModes()
+        self._shown = Escapes(MODE_SWITCH, SHOWN_IN_PART)  # by remote programs
+        self._on_other_screen = self._is_used = False
         self.pending = b""  # keys that were read for a remote program, which has not got them yet
+        self._sent = Escapes(SENT, SENT_IN_PART)  # by our terminal
+        self._read_at = 0.0  # on the monotonic clock
         self._mode: tuple[bool, bool] | None = None
         self._handlers = Handlers({signal.SIGWINCH: self._resized, signal.SIGCONT: self._continued})
         if self.is_terminal:
@@ -5787,7 +5967,10 @@ class LocalTerminal:
     def show(self, data: bytes | memoryview) -> None:
         """Pass on what a remote program has written."""
         if self._shows:
-            self._modes.take(data)
+            self._is_used = True
+            for token, _ in self._shown.feed(data):
+                switched = shows_other_screen(token)
+                self._on_other_screen = self._on_other_screen if switched is None else switched
         write_all(1, data)
 
     def forget_keys(self) -> None:
@@ -5799,10 +5982,20 @@ class LocalTerminal:
             with contextlib.suppress(termios.error):
                 termios.tcflush(0, termios.TCIFLUSH)
 
-    def undo_modes(self) -> None:
-        """Have our screen as it was, though the remote program could not see to that."""
-        with contextlib.suppress(OutputError):  # taken away
-            write_all(1, self._modes.undo())
+    def end_escape(self) -> None:
+        """End an escape that the remote program has not ended: it would hide what we say."""
+        if self._shown.held:
+            self._shown = Escapes(MODE_SWITCH, SHOWN_IN_PART)
+            with contextlib.suppress(OutputError):  # taken away
+                write_all(1, b"\x1b\\")
+
+    def reset_screen(self) -> None:
+        """Put our screen back, as the remote program could not; always in the same way."""
+        back = OWN_KEYS + b"\x1b[?1049l" if self._on_other_screen else b""
+        if self._is_used:
+            with contextlib.suppress(OutputError):  # taken away
+                write_all(1, back + RESET)
+        self._on_other_screen = self._is_used = False
 
     def _resized(self, signum: int, frame: FrameType | None) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -5819,42 +6012,76 @@ class LocalTerminal:
         """Return what can be read once the size has changed."""
         return self._changes
 
-    def size(self) -> tuple[int, int]:
-        """Return columns and rows: the window's, whatever variables say."""
+    def size(self) -> tuple[int, int] | None:
+        """Return columns and rows: the window's, whatever variables say; None if nothing knows."""
         for fd in (1, 0, 2):
-            try:
-                return os.get_terminal_size(fd)
-            except OSError:
-                continue
-        return DEFAULT_SIZE
+            with contextlib.suppress(OSError):
+                columns, rows = os.get_terminal_size(fd)
+                if columns and rows:
+                    return columns, rows
+        return None
 
-    def new_size(self) -> tuple[int, int]:
+    def new_size(self) -> tuple[int, int] | None:
         os.read(self._changes, 1 << 12)
         return self.size()
 
     def has_keys(self, timeout_s: float) -> bool:
         """Return whether a key is pressed in that time, or was before; they are kept to be read.
 
-        What the terminal says by itself is no key. Detached, or Interrupted, by one that asks for
-        that and, as the remote program has set the terminal, is no signal.
+        What the terminal reports by itself is dropped. Detached, or Interrupted, by a key that
+        asks for that and, as the remote program has set the terminal, is not a signal.
         """
-        import re
-        import select
-
+        end = time.monotonic() + timeout_s
         sources = [self.keyboard] if self.is_terminal else []  # a file's end is no key
-        if select.select(sources, [], [], timeout_s)[0]:
-            self.pending += self._read()
-        if re.search(DETACH_KEY, self.pending):
-            raise Detached
-        if re.search(INTERRUPT_KEY, self.pending) and self._mode and self._mode[0]:
-            raise Interrupted(signal.SIGINT)
-        self.pending = re.sub(REPORT, b"", self.pending)
-        return bool(re.sub(CUT_REPORT, b"", self.pending))
+        while not self.pending and (left_s := end - time.monotonic()) > 0:
+            wait_for(sources, [], min(left_s, self.rest_due_s(REST_S, NO_LIMIT_S)))
+            for token, new in self._tokens(REST_S, NO_LIMIT_S):  # part of a report is not a key
+                _, leaves = cut_at_leave(token, new)
+                if leaves:
+                    raise Detached
+                if control_key(token) == INTERRUPT and self._mode and self._mode[0]:
+                    raise Interrupted(signal.SIGINT)
+                if is_key(token):
+                    self.pending += new
+        return bool(self.pending)
 
-    def read_keys(self) -> bytes:
-        """Return what was typed; a terminal that is taken away hangs us up."""
-        pending, self.pending = self.pending, b""
-        return pending or self._read()
+    def rest_due_s(self, short_s: float = SHORT_REST_S, long_s: float = REST_S) -> float:
+        """Return for how long to wait for the rest of an escape that may be two keys, or not."""
+        if not self._sent.held:
+            return NO_LIMIT_S
+        patience_s = short_s if self._sent.held <= 2 else long_s
+        return max(0.0, self._read_at + patience_s - time.monotonic())
+
+    def _tokens(
+        self, short_s: float = SHORT_REST_S, long_s: float = REST_S
+    ) -> list[tuple[bytes, bytes]]:
+        """Return what is typed now: texts and escapes, and one whose rest does not come."""
+        if not self.is_terminal:
+            return []
+        if wait_for([self.keyboard], [], 0)[0]:
+            self._read_at = time.monotonic()
+            return list(self._sent.feed(self._read()))
+        if self.rest_due_s(short_s, long_s):
+            return []
+        given_up = self._sent.give_up()
+        return [(given_up, given_up)]
+
+    def read_keys(self) -> tuple[bytes, bool]:
+        """Return what was typed up to Ctrl-\\, and whether that was pressed.
+
+        A terminal that is taken away hangs us up. Only from a file, nothing means its end.
+        """
+        keys, self.pending = self.pending, b""
+        if keys:
+            return keys, False
+        if not self.is_terminal:
+            return self._read(), False
+        for token, new in self._tokens():
+            before, leaves = cut_at_leave(token, new)
+            keys += before
+            if leaves:
+                return keys, True
+        return keys, False
 
     def _read(self) -> bytes:
         try:
@@ -5867,13 +6094,12 @@ class LocalTerminal:
             raise Interrupted(signal.SIGHUP)
         return keys
 
-    def wait_for_key(self) -> bytes:
-        """Return what is typed next; Detached if the user wants to leave."""
+    def wait_for_key(self) -> None:
+        """Wait for a key, which is kept to be read; Detached if the user wants to leave."""
         self.raw()
         while not self.has_keys(1.0):  # a signal just before a read without end would be missed
             pass
         self.without_echo()
-        return self.read_keys()
 
     def is_leave(self, error: BaseException) -> bool:
         """Return whether the user wants to leave: Ctrl-\\, also where it is a signal."""
@@ -5897,25 +6123,83 @@ class LocalTerminal:
         os.close(self._wake)
 
 
+def known_of_replay(data: bytes, seen: bytes) -> int:
+    """Return how many bytes of a replay are known; `seen` is the last of what was shown before.
+
+    The platform may have dropped its beginning, or even draw the screen anew: then none are.
+    """
+    known = overlap(seen, data[:SEEN_BYTES])
+    if known >= min(len(seen), SURE_BYTES):
+        return known
+    found = data.find(seen) if len(seen) >= SURE_BYTES else -1
+    return found + len(seen) if found >= 0 else 0
+
+
+def first_line_or_escape(data: bytes) -> int:
+    """Return where, in what may begin in the middle of an escape, something begins for sure."""
+    import re
+
+    sound = re.search(rb"\n|(?=\x1b)", data)
+    return sound.end() if sound else 0
+
+
 class TerminalDecoder(ExecDecoder):
     """The same for a command on a terminal: binary messages are bytes as they are shown.
 
-    A new session first asks for its script, and what it prints before that begins is not shown;
-    one that we are `attached` to runs already.
+    A new session first asks for its script, and what it prints before that begins is not shown.
+    One that we are `attached` to runs already. It first sends a replay of what it has shown, which
+    is gathered until `end_replay`, for only what is new in it is shown: `seen` is the last of what
+    an earlier decoder of the session has let through.
     """
 
-    def __init__(self, *, attached: bool) -> None:
+    def __init__(self, *, attached: bool, seen: bytes | bytearray = b"") -> None:
         super().__init__()
         self.started = attached
+        self.seen = bytearray(seen)
+        self._replay: bytearray | None = bytearray() if attached else None
         self._is_ready = False
 
     def message(self, opcode: int, payload: bytes | memoryview) -> Iterator[Event]:
         if opcode == OP_TEXT:
             yield from self._text(bytes(payload))
-        elif self.started:
-            yield Output(STREAM_STDOUT, payload)
-        else:
+        elif not self.started:
             yield from self._begin(payload)
+        elif self._replay is not None:
+            self._replay += payload
+            del self._replay[:-MOST_REPLAYED]
+        else:
+            self._see(payload)
+            yield Output(STREAM_STDOUT, payload)
+
+    def _see(self, data: bytes | memoryview) -> None:
+        self.seen += data[-SEEN_BYTES:]
+        del self.seen[:-SEEN_BYTES]
+
+    def has_replay(self) -> bool:
+        """Return whether something of a replay has come, and it has not ended."""
+        return bool(self._replay)
+
+    def is_replaying(self) -> bool:
+        return self._replay is not None
+
+    def end_replay(self) -> Iterator[Event]:
+        """Let what is new in the replay through; what comes from now on is live."""
+        import re
+
+        if self._replay is None:
+            return
+        data, self._replay = bytes(self._replay), None
+        begun = re.search(TTY_BEGUN, data)
+        data = data[begun.end() :] if begun else data
+        start = known_of_replay(data, bytes(self.seen))
+        self._see(data[start:])
+        if not begun and not start and len(data) >= CUT_REPLAY_BYTES:
+            start = first_line_or_escape(data)
+        yield Output(STREAM_STDOUT, what_draws(data, start))
+
+    def _end(self, status: int) -> Iterator[Event]:
+        yield from self.end_replay()
+        yield from super()._end(status)
 
     def _begin(self, data: bytes | memoryview) -> Iterator[Event]:
         import re
@@ -5924,10 +6208,10 @@ class TerminalDecoder(ExecDecoder):
         if not self._is_ready and TTY_READY in self._held:
             self._is_ready = True
             yield Ready()
-        number = b"([0-9]{1,%d})\r?\n" % PID_DIGITS
-        begun = re.search(re.escape(PREAMBLE) + number + re.escape(WIPE), self._held)
+        begun = re.search(TTY_BEGUN, self._held)
         if begun and self._is_ready:
             self.started, rest, self._held = True, self._held[begun.end() :], b""
+            self._see(rest)
             yield Started(int(begun[1]))
             yield Output(STREAM_STDOUT, rest)
         elif len(self._held) > 1 << 16:
@@ -5937,21 +6221,26 @@ class TerminalDecoder(ExecDecoder):
 class TerminalSession(ExecSession):
     """A command on a remote terminal: what is typed goes in as it is, sizes as JSON texts."""
 
+    REDRAW_S = 0.25  # for a program to draw, before it is told the right size
+    DRAWN_S = 0.05  # the same, once it has begun to
     MOST_ENDS = 10  # times that the end of an input is typed, a second further apart each time
 
+    decoder: TerminalDecoder
+
     def __init__(
-        self, websocket: WebSocket, clock: Clock, out: Sink, *, attached: bool = False
+        self, websocket: WebSocket, clock: Clock, out: Sink, decoder: TerminalDecoder
     ) -> None:
-        super().__init__(clock, {STREAM_STDOUT: out}, TerminalDecoder(attached=attached))
+        super().__init__(clock, {STREAM_STDOUT: out}, decoder)
         self.websocket = websocket
-        self.has_begun = attached  # whether the script is sent, so that the command may run
+        self.has_begun = decoder.started  # whether the script is sent, so that the command may run
         self.typed = 0  # bytes
         self._script = b""
         self._terminal: LocalTerminal | None = None  # whose keys go in
         self._has_input = True
         self._ends = 0
         self._ended_at = 0.0
-        self._active_at = clock.monotonic()
+        self._right_size_at = 0.0  # on the monotonic clock, while a wrong one is told
+        self._opened_at = self._active_at = clock.monotonic()
 
     def prepare(self, command: RemoteCommand) -> None:
         """Keep the script until the remote side asks for it."""
@@ -5984,10 +6273,25 @@ class TerminalSession(ExecSession):
         return self.await_exit()
 
     def events(self) -> Iterator[Event]:
-        for opcode, payload in self.websocket.messages():
-            if opcode == OP_BINARY:
-                self._active_at = self.clock.monotonic()
-            yield from self.decoder.message(opcode, payload)
+        try:
+            for opcode, payload in self.websocket.messages():
+                yield from self._end_replay()
+                if opcode == OP_BINARY:
+                    self._active_at = self.clock.monotonic()
+                    if self._right_size_at and not self.decoder.is_replaying():
+                        soon = self._active_at + self.DRAWN_S
+                        self._right_size_at = min(soon, self._right_size_at)
+                yield from self.decoder.message(opcode, payload)
+        except WebSocketLost:
+            yield from self.decoder.end_replay()
+            raise
+        yield from self._end_replay()
+
+    def _end_replay(self) -> Iterator[Event]:
+        """End it at the answer to the ping of the attach, but the first output belongs to it."""
+        is_late = self.clock.monotonic() - self._opened_at > REPLAY_LIMIT_S
+        if self.decoder.has_replay() and (is_late or self.websocket.is_answered()):
+            yield from self.decoder.end_replay()
 
     def notice(self, event: Event) -> None:
         import base64
@@ -6005,32 +6309,31 @@ class TerminalSession(ExecSession):
             self.websocket.wait(timeout_s)
             return
         self._type_end()
-        if runs and terminal.pending:
+        redraws_s = self._redraws_s(terminal)
+        takes_keys = runs and not redraws_s  # who types a command is to have the right size
+        if takes_keys and terminal.pending:
             self._type(terminal)
         sources: list[Any] = [terminal]
-        if runs and self._has_input and self.websocket.unsent() < 1 << 18:
+        if takes_keys and self._has_input and self.websocket.unsent() < 1 << 18:
             sources.append(terminal.keyboard)
-        ready = self.websocket.wait(timeout_s, sources)
+        wait_s = min(timeout_s, redraws_s or timeout_s, terminal.rest_due_s())
+        ready = self.websocket.wait(wait_s, sources)
         if terminal in ready:
-            self.resize(*terminal.new_size())
-        if terminal.keyboard in ready:
+            self.resize(terminal.new_size())
+        if terminal.keyboard in ready or not terminal.rest_due_s():
             self._type(terminal)
 
     def _type(self, terminal: LocalTerminal) -> None:
         """Send what was typed, up to the key by which the user leaves."""
-        import re
-
-        keys = terminal.read_keys()
-        detach = re.search(DETACH_KEY, keys) if terminal.is_terminal else None
-        before = keys[: detach.start()] if detach else keys
-        if before:
+        keys, leaves = terminal.read_keys()
+        if keys:
             self._active_at = self.clock.monotonic()
-            self.typed += len(before)
-            self.websocket.send(OP_BINARY, before, input_bytes=len(before))
-        if detach:
-            raise Detached
-        if not keys:
+            self.typed += len(keys)
+            self.websocket.send(OP_BINARY, keys, input_bytes=len(keys))
+        elif not terminal.is_terminal:
             self._has_input, self._ended_at = False, self.clock.monotonic()
+        if leaves:
+            raise Detached
 
     def _type_end(self) -> None:
         """Type Ctrl-D for the end of an input that is no terminal.
@@ -6043,9 +6346,30 @@ class TerminalSession(ExecSession):
             self._ends += 1
             self.websocket.send(OP_BINARY, b"\x04")
 
-    def resize(self, columns: int, rows: int) -> None:
-        message = {"type": "resize", "cols": columns, "rows": rows}
-        self.websocket.send(OP_TEXT, encode_json(message))
+    def resize(self, size: tuple[int, int] | None) -> None:
+        """Tell the size of our window, where there is one."""
+        if size:
+            message = {"type": "resize", "cols": size[0], "rows": size[1]}
+            self.websocket.send(OP_TEXT, encode_json(message))
+
+    def redraw(self, size: tuple[int, int] | None) -> None:
+        """Have the program draw again: it does so when its window changes.
+
+        So it is told a row less than `size` has, and when it has drawn, or soon, the right size.
+        """
+        if size:
+            self.resize((size[0], size[1] - 1 or 2))
+            self._right_size_at = self.clock.monotonic() + self.REDRAW_S
+
+    def _redraws_s(self, terminal: LocalTerminal) -> float:
+        """Return for how long yet the program is told a wrong size; after that, tell the right."""
+        if not self._right_size_at:
+            return 0
+        left_s = self._right_size_at - self.clock.monotonic()
+        if left_s <= 0:
+            self._right_size_at = 0
+            self.resize(terminal.size())
+        return max(0, left_s)
 
     def lost(self, why: str) -> ExecLost:
         lost = super().lost(why)
@@ -6058,26 +6382,34 @@ class TerminalSession(ExecSession):
 
 
 def open_terminal(
-    sprite: Sprite, out: Sink, command: RemoteCommand, size: tuple[int, int]
+    sprite: Sprite, out: Sink, command: RemoteCommand, size: tuple[int, int] | None = None
 ) -> TerminalSession:
     """Start a command on a terminal of `size` (columns, rows), waking the sprite."""
+    columns, rows = size or DEFAULT_SIZE
     words = ("bash", "-c", TTY_BOOTSTRAP)
     query = [*(("cmd", word) for word in words), ("path", "bash"), ("tty", "true")]
-    query += [("stdin", "true"), ("cols", str(size[0])), ("rows", str(size[1]))]
+    query += [("stdin", "true"), ("cols", str(columns)), ("rows", str(rows))]
     target = sprite.api.transport.target(sprite.path("exec"), query)
     websocket = open_sprite_socket(sprite, target, WAKE_LIMIT_S)
-    session = TerminalSession(websocket, sprite.clock, out)
+    session = TerminalSession(websocket, sprite.clock, out, TerminalDecoder(attached=False))
     session.prepare(command)
     return session
 
 
-def attach_terminal(sprite: Sprite, out: Sink, identity: str) -> TerminalSession | None:
-    """Attach to a session, waking the sprite; None if there is no such session any more."""
+def attach_terminal(
+    sprite: Sprite, out: Sink, identity: str, seen: bytes | bytearray = b""
+) -> TerminalSession | None:
+    """Attach to a session, waking the sprite; None if there is no such session any more.
+
+    `seen` is the last of what it has shown already.
+    """
     websocket = open_session_socket(sprite, identity)
     if websocket is None:
         return None
-    session = TerminalSession(websocket, sprite.clock, out, attached=True)
+    decoder = TerminalDecoder(attached=True, seen=seen)
+    session = TerminalSession(websocket, sprite.clock, out, decoder)
     session.identity = identity
+    websocket.ping()  # its answer comes behind what the session has shown before
     websocket.keep_alive()
     return session
 
@@ -6145,7 +6477,7 @@ def start_detached(sprite: Sprite, command: RemoteCommand) -> tuple[int, str, by
 
 def see_started(sprite: Sprite, command: RemoteCommand) -> tuple[int, str, bytes]:
     shown = bytearray()
-    session = open_terminal(sprite, shown.extend, command, DEFAULT_SIZE)
+    session = open_terminal(sprite, shown.extend, command)
     try:
         return session.watch_start(), session.identity, bytes(shown)
     except BaseException as error:
@@ -6255,21 +6587,26 @@ class Stay:
 
     def _say_way_back(self) -> None:
         self.terminal.put_back()
-        self.terminal.undo_modes()
+        self._reset_screen()
         if self.session.identity and self.session.has_begun:
             name = self.sprite.name
             sleeps = f", and {name} may sleep when all is quiet" if self.refreshes_hold else ""
             back = f"thopters attach {name} {self.session.identity}"
             self._say(f"the session goes on{sleeps}; back to it: {back}")
 
+    def _reset_screen(self) -> None:
+        if not self.sprite.console.is_dumb:
+            self.terminal.reset_screen()
+
     def _say(self, text: str) -> None:
         """Say something between what a remote program has shown, on a line of its own."""
+        self.terminal.end_escape()
         self.sprite.console.note("")
         self.sprite.console.note(f"[{text}]")
 
     def _reconnect(self, lost: ExecLost) -> TerminalSession:
         """Attach to the session again, or start another shell; Detached where the user leaves."""
-        session, keys = self.session, b""
+        session = self.session
         if lost.is_cut and not lost.is_sent:
             self.sprite.console.detail(f"{lost}; starting again")
             return self._start()
@@ -6287,15 +6624,14 @@ class Stay:
             raise status_unknown(self.sprite, lost)
         else:
             self._say(f"{self.sprite.name} has paused; the next key wakes it, Ctrl-\\ leaves")
-            keys = self.terminal.wait_for_key()
+            self.terminal.wait_for_key()
         found = None
         if has_way_back:
-            found = attach_terminal(self.sprite, self.terminal.show, session.identity)
+            seen = session.decoder.seen
+            found = attach_terminal(self.sprite, self.terminal.show, session.identity, seen)
         if found is None:
             return self._start_anew(lost)
-        found.resize(*self.terminal.size())
-        if keys:
-            found.websocket.send(OP_BINARY, keys)
+        found.redraw(self.terminal.size())
         return found
 
     def _start_anew(self, lost: ExecLost) -> TerminalSession:
@@ -6306,10 +6642,12 @@ class Stay:
         self.session.identity = ""
         if self.shell is None or not self.terminal.is_terminal:
             raise status_unknown(self.sprite, lost)
-        self.terminal.undo_modes()
+        self._reset_screen()
         self._say(f"the session {gone}; a key starts a new shell, Ctrl-\\ leaves")
-        self.terminal.wait_for_key()
         terminal = self.terminal
+        terminal.pending = b""  # typed for the old one
+        terminal.wait_for_key()
+        terminal.pending = b""  # typed for us
         return open_terminal(self.sprite, terminal.show, self.shell, terminal.size())
 
     def _has_paused(self, lost: ExecLost) -> bool:
@@ -9289,7 +9627,7 @@ def cmd_attach(app: App, args: argparse.Namespace) -> int:
             session = attach_terminal(sprite, terminal.show, identity)
         if session is None:
             raise unknown_session(sprite.name, identity)
-        session.resize(*terminal.size())
+        session.redraw(terminal.size())
         return session
 
     return Stay(sprite, terminal, refreshes_hold=True).run(attach)

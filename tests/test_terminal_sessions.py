@@ -7,7 +7,6 @@ are real processes, so what they see of their terminal is asked of them.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -18,7 +17,6 @@ import shlex
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import termios
@@ -29,9 +27,8 @@ from typing import Any
 
 import pytest
 from emulation import SPRITE_PROGRAM, Emulator, Fault, write_launcher
-from emulation.exec import Session as RemoteSession
 from support.program import MODULE, Thopters, both
-from support.sessions import remote_sessions, upgrades
+from support.sessions import remote_sessions, upgrades, window
 from support.terminals import (
     ASLEEP,
     BACK,
@@ -95,13 +92,6 @@ def test_a_new_window_size_reaches_the_remote_side(thopters: Thopters, dev: Emul
         assert window(remote_sessions(dev)[0]) == (159, 50)
         command.type("\r")
         assert command.end_restored() == 7
-
-
-def window(session: RemoteSession) -> tuple[int, int]:
-    """Return columns and rows of a remote terminal."""
-    size = fcntl.ioctl(session.master, termios.TIOCGWINSZ, bytes(8))
-    rows, columns, _, _ = struct.unpack("HHHH", size)
-    return columns, rows
 
 
 def test_the_window_counts_not_what_the_environment_says_of_it(
@@ -452,7 +442,7 @@ def test_what_was_typed_before_ctrl_backslash_still_arrives(
 
 
 CHANGED = "\\033[?1049h\\033[?25l\\033[?1000;1006h\\033[?2004h\\033[?7l\\033[?12h\\033[?12l"
-UNDONE = "\x1b[?7h\x1b[?2004l\x1b[?1006l\x1b[?1000l\x1b[?25h\x1b[?1049l\x1b>\x1b[m"
+RESET = program.RESET.decode()
 
 
 @pytest.mark.parametrize("end", ["left", "lost", "signal"])
@@ -470,7 +460,7 @@ def test_the_screen_is_put_back_where_the_program_could_not(
             command.process.send_signal(signal.SIGTERM)
         assert command.end_restored() == {"left": 0, "lost": 255, "signal": -signal.SIGTERM}[end]
         said = command.text.index("the session goes on" if end != "lost" else "thopters: error")
-        assert 0 < command.text.find(UNDONE) < said
+        assert 0 < command.text.find(f"\x1b[?1049l{RESET}") < said
         assert command.text.count("\x1b[?1049l") == 1
 
 
@@ -488,21 +478,27 @@ def test_a_screen_that_ended_well_or_is_none_is_left_alone(
         assert command.end_restored() == 0
         assert command.process.stdout.read() == b""
         assert "\x1b" not in command.text
-    reset = "printf '\\033[?25l\\033[?25h'; echo begun; sleep 300"
-    with Tty(thopters, "exec", "dev", "--", "sh", "-c", reset) as command:
+
+
+@pytest.mark.parametrize("shown", ["\\033[?25l\\033[?25h", CHANGED, "\\033[?1049h\\033[?47l", "x"])
+def test_the_screen_is_put_back_in_one_way_whatever_was_shown(
+    thopters: Thopters, dev: Emulator, shown: str
+) -> None:
+    script = f"printf '{shown}'; echo begun; sleep 300"
+    with Tty(thopters, "exec", "dev", "--", "sh", "-c", script) as command:
         command.expect("begun\r\n")
         leave(command)
-        assert command.text.count("\x1b") == 2
+        before, _, after = command.text.partition(RESET)
+        assert before.endswith("\x1b[?1049l") == (shown == CHANGED)
+        assert "\x1b" not in after
 
 
-def test_modes_that_arrive_in_pieces_are_seen() -> None:
-    changed = CHANGED.replace("\\033", "\x1b").encode()
-    for size in range(1, 12):
-        modes = program.ShownModes()
-        for at in range(0, len(changed), size):
-            modes.take(memoryview(changed)[at : at + size])
-        assert modes.undo() == UNDONE.encode()
-        assert modes.undo() == b""
+def test_a_terminal_that_shows_escapes_as_text_gets_none(thopters: Thopters, dev: Emulator) -> None:
+    thopters.env["TERM"] = "dumb"
+    with Tty(thopters, "exec", "dev", "--", "sh", "-c", "echo begun; sleep 300") as command:
+        command.expect("begun\r\n")
+        leave(command)
+        assert "\x1b" not in command.text
 
 
 @pytest.mark.parametrize("end", ["left", "lost"])
@@ -929,7 +925,7 @@ def test_ctrl_backslash_is_known_however_a_terminal_sends_it(
         shell.type("x" + leave)
         assert shell.end_restored() == 0
         assert BACK.search(shell.text)
-        assert shell.shown.rindex(b"\x1b[<1u") > shell.shown.index(b"\x1b[>1u")
+        assert shell.shown.rindex(b"\x1b[<99u") > shell.shown.index(b"\x1b[>1u")
         assert shell.shown.rindex(b"\x1b[>4m") > shell.shown.index(b"\x1b[>4;2m")
 
 
@@ -1090,8 +1086,7 @@ def test_a_signal_while_the_sprite_sleeps_restores_the_terminal(
             dev.sprite("dev").pause()
             shell.expect(ASLEEP)
             until(shell.is_raw, "the terminal is raw")
-            stat = Path(f"/proc/{shell.process.pid}/stat")  # and it has noted that, and waits
-            until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "S", "it waits")  # noqa: B023
+            until(shell.is_blocked, "it has noted that, and waits")
             shell.process.send_signal(number)
             assert shell.end_restored() == -number
             assert BACK.search(shell.text)

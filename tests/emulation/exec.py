@@ -195,8 +195,9 @@ class Session:
     def attach(self, client: Callable[[int, bytes | memoryview], None]) -> None:
         """Send what was kept, then everything that comes."""
         with self._lock:
-            if self.tty and self._scrollback:
-                client(1, self._scrollback)
+            size = self.personality.replay_message_bytes or SCROLLBACK_BYTES
+            for start in range(0, len(self._scrollback), size):
+                client(1, self._scrollback[start : start + size])
             for number, data in self._early:
                 client(number, data)
             self._early = []

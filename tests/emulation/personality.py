@@ -46,6 +46,7 @@ class Personality:
     # exec
     early_start: bool = True  # the process starts before the stream is attached
     replay_bytes: int = 16384  # of what it has printed by then
+    replay_message_bytes: int = 0  # of what an attach shows again, in a message; 0: all in one
     attach_delay_s: float = 0.0
     hold_after_exit_s: float = 5.0
     exit_form: str = "byte"  # "be32" or "json"

@@ -236,7 +236,8 @@ def test_r23_a_detached_command_begins_within_the_limit() -> None:
             clock.sleep(seconds)
 
     websocket: Any = Pinging()
-    session = program.TerminalSession(websocket, clock, lambda data: None)
+    decoder = program.TerminalDecoder(attached=False)
+    session = program.TerminalSession(websocket, clock, lambda data: None, decoder)
     with pytest.raises(program.ExecLost, match="it did not begin within 60 s"):
         session.watch_start()
     assert 60 <= clock.now - 1000.0 <= 62

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
+import struct
+import termios
 
 import pytest
 from emulation import Emulator, Fault
@@ -22,6 +25,13 @@ IGNORING = "trap '' TERM HUP; echo up; while :; do sleep 0.05; done"
 def remote_sessions(dev: Emulator) -> list[RemoteSession]:
     """Return the sessions on a terminal, ended ones too, oldest first."""
     return [session for session in dev.sprite("dev").sessions.values() if session.tty]
+
+
+def window(session: RemoteSession) -> tuple[int, int]:
+    """Return columns and rows of a remote terminal."""
+    size = fcntl.ioctl(session.master, termios.TIOCGWINSZ, bytes(8))
+    rows, columns, _, _ = struct.unpack("HHHH", size)
+    return columns, rows
 
 
 def upgrades(dev: Emulator) -> int:

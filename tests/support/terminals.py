@@ -15,12 +15,13 @@ import sys
 import threading
 import unicodedata
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.program import Thopters
-from support.waiting import LIMIT_S
+from support.waiting import LIMIT_S, until
 
 if sys.platform == "win32":
     pytest.skip("there are no pseudo-terminals here", allow_module_level=True)
@@ -100,6 +101,7 @@ class Session:
         words: tuple[str, ...],
         columns: int,
         *,
+        rows: int = 24,
         blocking: bool = True,
         **streams: Any,
     ) -> None:
@@ -110,7 +112,7 @@ class Session:
         self._changed = threading.Condition()
         self._master, self._slave = pty.openpty()
         os.set_blocking(self._slave, blocking)
-        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.settings_before = termios.tcgetattr(self._slave)
         trampoline = [sys.executable, "-I", "-S", "-c", TAKE_TERMINAL, os.ttyname(self._slave)]
         terminal = {"stdin": self._slave, "stdout": self._slave, "stderr": self._slave}
@@ -213,6 +215,20 @@ class Tty(Session):
         """Tell whether keys are not shown and kept, while ^C and Ctrl-\\ are signals."""
         shown = self.settings()[3] & (termios.ECHO | termios.ICANON | termios.ISIG)
         return bool(shown == termios.ISIG)
+
+    def is_blocked(self) -> bool:
+        """Tell whether the program waits for something."""
+        stat = Path(f"/proc/{self.process.pid}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0] == "S"
+
+    def type_in_pieces(self, *pieces: str) -> None:
+        """Type each piece when the program has read the one before, and waits for something."""
+        counts = Path(f"/proc/{self.process.pid}/io")
+        for piece in pieces:
+            before = int(counts.read_text().split()[1])
+            self.type(piece)
+            until(lambda: int(counts.read_text().split()[1]) > before, "it is read")  # noqa: B023
+            until(self.is_blocked, "it waits")
 
     def ask(self, command: str, answer: str) -> None:
         """Type a command at the shell's prompt and see its answer and the next prompt."""
