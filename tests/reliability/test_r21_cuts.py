@@ -24,6 +24,7 @@ from support.relay import Cut, Relay
 from support.runs import COMMANDS, Done, environ_for, run_here
 from support.servers import Server
 from support.sessions import refuse_websockets
+from support.units import make_console
 
 import thopters as program
 
@@ -374,6 +375,8 @@ class Restore(Case):
         (sprite.home / "work").write_text("before")
         sprite.add_checkpoint("first")
         (sprite.home / "work").write_text("after")
+        config = program.Config(self.world.environ, make_console())
+        self.world.give_keys(program.env_file(config))  # which have to be there, to be renewed
 
     def true(self, done: Done) -> None:
         sprite = self.emulator.sprite("dev")
