@@ -2241,9 +2241,11 @@ def connect_tcp(
                     failure = error
             if not pending and not waiting:
                 raise failure
+            if not pending:  # Windows can't wait for nothing
+                continue
             wait_s = min(left_s, NEXT_ADDRESS_S) if waiting else left_s
             sock: socket.socket
-            for sock in wait_for([], list(pending), wait_s if pending else 0.0)[1]:
+            for sock in wait_for([], list(pending), wait_s)[1]:
                 status = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 address = pending.pop(sock)
                 if not status:
@@ -2349,7 +2351,8 @@ def response_classes() -> tuple[type[http.client.HTTPResponse], type[http.client
 class Connector:
     """The one way out to a server: TCP, the proxy if there is one, TLS.
 
-    A name is looked up once in a run; the address that worked is the first to be tried again.
+    A name is looked up once in a run; the address that worked is the first to be tried again. One
+    that takes connections and no more, as where large packets are lost, has not worked.
     """
 
     def __init__(
@@ -2400,6 +2403,7 @@ class Connector:
                     raise ConnectionAbortedError(0, "the connection was closed")
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
+                self._leave_first(to)
                 raise self._not_sent(error, host, proxy, deadline) from None
         connection.response_class = response_class
         return connection
@@ -2411,6 +2415,11 @@ class Connector:
         deadline.watch(sock)
         self._addresses[host, port] = sorted(addresses, key=lambda address: address != found)
         return sock
+
+    def _leave_first(self, to: tuple[str, int]) -> None:
+        """Try the other addresses the next time; look the name up again where there is none."""
+        if others := self._addresses.pop(to, [])[1:]:
+            self._addresses[to] = others
 
     def _not_sent(
         self, error: Exception, host: str, proxy: Proxy | None, deadline: Deadline
@@ -2647,7 +2656,8 @@ def ask_over(connection: http.client.HTTPConnection, request: Any) -> Any:
     """Send a request over a connection and return the head of the answer.
 
     An answer may come, and the connection end, while the body is still being sent (RFC 9112, 9.3).
-    A peer that takes nothing of it for long may have answered too.
+    A peer that takes nothing of it for long may have answered too. Such a connection is not kept:
+    the next request would be the rest of this body.
     """
     import http.client
 
@@ -2667,7 +2677,8 @@ def ask_over(connection: http.client.HTTPConnection, request: Any) -> Any:
     else:
         connection.sock.settimeout(answer_s)
         response = connection.getresponse()
-    response.connection, response.sock = connection, connection.sock
+        response.sock = connection.sock
+    response.connection = connection
     response.target = request.selector
     return response
 
@@ -2767,7 +2778,8 @@ class Transport:
         if self.look_again and self.credential is used:
             with contextlib.suppress(ThoptersError):  # then the refusal stands
                 found = self.look_again()
-                if not found.token.is_same_as(used.token):
+                # in another org the same names are other sprites
+                if found.org == used.org and not found.token.is_same_as(used.token):
                     self.credential = found
                     self.console.detail(f"the token was refused; {found.source} has another one")
         return self.credential is not used
@@ -2824,13 +2836,19 @@ class Transport:
     def _take_idle(self, *, changes: bool) -> http.client.HTTPConnection | None:
         """Return a kept connection that still stands, for a request that `changes` something."""
         quiet_s = CLOSE_SEEN_S if changes and not self._keeps else 0.0
-        while self._idle and not (changes and self._breaks):
-            since, connection = self._idle.pop()
+        while not (changes and self._breaks) and (idle := self._pop_idle()):
+            since, connection = idle
             idle_s = self.clock.monotonic() - since
             if idle_s < KEPT_LIMIT_S and is_quiet(connection.sock, max(0.0, quiet_s - idle_s)):
                 return connection
             connection.close()
         return None
+
+    def _pop_idle(self) -> tuple[float, http.client.HTTPConnection] | None:
+        try:
+            return self._idle.pop()
+        except IndexError:  # another thread may have been faster
+            return None
 
     def _keep(self, response: Any) -> None:
         """Keep the connection of an answer that was read to its end, if the server does."""
@@ -2842,8 +2860,8 @@ class Transport:
             connection.close()
 
     def close(self) -> None:
-        while self._idle:
-            self._idle.pop()[1].close()
+        while idle := self._pop_idle():
+            idle[1].close()
 
     def no_answer(self, error: BaseException | None, deadline: Deadline) -> BrokenAnswerError:
         host = self.base.hostname
@@ -5407,8 +5425,14 @@ def run_attached(
     return status
 
 
-def status_unknown(sprite: Sprite, lost: ExecLost) -> StatusUnknownError:
+def status_unknown(sprite: Sprite, lost: ExecLost) -> ThoptersError:
     """Say what is known of a command whose exit status never came."""
+    if not lost.is_sent:
+        return ThoptersError(
+            f"the connection to {sprite.name} was lost before the command was sent ({lost}): "
+            "it has not run",
+            hint="try again",
+        )
     state = sprite.glance_at_state()
     why, hint = str(lost), f"see what it has done: thopters exec {sprite.name} -- ps aux"
     if state == "gone":

@@ -5,6 +5,8 @@ N1, N2, N4 and N12 of the faults of November 2026, and connections that are kept
 
 from __future__ import annotations
 
+import errno
+import http.client
 import signal
 import socket
 import threading
@@ -22,9 +24,9 @@ from support.configs import write
 from support.networks import TIMED_OUT, Fickle, reset
 from support.program import Thopters
 from support.runs import Done, environ_for, run_here, shorten
-from support.servers import Canned, ConnectProxy, Server, TlsRelay, response
+from support.servers import Canned, ConnectProxy, Server, TlsRelay, read_head, response
 from support.terminals import Tty
-from support.units import FakeClock, make_console
+from support.units import FakeClock, make_console, make_transport
 from support.waiting import until
 
 import thopters as program
@@ -136,6 +138,21 @@ def test_n3_threads_have_a_connection_each(emulator: Emulator) -> None:
         transport.close()
 
 
+def test_n3_another_thread_may_take_the_last_idle_connection() -> None:
+    """Between the look whether there is one and the taking, as with many ports' connections."""
+
+    class Shared(list[Any]):
+        def __bool__(self) -> bool:
+            there = len(self) > 0
+            self.clear()
+            return there
+
+    transport = make_transport(FakeClock())
+    for take in (lambda: transport._take_idle(changes=False), transport.close):
+        transport._idle = Shared([(0.0, http.client.HTTPConnection("api.test"))])
+        take()
+
+
 @pytest.mark.parametrize("extra", [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", b"{"])
 def test_n3_what_nobody_asked_for_is_no_answer(extra: bytes) -> None:
     """A connection on which something came unasked is left, and what came with it."""
@@ -196,6 +213,37 @@ def test_n4_a_refusal_is_heard_while_the_body_is_being_sent(
     assert "not today" in done.err, done
     assert "not known whether" not in done.err, done
     assert not emulator.journal.requests("POST")
+
+
+def test_n4_a_request_does_not_become_the_rest_of_a_body() -> None:
+    """A server that refuses early and keeps the connection still waits for what was not sent."""
+
+    class Early(Server):
+        def serve(self, sock: socket.socket) -> None:
+            head, _ = read_head(sock)
+            asked.append(head[:4])
+            big = head.startswith(b"POST ")
+            sock.sendall(response(b"{}", 413 if big else 200, "Connection: keep-alive"))
+            assert done.wait(30)
+
+    asked: list[bytes] = []
+    done = threading.Event()
+    credential = program.Credential(program.Secret("a token of a test"), "a test")
+    with Early() as server:
+        clock = program.Clock()
+        transport = program.Transport(
+            server.url, credential, console=make_console(), clock=clock, environ={}
+        )
+        statuses = []
+        try:
+            for method, body in (("POST", bytes(16 << 20)), ("GET", None)):
+                with program.Deadline(60.0, clock, silence_s=1.0) as deadline:
+                    head = transport.send(method, "/", {}, deadline, body)
+                    statuses.append(transport.read_answer(head, deadline).status)
+        finally:
+            transport.close()
+            done.set()
+    assert (statuses, asked) == ([413, 200], [b"POST", b"GET "])
 
 
 def test_an_answer_may_come_late(thopters: Thopters, emulator: Emulator) -> None:
@@ -359,6 +407,33 @@ def test_n2_a_refused_address_is_left_at_once(black_hole: BlackHole) -> None:
             program.connect_tcp(found(black_hole.address, closed.getsockname()), deadline)
 
 
+def test_n2_nothing_is_waited_for_where_an_address_fails_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As with IPv6 where there is no way for it; and Windows can't wait for nothing."""
+    begin, wait = program.begin_connect, program.wait_for
+
+    def begin_connect(sock: socket.socket, address: Any) -> socket.socket:
+        if address[0] == "192.0.2.1":
+            sock.close()
+            raise OSError(errno.ENETUNREACH, "Network is unreachable")
+        return begin(sock, address)
+
+    def wait_for(readers: Any, writers: Any, timeout_s: float) -> Any:
+        if not readers and not writers:
+            raise OSError(10022, "An invalid argument was supplied")
+        return wait(readers, writers, timeout_s)
+
+    monkeypatch.setattr(program, "begin_connect", begin_connect)
+    monkeypatch.setattr(program, "wait_for", wait_for)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        addresses = found(("192.0.2.1", 443), listener.getsockname())
+        with program.Deadline(10.0, program.Clock()) as deadline:
+            sock, used = program.connect_tcp(addresses, deadline)
+            sock.close()
+        assert used[4] == listener.getsockname()
+
+
 def test_n2_the_families_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     six = [(socket.AF_INET6, 1, 6, "", (f"2001:db8::{n}", 443, 0, 0)) for n in range(3)]
     four = [(socket.AF_INET, 1, 6, "", (f"192.0.2.{n}", 443)) for n in range(2)]
@@ -366,3 +441,32 @@ def test_n2_the_families_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     with program.Deadline(10.0, program.Clock()) as deadline:
         order = program.resolve("api.test", 443, deadline)
     assert order == [six[0], four[0], six[1], four[1], six[2]]
+
+
+def test_n2_an_address_that_only_takes_connections_is_not_the_one_that_worked(
+    emulator: Emulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    authority: Authority,
+) -> None:
+    """As where large packets are lost: TCP stands, and TLS never comes.
+
+    And when no address is left, the name is looked up again: it may lead elsewhere by then.
+    """
+    looked_up: list[str] = []
+    monkeypatch.setattr(program, "CONNECT_LIMIT_S", 0.5)
+    relay = TlsRelay(int(emulator.url.rpartition(":")[2]), authority.issue("server"))
+    with Server() as silent, relay:
+        good = ("127.0.0.1", relay.port)
+
+        def resolve(host: str, port: int, deadline: program.Deadline) -> list[tuple[Any, ...]]:
+            looked_up.append(host)
+            addresses = [("127.0.0.1", silent.port), good]
+            return found(*addresses) if len(looked_up) > 1 else found(addresses[0])
+
+        monkeypatch.setattr(program, "resolve", resolve)
+        bundle = str(authority.certificate)
+        environ = environ_for(emulator, str(tmp_path), THOPTERS_CA_BUNDLE=bundle)
+        done = run_here(["list"], environ | {"SPRITES_API_URL": relay.url})
+        assert done.code == 0, done
+        assert (silent.accepted, len(looked_up)) == (2, 2)
