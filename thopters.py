@@ -7618,17 +7618,26 @@ env_pat=$(pat_of "$env")
 credential() {
   {
     printf 'protocol=https\nhost=github.com\n'
+    [ -z "$repository" ] || printf 'path=%s\n' "$repository"
     [ -z "$2" ] || printf 'username=%s\n' "$2"
     [ -z "$3" ] || printf 'password=%s\n' "$3"
     echo
   } | "${limit[@]}" git $1 2> /dev/null 7>&-
 }
-ours=x-access-token
+ours=x-access-token repository=
 stored() {
   local said
   said=$(credential "${2:-credential fill}" "$1")
   [ -z "$1" ] || [[ $'\n'$said$'\n' == *$'\n'"username=$1"$'\n'* ]] || return
   printf '%s\n' "$said" | sed -n 's/^password=//p'
+}
+stored_for_repository() { local repository=thopters/any.git; stored ''; }  # as git asks
+rewritten() {  # the ways in which git puts another address in the place of github.com's
+  local key from
+  while IFS= read -r -d '' key; do
+    from=${key#*$'\n'} key=${key%%$'\n'*}
+    [[ https://github.com/ == "$from"* || $from == https://github.com/* ]] && echo "${key##*.}"
+  done < <(git config -z --get-regexp '^url\..*\.(push)?insteadof$') | sort -u
 }
 in_store() { stored "$ours" 'credential-store get'; }
 digest_of() { printf %s "$1" | sha256sum; }
@@ -7637,6 +7646,8 @@ is_of_before() {
   [ "$1" = "$env_pat" ] || [ "$(digest_of "$1")" = "$(cat .thopters/pat 2> /dev/null)" ]
 }
 has_git() { command -v git > /dev/null; }
+names_in() { sed -n 's/^export \([A-Za-z_][A-Za-z0-9_]*\)=.*/\1/p' "$1" 2> /dev/null; }
+names_before=$(names_in "$env")
 new=$env.new
 if [ -z "$keep" ] || [ ! -e "$env" ]; then
   why=$({ printf %s "$values" > "$new" && bash -n "$new"; } 2>&1) ||
@@ -7712,8 +7723,14 @@ else
     [ -z "$theirs" ] || [ "$theirs" = "$pat" ] || is_of_before "$theirs" ||
       warn "GITHUB_PAT took the place of another credential of $ours in git's store"
     credential 'credential approve' "$ours" "$pat"
-    [ "$(stored '')" = "$pat" ] ||
+    if [ "$(stored '')" != "$pat" ]; then
       warn 'git uses other credentials for github.com than GITHUB_PAT'
+    elif [ "$(stored_for_repository)" != "$pat" ]; then
+      warn 'git does not use GITHUB_PAT, as credential.useHttpPath has it ask by repository'
+    fi
+    for way in $(rewritten); do
+      warn "git does not use GITHUB_PAT where url.*.$way gives github.com another address"
+    done
   fi
   left=$(in_store) still=
   ! is_of_before "$left" && ! is_of_before "$(stored "$ours")" || still=1
@@ -7762,6 +7779,27 @@ if [ -n "$names" ]; then
   ! command -v zsh > /dev/null || check 'zsh -c' zsh -c
   rm -f .thopters/look .thopters/seen
 fi
+
+# a tmux server keeps the variables with which it was started, and gives them to what it starts
+value_of() { (unset "$1"; . "$env"; eval "printf %s \"\${$1-}\"") 2> /dev/null; }
+in_tmux() { "${limit[@]}" tmux -u -S "$1" show-environment -g ${2+"$2"} 2> /dev/null 7>&-; }
+stale_in() {
+  local held name
+  held=$'\n'$(in_tmux "$1") || return
+  for name in $(printf '%s\n' $names_before $(names_in "$env") | sort -u); do
+    [[ $held == *$'\n'"$name="* ]] || continue
+    [ "$(in_tmux "$1" "$name")" = "$name=$(value_of "$name")" ] || printf ' %s' "$name"
+  done
+}
+tell_stale() {
+  local socket stale
+  command -v tmux > /dev/null || return
+  for socket in "${TMUX_TMPDIR:-/tmp}/tmux-$UID"/*; do
+    [ -S "$socket" ] && stale=$(stale_in "$socket") && [ -n "$stale" ] || continue
+    warn "a running tmux server keeps other values; take them out by tmux setenv -gu NAME:$stale"
+  done
+}
+tell_stale
 [ -z "$failed" ] || exit 1
 echo thopters-init-ok
 """
