@@ -1613,7 +1613,7 @@ class Config:
                 raise ThoptersError(f"{self.path}: {name} steers the shell, so it is no secret")
 
     def _check(self, status: os.stat_result) -> None:
-        """Refuse another user's file, but root's, who can do with ours what he likes anyway."""
+        """Refuse another user's file, but not root's: root can change ours as well."""
         if os.name != "posix" or not stat.S_ISREG(status.st_mode):
             return  # a pipe of the shell's, say, is read as it is
         if status.st_uid not in (os.geteuid(), 0):
@@ -1707,7 +1707,7 @@ class Config:
         owner = os.stat(place).st_uid
         if owner != 0:  # as with sudo, which may keep HOME
             raise UsageError(
-                f"{place} belongs to {user_name(owner)}, whom files of root's would lock out there",
+                f"{place} belongs to {user_name(owner)}, whom root's files in it would lock out",
                 hint="run this without sudo; or set HOME to root's own, or name a file by "
                 "THOPTERS_CONFIG",
             )
@@ -1877,6 +1877,7 @@ def check_token(text: str, source: str) -> Secret:
     token = text.strip()
     hint = "put a fresh token there, or run: sprite login"
     if flaw := shell_syntax(token):
+        hint = "write the token there in full and without quotes: no shell reads it"
         raise MalformedTokenError(f"the token from {source} is malformed: it {flaw}", hint=hint)
     bad = [place for place, char in enumerate(token, 1) if not "!" <= char <= "~"]
     if bad:
@@ -2048,7 +2049,7 @@ def check_proxy_setting(value: str) -> None:
         name = next((name for name in names if os.environ[name] == value), "the proxy's setting")
         raise NotSentError(
             f"{name} {flaw}",
-            hint=f"write {name} without them: where it is set, nothing reads it as a shell does",
+            hint=f"write the value of {name} in full and without quotes: no shell reads it there",
             final=True,
         )
 
@@ -7726,7 +7727,7 @@ else
     if [ "$(stored '')" != "$pat" ]; then
       warn 'git uses other credentials for github.com than GITHUB_PAT'
     elif [ "$(stored_for_repository)" != "$pat" ]; then
-      warn 'git does not use GITHUB_PAT, as credential.useHttpPath has it ask by repository'
+      warn 'git does not use GITHUB_PAT: credential.useHttpPath makes it ask for each repository'
     fi
     for way in $(rewritten); do
       warn "git does not use GITHUB_PAT where url.*.$way gives github.com another address"
@@ -7796,7 +7797,7 @@ tell_stale() {
   command -v tmux > /dev/null || return
   for socket in "${TMUX_TMPDIR:-/tmp}/tmux-$UID"/*; do
     [ -S "$socket" ] && stale=$(stale_in "$socket") && [ -n "$stale" ] || continue
-    warn "a running tmux server keeps other values; take them out by tmux setenv -gu NAME:$stale"
+    warn "a running tmux server has other values for:$stale (take one out: tmux setenv -gu NAME)"
   done
 }
 tell_stale
@@ -8613,7 +8614,7 @@ class App:
         try:
             config = self.config_if_any()
         except NotOursError as error:
-            self.console.warn(f"{error}; so no prefix is known")
+            self.console.warn(f"{error}; all sprites are listed")
             if error.hint:
                 self.console.hint(error.hint)
             return ""
@@ -9045,8 +9046,10 @@ def check_value(
     """Refuse what can't be meant, by UsageError; a secret of the user's own may hold anything."""
     flaw = value_flaw(key, value)
     syntax = shell_syntax(value, strictly=not is_own)
-    if flaw or (syntax and not is_own):
-        raise UsageError(f"{words} {flaw or syntax}")
+    if flaw:
+        raise UsageError(f"{words} {flaw}")
+    if syntax and not is_own:
+        raise UsageError(f"{words} {syntax}", hint="write it in full and without quotes")
     if syntax:
         console.warn(f"{words} {syntax}; it is stored so")
 

@@ -831,7 +831,9 @@ def test_why_git_can_not_be_set_is_said(home: Path) -> None:
     assert "fail git can't set user.name: error: could not lock config file" in said
 
 
-BY_PATH = "warn git does not use GITHUB_PAT, as credential.useHttpPath has it ask by repository"
+BY_PATH = (
+    "warn git does not use GITHUB_PAT: credential.useHttpPath makes it ask for each repository"
+)
 REWRITTEN = "warn git does not use GITHUB_PAT where url.*.{} gives github.com another address"
 
 
@@ -894,7 +896,7 @@ def tmux() -> Iterator[Callable[..., None]]:
             run("-S", str(socket), "kill-server")
 
 
-STALE = "warn a running tmux server keeps other values; take them out by tmux setenv -gu NAME:"
+STALE = "warn a running tmux server has other values for: {} (take one out: tmux setenv -gu NAME)"
 
 
 def test_h6_a_tmux_server_that_keeps_older_keys_is_named(
@@ -918,11 +920,11 @@ def test_h6_a_tmux_server_that_keeps_older_keys_is_named(
     assert succeeded(run_init(home, Settings(before), env=env)) == []  # no server
     tmux("-L", "work", "new-session", "-d", "sleep", "600", **before, OTHER="c4n")
     assert succeeded(run_init(home, Settings(before), env=env)) == []
-    assert succeeded(run_init(home, Settings(after), env=env)) == [f"{STALE} GONE NEW"]
+    assert succeeded(run_init(home, Settings(after), env=env)) == [STALE.format("GONE NEW")]
     tmux("-L", "work", "setenv", "-gu", "NEW")
     tmux("-L", "work", "setenv", "-gu", "GONE")
     assert succeeded(run_init(home, Settings(after), env=env)) == []
     tmux("-L", "more", "new-session", "-d", "sleep", "600", LATER="c4n-other")
-    assert succeeded(run_init(home, Settings(after), env=env)) == [f"{STALE} LATER"]
+    assert succeeded(run_init(home, Settings(after), env=env)) == [STALE.format("LATER")]
     kept = run_init(home, Settings({}, exists=False), env=env)  # the keys there stay
-    assert succeeded(kept) == [f"{STALE} LATER"]
+    assert succeeded(kept) == [STALE.format("LATER")]
