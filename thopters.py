@@ -1613,7 +1613,7 @@ class Config:
                 raise ThoptersError(f"{self.path}: {name} steers the shell, so it is no secret")
 
     def _check(self, status: os.stat_result) -> None:
-        """Refuse another user's file, but root's, who can do with ours what he likes anyway."""
+        """Refuse another user's file, but not root's: root can change ours as well."""
         if os.name != "posix" or not stat.S_ISREG(status.st_mode):
             return  # a pipe of the shell's, say, is read as it is
         if status.st_uid not in (os.geteuid(), 0):
@@ -1707,7 +1707,7 @@ class Config:
         owner = os.stat(place).st_uid
         if owner != 0:  # as with sudo, which may keep HOME
             raise UsageError(
-                f"{place} belongs to {user_name(owner)}, whom files of root's would lock out there",
+                f"{place} belongs to {user_name(owner)}, whom root's files in it would lock out",
                 hint="run this without sudo; or set HOME to root's own, or name a file by "
                 "THOPTERS_CONFIG",
             )
@@ -1877,6 +1877,7 @@ def check_token(text: str, source: str) -> Secret:
     token = text.strip()
     hint = "put a fresh token there, or run: sprite login"
     if flaw := shell_syntax(token):
+        hint = "write the token there in full and without quotes: no shell reads it"
         raise MalformedTokenError(f"the token from {source} is malformed: it {flaw}", hint=hint)
     bad = [place for place, char in enumerate(token, 1) if not "!" <= char <= "~"]
     if bad:
@@ -2048,7 +2049,7 @@ def check_proxy_setting(value: str) -> None:
         name = next((name for name in names if os.environ[name] == value), "the proxy's setting")
         raise NotSentError(
             f"{name} {flaw}",
-            hint=f"write {name} without them: where it is set, nothing reads it as a shell does",
+            hint=f"write the value of {name} in full and without quotes: no shell reads it there",
             final=True,
         )
 
@@ -7642,17 +7643,26 @@ env_pat=$(pat_of "$env")
 credential() {
   {
     printf 'protocol=https\nhost=github.com\n'
+    [ -z "$repository" ] || printf 'path=%s\n' "$repository"
     [ -z "$2" ] || printf 'username=%s\n' "$2"
     [ -z "$3" ] || printf 'password=%s\n' "$3"
     echo
   } | "${limit[@]}" git $1 2> /dev/null 7>&-
 }
-ours=x-access-token
+ours=x-access-token repository=
 stored() {
   local said
   said=$(credential "${2:-credential fill}" "$1")
   [ -z "$1" ] || [[ $'\n'$said$'\n' == *$'\n'"username=$1"$'\n'* ]] || return
   printf '%s\n' "$said" | sed -n 's/^password=//p'
+}
+stored_for_repository() { local repository=thopters/any.git; stored ''; }  # as git asks
+rewritten() {  # the ways in which git puts another address in the place of github.com's
+  local key from
+  while IFS= read -r -d '' key; do
+    from=${key#*$'\n'} key=${key%%$'\n'*}
+    [[ https://github.com/ == "$from"* || $from == https://github.com/* ]] && echo "${key##*.}"
+  done < <(git config -z --get-regexp '^url\..*\.(push)?insteadof$') | sort -u
 }
 in_store() { stored "$ours" 'credential-store get'; }
 digest_of() { printf %s "$1" | sha256sum; }
@@ -7661,6 +7671,8 @@ is_of_before() {
   [ "$1" = "$env_pat" ] || [ "$(digest_of "$1")" = "$(cat .thopters/pat 2> /dev/null)" ]
 }
 has_git() { command -v git > /dev/null; }
+names_in() { sed -n 's/^export \([A-Za-z_][A-Za-z0-9_]*\)=.*/\1/p' "$1" 2> /dev/null; }
+names_before=$(names_in "$env")
 new=$env.new
 if [ -z "$keep" ] || [ ! -e "$env" ]; then
   why=$({ printf %s "$values" > "$new" && bash -n "$new"; } 2>&1) ||
@@ -7736,8 +7748,14 @@ else
     [ -z "$theirs" ] || [ "$theirs" = "$pat" ] || is_of_before "$theirs" ||
       warn "GITHUB_PAT took the place of another credential of $ours in git's store"
     credential 'credential approve' "$ours" "$pat"
-    [ "$(stored '')" = "$pat" ] ||
+    if [ "$(stored '')" != "$pat" ]; then
       warn 'git uses other credentials for github.com than GITHUB_PAT'
+    elif [ "$(stored_for_repository)" != "$pat" ]; then
+      warn 'git does not use GITHUB_PAT: credential.useHttpPath makes it ask for each repository'
+    fi
+    for way in $(rewritten); do
+      warn "git does not use GITHUB_PAT where url.*.$way gives github.com another address"
+    done
   fi
   left=$(in_store) still=
   ! is_of_before "$left" && ! is_of_before "$(stored "$ours")" || still=1
@@ -7786,6 +7804,27 @@ if [ -n "$names" ]; then
   ! command -v zsh > /dev/null || check 'zsh -c' zsh -c
   rm -f .thopters/look .thopters/seen
 fi
+
+# a tmux server keeps the variables with which it was started, and gives them to what it starts
+value_of() { (unset "$1"; . "$env"; eval "printf %s \"\${$1-}\"") 2> /dev/null; }
+in_tmux() { "${limit[@]}" tmux -u -S "$1" show-environment -g ${2+"$2"} 2> /dev/null 7>&-; }
+stale_in() {
+  local held name
+  held=$'\n'$(in_tmux "$1") || return
+  for name in $(printf '%s\n' $names_before $(names_in "$env") | sort -u); do
+    [[ $held == *$'\n'"$name="* ]] || continue
+    [ "$(in_tmux "$1" "$name")" = "$name=$(value_of "$name")" ] || printf ' %s' "$name"
+  done
+}
+tell_stale() {
+  local socket stale
+  command -v tmux > /dev/null || return
+  for socket in "${TMUX_TMPDIR:-/tmp}/tmux-$UID"/*; do
+    [ -S "$socket" ] && stale=$(stale_in "$socket") && [ -n "$stale" ] || continue
+    warn "a running tmux server has other values for:$stale (take one out: tmux setenv -gu NAME)"
+  done
+}
+tell_stale
 [ -z "$failed" ] || exit 1
 echo thopters-init-ok
 """
@@ -8599,7 +8638,7 @@ class App:
         try:
             config = self.config_if_any()
         except NotOursError as error:
-            self.console.warn(f"{error}; so no prefix is known")
+            self.console.warn(f"{error}; all sprites are listed")
             if error.hint:
                 self.console.hint(error.hint)
             return ""
@@ -9031,8 +9070,10 @@ def check_value(
     """Refuse what can't be meant, by UsageError; a secret of the user's own may hold anything."""
     flaw = value_flaw(key, value)
     syntax = shell_syntax(value, strictly=not is_own)
-    if flaw or (syntax and not is_own):
-        raise UsageError(f"{words} {flaw or syntax}")
+    if flaw:
+        raise UsageError(f"{words} {flaw}")
+    if syntax and not is_own:
+        raise UsageError(f"{words} {syntax}", hint="write it in full and without quotes")
     if syntax:
         console.warn(f"{words} {syntax}; it is stored so")
 

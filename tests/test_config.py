@@ -789,7 +789,7 @@ def test_h5_a_file_that_root_has_taken_is_said_with_the_way_back(
     back = f"{taken} belongs to root; take it back with: sudo chown -R 52000 {taken}\n"
     done = thopters("list", **options)
     assert (done.code, done.out[:6]) == (0, "other\t"), done  # it can do without
-    assert f"thopters: warning: {why}; so no prefix is known\nhint: {back}" in done.err
+    assert f"thopters: warning: {why}; all sprites are listed\nhint: {back}" in done.err
     assert thopters("exec", "other", "--", "true", **options).code == 0
     for words in (["config"], ["create", "new"], ["setup", "--from-env"]):
         done = thopters(*words, env=SECRETS, **options)

@@ -13,7 +13,9 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -827,3 +829,102 @@ def test_why_git_can_not_be_set_is_said(home: Path) -> None:
     (home / ".gitconfig.lock").touch()
     said = failed(run_init(home, Settings({}, "Ann")))
     assert "fail git can't set user.name: error: could not lock config file" in said
+
+
+BY_PATH = (
+    "warn git does not use GITHUB_PAT: credential.useHttpPath makes it ask for each repository"
+)
+REWRITTEN = "warn git does not use GITHUB_PAT where url.*.{} gives github.com another address"
+
+
+@pytest.mark.parametrize(
+    ("settings", "warning"),
+    [
+        ("[credential]\n\tuseHttpPath = true\n", BY_PATH),
+        ('[credential "https://github.com"]\n\tuseHttpPath = yes\n', BY_PATH),
+        ('[credential "https://example.org"]\n\tuseHttpPath = yes\n', None),
+        (
+            '[url "git@github.com:"]\n\tinsteadOf = https://github.com/\n',
+            REWRITTEN.format("insteadof"),
+        ),
+        (
+            '[url "https://c4n@mirror.example/"]\n\tinsteadOf = https://\n',
+            REWRITTEN.format("insteadof"),
+        ),
+        (
+            '[url "ssh://git@github.com/org/"]\n\tpushInsteadOf = https://github.com/org/\n',
+            REWRITTEN.format("pushinsteadof"),
+        ),
+        ('[url "https://github.com/"]\n\tinsteadOf = git@github.com:\n\tinsteadOf = gh:\n', None),
+        ('[url "git@example.org:"]\n\tinsteadOf = https://example.org/\n', None),
+    ],
+)
+def test_h6_git_is_asked_as_git_asks(home: Path, settings: str, warning: str | None) -> None:
+    """It asks for a repository, by the address that its settings make of it."""
+    (home / ".gitconfig").write_text(settings)
+    warnings = succeeded(run_init(home, Settings({"GITHUB_PAT": "ghp_new"})))
+    assert warnings == ([] if warning is None else [warning])
+    assert succeeded(run_init(home, Settings({}))) == []  # there is no PAT that could be missed
+
+
+def test_h6_what_git_does_not_use_is_a_warning_of_the_command(
+    thopters: Thopters, emulator: Emulator, config: Path
+) -> None:
+    sprite = emulator.add_sprite("dev", status="running")
+    (sprite.home / ".gitconfig").write_text("[credential]\n\tuseHttpPath = true\n")
+    sprite.machine.own(sprite.home)
+    done = thopters("init", "dev", "--json")
+    assert done.code == 0, done
+    assert json.loads(done.out)["initialized"][0]["warnings"] == [BY_PATH.removeprefix("warn ")]
+    assert f"thopters: warning: {BY_PATH.removeprefix('warn ')}\n" in done.err
+
+
+@pytest.fixture
+def tmux() -> Iterator[Callable[..., None]]:
+    """Return a function that starts a tmux server with variables, under a short path."""
+    if not shutil.which("tmux"):
+        pytest.skip("tmux is not installed")
+    with tempfile.TemporaryDirectory(prefix="tmux-", dir="/tmp") as folder:
+        usual = {"PATH": "/usr/local/bin:/usr/bin:/bin", "TMUX_TMPDIR": folder}
+
+        def run(*words: str, **variables: str) -> None:
+            subprocess.run(["tmux", *words], env=usual | variables, check=True, timeout=60)
+
+        run.folder = folder  # type: ignore[attr-defined]
+        yield run
+        for socket in Path(folder).rglob("tmux-*/*"):
+            run("-S", str(socket), "kill-server")
+
+
+STALE = "warn a running tmux server has other values for: {} (take one out: tmux setenv -gu NAME)"
+
+
+def test_h6_a_tmux_server_that_keeps_older_keys_is_named(
+    home: Path, tmux: Callable[..., None]
+) -> None:
+    before = {
+        "SAME": "c4n 1\n2",
+        "NEW": "c4n-old",
+        "GONE": "c4n",
+        "name": "c4n",
+        "UTF8": "c4n \u00e9",
+    }
+    after = {
+        "SAME": "c4n 1\n2",
+        "NEW": "c4n-new",
+        "name": "c4n",
+        "LATER": "c4n",
+        "UTF8": "c4n \u00e9",
+    }
+    env = {"TMUX_TMPDIR": tmux.folder}  # type: ignore[attr-defined]
+    assert succeeded(run_init(home, Settings(before), env=env)) == []  # no server
+    tmux("-L", "work", "new-session", "-d", "sleep", "600", **before, OTHER="c4n")
+    assert succeeded(run_init(home, Settings(before), env=env)) == []
+    assert succeeded(run_init(home, Settings(after), env=env)) == [STALE.format("GONE NEW")]
+    tmux("-L", "work", "setenv", "-gu", "NEW")
+    tmux("-L", "work", "setenv", "-gu", "GONE")
+    assert succeeded(run_init(home, Settings(after), env=env)) == []
+    tmux("-L", "more", "new-session", "-d", "sleep", "600", LATER="c4n-other")
+    assert succeeded(run_init(home, Settings(after), env=env)) == [STALE.format("LATER")]
+    kept = run_init(home, Settings({}, exists=False), env=env)  # the keys there stay
+    assert succeeded(kept) == [STALE.format("LATER")]

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .faults import Fault
+from .machine import namespace_kind
 from .personality import Personality
 from .wire import BINARY, TEXT, Gone, ServerSocket
 
@@ -43,6 +44,8 @@ def environment(sprite: Sprite, personality: Personality, pairs: list[str]) -> d
     default = {"PATH": DEFAULT_PATH, "USER": "sprite", "SHELL": "/bin/bash"}
     if personality.default_home:
         default["HOME"] = sprite.machine.home_inside
+    if not namespace_kind():  # a tmux of the host's is none of the sprite's
+        default["TMUX_TMPDIR"] = sprite.machine.home_inside
     if sprite.storage:
         default["SPRITE_STORAGE_DRIVER"] = sprite.storage
     given = dict(pair.partition("=")[::2] for pair in pairs)

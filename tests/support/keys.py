@@ -41,7 +41,8 @@ def run_init(
     words = [program.INIT_SCRIPT, b"thopters-init", program.SEE_ALL, program.SEE_EACH]
     script = program.RemoteCommand([b"bash", b"-c", *words], with_keys=False).script() + b"\0"
     before = options.pop("before", [])
-    env = {"HOME": str(home), "PATH": "/usr/local/bin:/usr/bin:/bin", **options.pop("env", {})}
+    env = {"HOME": str(home), "PATH": "/usr/local/bin:/usr/bin:/bin", "TMUX_TMPDIR": str(home)}
+    env |= options.pop("env", {})
     return subprocess.run(
         [*before, "bash", "-c", program.BOOTSTRAP],
         input=(script + program.init_data(settings))[:size],

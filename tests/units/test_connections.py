@@ -260,7 +260,7 @@ def test_n11_a_proxy_that_no_shell_has_read_is_named_with_what_is_wrong(
         thopters.find_proxy("api.example", 443)
     assert caught.value.final
     assert caught.value.message.startswith(f"{name} {flaw}")
-    assert f"write {name} " in str(caught.value.hint)
+    assert f"write the value of {name} " in str(caught.value.hint)
     assert "c4n" not in f"{caught.value}{caught.value.hint}"
     assert thopters.find_proxy("127.0.0.1", 443) is None
 
