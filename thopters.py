@@ -3282,6 +3282,7 @@ class WebSocket:
         self._heard_at = clock.monotonic()
         self._asked_at = self._heard_at
         self._input = 0  # bytes sent that a program may leave unread
+        self._pinged = 0  # of these, before the newest ping
         self._pong = b""  # what the last one brought back
         self._ping: bytes | None = None  # the newest that is not answered
         self._clock = clock
@@ -3303,9 +3304,15 @@ class WebSocket:
     def ping(self) -> None:
         """Ask the server whether it is there, and has got rid of the input so far."""
         with self._lock:
+            self._pinged = self._input
             count = self._input.to_bytes(8, "big")
             self._outgoing += encode_frame(OP_PING, count, os.urandom(4))
             self._flush()
+
+    def confirm_input(self) -> None:
+        """Ask the same at once for input that was sent since, unless an answer is under way."""
+        if self._pinged < self._input and self.unread() <= self._input - self._pinged:
+            self.ping()
 
     def is_answered(self) -> bool:
         """Return whether the server has answered a ping."""
@@ -4570,9 +4577,13 @@ class RemoteCommand:
     the sprite awake for `hold_max_s` seconds, 0 for not at all; unless `hold_alone`, that has to be
     refreshed by a HoldRefresher. What we run for ourselves goes without the user's variables
     (`with_keys`), which could change what it does. A shell has jobs, and signals, of its own.
+    `setup` is a script that runs before it, with all but the directory and variables unset.
     """
 
-    __slots__ = ("argv", "directory", "env", "hold_alone", "hold_max_s", "is_shell", "with_keys")
+    __slots__ = (
+        *("argv", "directory", "env", "hold_alone", "hold_max_s", "is_shell", "setup"),
+        "with_keys",
+    )
 
     def __init__(
         self,
@@ -4583,6 +4594,7 @@ class RemoteCommand:
         hold_max_s: int = 0,
         hold_alone: bool = True,
         is_shell: bool = False,
+        setup: bytes = b"",
         with_keys: bool = True,
     ) -> None:
         self.argv = argv
@@ -4591,6 +4603,7 @@ class RemoteCommand:
         self.hold_max_s = hold_max_s
         self.hold_alone = hold_alone
         self.is_shell = is_shell
+        self.setup = setup
         self.with_keys = with_keys
 
     def script(self, runner: bytes = RUN, *, wipe: bytes = b"") -> bytes:
@@ -4601,7 +4614,7 @@ class RemoteCommand:
         )
         place = b"./-" if self.directory == b"-" else self.directory  # `cd -` is something else
         chdir = CHDIR % {b"dir": quote_argument(place)} if self.directory else b""
-        call = runner % {b"argv": b" ".join(map(quote_argument, self.argv))}
+        call = self.setup + runner % {b"argv": b" ".join(map(quote_argument, self.argv))}
         hold = hold_loop(self.hold_max_s, alone=self.hold_alone) if self.hold_max_s else b""
         parts = {b"exports": exports, b"chdir": chdir, b"hold": hold, b"run": call}
         return SCRIPT % (parts | {b"wipe": wipe, b"keys": KEYS if self.with_keys else b""})
@@ -6335,6 +6348,7 @@ class TerminalSession(ExecSession):
             return
         self._type_end()
         redraws_s = self._redraws_s(terminal)
+        self.websocket.confirm_input()
         takes_keys = runs and not redraws_s  # who types a command is to have the right size
         if takes_keys and terminal.pending:
             self._type(terminal)
@@ -6481,10 +6495,61 @@ def is_listed(sprite: Sprite, identity: str) -> bool:
         return False
 
 
-def terminal_variables(environ: Mapping[str, str]) -> list[tuple[str, bytes]]:
-    """Return what tells a remote program about our terminal."""
-    names = ("TERM", "COLORTERM", "LANG")
-    return [(name, os.fsencode(environ[name])) for name in names if environ.get(name)]
+# What a sprite does not know is replaced, or left out: programs would fail, or show no more than
+# ASCII. tput says by 3 that it does not know a terminal, and bash, in words, a locale
+TERM_SETUP = b"""\
+tput -T %(value)s longname > /dev/null
+[ $? = 3 ] && export TERM=xterm-256color || export TERM=%(value)s
+"""
+LANG_SETUP = b"""\
+[ "$( (LC_ALL=%(value)s) 2>&1 )" ] || export LANG=%(value)s
+"""
+COLOUR_SETUP = b"export COLORTERM=%(value)s\n"
+# By stty's names: the keys that a terminal obeys
+CONTROL_KEYS = {
+    **{"intr": "VINTR", "quit": "VQUIT", "erase": "VERASE", "kill": "VKILL", "eof": "VEOF"},
+    **{"start": "VSTART", "stop": "VSTOP", "susp": "VSUSP", "rprnt": "VREPRINT"},
+    **{"werase": "VWERASE", "lnext": "VLNEXT"},
+}
+IUTF8 = 0x4000  # of the input's flags, on Linux and macOS: erase takes a whole character
+
+
+def terminal_setup(environ: Mapping[str, str], given: Container[str] = ()) -> bytes:
+    """Return a script that makes a remote terminal like ours.
+
+    It sets what tells programs about our terminal, but for the variables that are `given`, and the
+    keys that our terminal obeys, if stdin is one.
+    """
+    setups = {"TERM": TERM_SETUP, "COLORTERM": COLOUR_SETUP, "LANG": LANG_SETUP}
+    parts = [
+        script % {b"value": quote_argument(os.fsencode(environ[name]))}
+        for name, script in setups.items()
+        if environ.get(name) and name not in given
+    ]
+    if os.name == "posix" and sys.stdin is not None and sys.stdin.isatty():
+        words = map(quote_argument, stty_words())
+        parts.append(b"stty " + b" ".join(words) + b"\n")
+    return b"".join(parts)
+
+
+def stty_words() -> list[bytes]:
+    """Return our terminal's keys, and whether it knows UTF-8, as words for stty."""
+    import termios
+
+    settings = termios.tcgetattr(0)
+    words = [b"iutf8" if settings[0] & IUTF8 else b"-iutf8"]
+    for name, index in CONTROL_KEYS.items():
+        [code] = settings[6][getattr(termios, index)]
+        if code < 128:
+            words += [name.encode(), stty_key(code)]
+    return words
+
+
+def stty_key(code: int) -> bytes:
+    """Return a character as stty takes it; 0 is none."""
+    if code == 0:
+        return b"undef"
+    return bytes([code]) if 32 <= code < 127 else b"^" + bytes([code ^ 64])
 
 
 def start_detached(sprite: Sprite, command: RemoteCommand) -> tuple[int, str, bytes]:
@@ -6641,14 +6706,15 @@ class Stay:
         if session.typed and not self.terminal.is_terminal:
             # what was on its way is gone, and can't be typed again
             raise status_unknown(self.sprite, lost)
+        unsure = self._unconfirmed()
         if not self._has_paused(lost):
-            is_behind = session.websocket.is_behind()
-            unsure = "; what was typed last may not have arrived" if is_behind else ""
             self._say(f"the connection was lost ({lost}){unsure}; attaching again")
         elif not self.terminal.is_terminal:
             raise status_unknown(self.sprite, lost)
         else:
-            self._say(f"{self.sprite.name} has paused; the next key wakes it, Ctrl-\\ leaves")
+            self._say(
+                f"{self.sprite.name} has paused{unsure}; the next key wakes it, Ctrl-\\ leaves"
+            )
             self.terminal.wait_for_key()
         found = None
         if has_way_back:
@@ -6658,6 +6724,12 @@ class Stay:
             return self._start_anew(lost)
         found.redraw(self.terminal.size())
         return found
+
+    def _unconfirmed(self) -> str:
+        """Return words for what was typed and is not known to have arrived."""
+        count = max(0, self.session.websocket.unread())
+        plural = "s" if count > 1 else ""
+        return f"; the last {count} byte{plural} typed may not have arrived" if count else ""
 
     def _start_anew(self, lost: ExecLost) -> TerminalSession:
         """Offer a new shell in place of a session that is gone."""
@@ -9467,13 +9539,15 @@ def cmd_exec(app: App, args: argparse.Namespace) -> int:
 def command_of(app: App, args: argparse.Namespace, *, on_terminal: bool) -> RemoteCommand:
     """Return the command that the arguments of exec describe."""
     hold_max_s = longest_hold(args, by_default=not args.detach)
-    variables = terminal_variables(app.environ) if on_terminal else []
+    variables = [parse_variable(text, app.environ) for text in args.env]
+    names = [name for name, _ in variables]
     return RemoteCommand(
         [os.fsencode(word) for word in args.command],
-        env=variables + [parse_variable(text, app.environ) for text in args.env],
+        env=variables,
         directory=os.fsencode(args.dir or ""),
         hold_max_s=hold_max_s,
         hold_alone=bool(args.hold) or not on_terminal,
+        setup=terminal_setup(app.environ, names) if on_terminal else b"",
     )
 
 
@@ -9547,9 +9621,9 @@ def cmd_shell(app: App, args: argparse.Namespace) -> int:
     sprite = app.sprite(args.name)
     shell = RemoteCommand(
         [b"bash", b"-l"],
-        env=terminal_variables(app.environ),
         hold_max_s=longest_hold(args, by_default=False),
         is_shell=True,
+        setup=terminal_setup(app.environ),
     )
     info = sprite.require()
     program = None if args.native or args.hold else sprite_program_for(sprite, info)
