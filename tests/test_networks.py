@@ -10,7 +10,8 @@ import http.client
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,8 @@ def test_n3_another_thread_may_take_the_last_idle_connection() -> None:
             return there
 
     transport = make_transport(FakeClock())
-    for take in (lambda: transport._take_idle(changes=False), transport.close):
+    takes: list[Callable[[], object]] = [partial(transport._take_idle, changes=False)]
+    for take in (*takes, transport.close):
         transport._idle = Shared([(0.0, http.client.HTTPConnection("api.test"))])
         take()
 
