@@ -2767,7 +2767,8 @@ class Transport:
         if self.look_again and self.credential is used:
             with contextlib.suppress(ThoptersError):  # then the refusal stands
                 found = self.look_again()
-                if not found.token.is_same_as(used.token):
+                # in another org the same names are other sprites
+                if found.org == used.org and not found.token.is_same_as(used.token):
                     self.credential = found
                     self.console.detail(f"the token was refused; {found.source} has another one")
         return self.credential is not used

@@ -863,7 +863,9 @@ def test_n10_a_token_that_was_replaced_meanwhile_is_taken_up(login: Login, place
     assert done.err.count("others can read") == (place == "keyring file")  # said once
 
 
-@pytest.mark.parametrize("store", ["the same", "gone", "broken", "not a token", "another org"])
+@pytest.mark.parametrize(
+    "store", ["the same", "gone", "broken", "not a token", "two orgs", "another org"]
+)
 def test_n10_a_refusal_stands_where_no_other_token_is_found(login: Login, store: str) -> None:
     old, new = login.token("old"), login.token("new")
     login.store(login.layout({"personal": {"token": old}}))
@@ -876,8 +878,10 @@ def test_n10_a_refusal_stands_where_no_other_token_is_found(login: Login, store:
             login.store(b'{"urls": ')
         elif store == "not a token":
             login.store(login.layout({"personal": {"token": "a b c d e f"}}))
-        elif store == "another org":
+        elif store == "two orgs":
             login.store(login.layout({"a": {"token": new}, "b": {"token": new}}))
+        elif store == "another org":  # where the same names are other sprites
+            login.store(login.layout({"work": {"token": new}}))
 
     login.api.when_refused = change  # type: ignore[method-assign]
     done = login.run()
