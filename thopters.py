@@ -2647,7 +2647,8 @@ def ask_over(connection: http.client.HTTPConnection, request: Any) -> Any:
     """Send a request over a connection and return the head of the answer.
 
     An answer may come, and the connection end, while the body is still being sent (RFC 9112, 9.3).
-    A peer that takes nothing of it for long may have answered too.
+    A peer that takes nothing of it for long may have answered too. Such a connection is not kept:
+    the next request would be the rest of this body.
     """
     import http.client
 
@@ -2667,7 +2668,8 @@ def ask_over(connection: http.client.HTTPConnection, request: Any) -> Any:
     else:
         connection.sock.settimeout(answer_s)
         response = connection.getresponse()
-    response.connection, response.sock = connection, connection.sock
+        response.sock = connection.sock
+    response.connection = connection
     response.target = request.selector
     return response
 

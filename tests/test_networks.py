@@ -22,7 +22,7 @@ from support.configs import write
 from support.networks import TIMED_OUT, Fickle, reset
 from support.program import Thopters
 from support.runs import Done, environ_for, run_here, shorten
-from support.servers import Canned, ConnectProxy, Server, TlsRelay, response
+from support.servers import Canned, ConnectProxy, Server, TlsRelay, read_head, response
 from support.terminals import Tty
 from support.units import FakeClock, make_console
 from support.waiting import until
@@ -196,6 +196,37 @@ def test_n4_a_refusal_is_heard_while_the_body_is_being_sent(
     assert "not today" in done.err, done
     assert "not known whether" not in done.err, done
     assert not emulator.journal.requests("POST")
+
+
+def test_n4_a_request_does_not_become_the_rest_of_a_body() -> None:
+    """A server that refuses early and keeps the connection still waits for what was not sent."""
+
+    class Early(Server):
+        def serve(self, sock: socket.socket) -> None:
+            head, _ = read_head(sock)
+            asked.append(head[:4])
+            big = head.startswith(b"POST ")
+            sock.sendall(response(b"{}", 413 if big else 200, "Connection: keep-alive"))
+            assert done.wait(30)
+
+    asked: list[bytes] = []
+    done = threading.Event()
+    credential = program.Credential(program.Secret("a token of a test"), "a test")
+    with Early() as server:
+        clock = program.Clock()
+        transport = program.Transport(
+            server.url, credential, console=make_console(), clock=clock, environ={}
+        )
+        statuses = []
+        try:
+            for method, body in (("POST", bytes(16 << 20)), ("GET", None)):
+                with program.Deadline(60.0, clock, silence_s=1.0) as deadline:
+                    head = transport.send(method, "/", {}, deadline, body)
+                    statuses.append(transport.read_answer(head, deadline).status)
+        finally:
+            transport.close()
+            done.set()
+    assert (statuses, asked) == ([413, 200], [b"POST", b"GET "])
 
 
 def test_an_answer_may_come_late(thopters: Thopters, emulator: Emulator) -> None:
