@@ -2827,13 +2827,19 @@ class Transport:
     def _take_idle(self, *, changes: bool) -> http.client.HTTPConnection | None:
         """Return a kept connection that still stands, for a request that `changes` something."""
         quiet_s = CLOSE_SEEN_S if changes and not self._keeps else 0.0
-        while self._idle and not (changes and self._breaks):
-            since, connection = self._idle.pop()
+        while not (changes and self._breaks) and (idle := self._pop_idle()):
+            since, connection = idle
             idle_s = self.clock.monotonic() - since
             if idle_s < KEPT_LIMIT_S and is_quiet(connection.sock, max(0.0, quiet_s - idle_s)):
                 return connection
             connection.close()
         return None
+
+    def _pop_idle(self) -> tuple[float, http.client.HTTPConnection] | None:
+        try:
+            return self._idle.pop()
+        except IndexError:  # another thread may have been faster
+            return None
 
     def _keep(self, response: Any) -> None:
         """Keep the connection of an answer that was read to its end, if the server does."""
@@ -2845,8 +2851,8 @@ class Transport:
             connection.close()
 
     def close(self) -> None:
-        while self._idle:
-            self._idle.pop()[1].close()
+        while idle := self._pop_idle():
+            idle[1].close()
 
     def no_answer(self, error: BaseException | None, deadline: Deadline) -> BrokenAnswerError:
         host = self.base.hostname

@@ -5,10 +5,11 @@ N1, N2, N4 and N12 of the faults of November 2026, and connections that are kept
 
 from __future__ import annotations
 
+import http.client
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from support.program import Thopters
 from support.runs import Done, environ_for, run_here, shorten
 from support.servers import Canned, ConnectProxy, Server, TlsRelay, read_head, response
 from support.terminals import Tty
-from support.units import FakeClock, make_console
+from support.units import FakeClock, make_console, make_transport
 from support.waiting import until
 
 import thopters as program
@@ -134,6 +135,25 @@ def test_n3_threads_have_a_connection_each(emulator: Emulator) -> None:
                 thread.join()
         assert (server.accepted, len(server.requests)) == (4, 7)
         transport.close()
+
+
+def test_n3_another_thread_may_take_the_last_idle_connection() -> None:
+    """Between the look whether there is one and the taking, as with many ports' connections."""
+
+    class Shared(list[Any]):
+        def __bool__(self) -> bool:
+            there = len(self) > 0
+            self.clear()
+            return there
+
+    transport = make_transport(FakeClock())
+    takes: list[Callable[[], object]] = [
+        lambda: transport._take_idle(changes=False),
+        transport.close,
+    ]
+    for take in takes:
+        transport._idle = Shared([(0.0, http.client.HTTPConnection("api.test"))])
+        take()
 
 
 @pytest.mark.parametrize("extra", [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", b"{"])
