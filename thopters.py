@@ -2349,7 +2349,8 @@ def response_classes() -> tuple[type[http.client.HTTPResponse], type[http.client
 class Connector:
     """The one way out to a server: TCP, the proxy if there is one, TLS.
 
-    A name is looked up once in a run; the address that worked is the first to be tried again.
+    A name is looked up once in a run; the address that worked is the first to be tried again. One
+    that takes connections and no more, as where large packets are lost, has not worked.
     """
 
     def __init__(
@@ -2400,6 +2401,7 @@ class Connector:
                     raise ConnectionAbortedError(0, "the connection was closed")
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
+                self._leave_first(to)
                 raise self._not_sent(error, host, proxy, deadline) from None
         connection.response_class = response_class
         return connection
@@ -2411,6 +2413,11 @@ class Connector:
         deadline.watch(sock)
         self._addresses[host, port] = sorted(addresses, key=lambda address: address != found)
         return sock
+
+    def _leave_first(self, to: tuple[str, int]) -> None:
+        """Try the other addresses the next time; look the name up again where there is none."""
+        if others := self._addresses.pop(to, [])[1:]:
+            self._addresses[to] = others
 
     def _not_sent(
         self, error: Exception, host: str, proxy: Proxy | None, deadline: Deadline

@@ -417,3 +417,32 @@ def test_n2_the_families_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     with program.Deadline(10.0, program.Clock()) as deadline:
         order = program.resolve("api.test", 443, deadline)
     assert order == [six[0], four[0], six[1], four[1], six[2]]
+
+
+def test_n2_an_address_that_only_takes_connections_is_not_the_one_that_worked(
+    emulator: Emulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    authority: Authority,
+) -> None:
+    """As where large packets are lost: TCP stands, and TLS never comes.
+
+    And when no address is left, the name is looked up again: it may lead elsewhere by then.
+    """
+    looked_up: list[str] = []
+    monkeypatch.setattr(program, "CONNECT_LIMIT_S", 0.5)
+    relay = TlsRelay(int(emulator.url.rpartition(":")[2]), authority.issue("server"))
+    with Server() as silent, relay:
+        good = ("127.0.0.1", relay.port)
+
+        def resolve(host: str, port: int, deadline: program.Deadline) -> list[tuple[Any, ...]]:
+            looked_up.append(host)
+            addresses = [("127.0.0.1", silent.port), good]
+            return found(*addresses) if len(looked_up) > 1 else found(addresses[0])
+
+        monkeypatch.setattr(program, "resolve", resolve)
+        bundle = str(authority.certificate)
+        environ = environ_for(emulator, str(tmp_path), THOPTERS_CA_BUNDLE=bundle)
+        done = run_here(["list"], environ | {"SPRITES_API_URL": relay.url})
+        assert done.code == 0, done
+        assert (silent.accepted, len(looked_up)) == (2, 2)
