@@ -2241,9 +2241,11 @@ def connect_tcp(
                     failure = error
             if not pending and not waiting:
                 raise failure
+            if not pending:  # Windows can't wait for nothing
+                continue
             wait_s = min(left_s, NEXT_ADDRESS_S) if waiting else left_s
             sock: socket.socket
-            for sock in wait_for([], list(pending), wait_s if pending else 0.0)[1]:
+            for sock in wait_for([], list(pending), wait_s)[1]:
                 status = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 address = pending.pop(sock)
                 if not status:

@@ -5,6 +5,7 @@ N1, N2, N4 and N12 of the faults of November 2026, and connections that are kept
 
 from __future__ import annotations
 
+import errno
 import http.client
 import signal
 import socket
@@ -408,6 +409,33 @@ def test_n2_a_refused_address_is_left_at_once(black_hole: BlackHole) -> None:
                 program.connect_tcp(found(closed.getsockname()), deadline)
         with program.Deadline(0.3, program.Clock()) as deadline, pytest.raises(TimeoutError):
             program.connect_tcp(found(black_hole.address, closed.getsockname()), deadline)
+
+
+def test_n2_nothing_is_waited_for_where_an_address_fails_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As with IPv6 where there is no way for it; and Windows can't wait for nothing."""
+    begin, wait = program.begin_connect, program.wait_for
+
+    def begin_connect(sock: socket.socket, address: Any) -> socket.socket:
+        if address[0] == "192.0.2.1":
+            sock.close()
+            raise OSError(errno.ENETUNREACH, "Network is unreachable")
+        return begin(sock, address)
+
+    def wait_for(readers: Any, writers: Any, timeout_s: float) -> Any:
+        if not readers and not writers:
+            raise OSError(10022, "An invalid argument was supplied")
+        return wait(readers, writers, timeout_s)
+
+    monkeypatch.setattr(program, "begin_connect", begin_connect)
+    monkeypatch.setattr(program, "wait_for", wait_for)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        addresses = found(("192.0.2.1", 443), listener.getsockname())
+        with program.Deadline(10.0, program.Clock()) as deadline:
+            sock, used = program.connect_tcp(addresses, deadline)
+            sock.close()
+        assert used[4] == listener.getsockname()
 
 
 def test_n2_the_families_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
