@@ -5425,8 +5425,14 @@ def run_attached(
     return status
 
 
-def status_unknown(sprite: Sprite, lost: ExecLost) -> StatusUnknownError:
+def status_unknown(sprite: Sprite, lost: ExecLost) -> ThoptersError:
     """Say what is known of a command whose exit status never came."""
+    if not lost.is_sent:
+        return ThoptersError(
+            f"the connection to {sprite.name} was lost before the command was sent ({lost}): "
+            "it has not run",
+            hint="try again",
+        )
     state = sprite.glance_at_state()
     why, hint = str(lost), f"see what it has done: thopters exec {sprite.name} -- ps aux"
     if state == "gone":

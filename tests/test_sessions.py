@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 
 import pytest
 from emulation import Emulator, Fault
 from emulation.state import Sprite
+from support.networks import Fickle
 from support.program import Thopters
 from support.relay import Cut, Relay
+from support.servers import read_head
 from support.sessions import IGNORING, detach, session_of
 from support.terminals import LEAVE, Tty
 from support.waiting import until
@@ -56,6 +59,28 @@ def test_n12_a_connection_that_is_cut_behind_its_upgrade_is_opened_again(
         assert done.code == 0, done
         assert thopters("hold", "dev", "--release").code == 0
     assert (sprite.home / "ran").read_text() == "once\n" * 2
+
+
+def test_n12_what_was_never_sent_has_not_run(
+    thopters: Thopters, emulator: Emulator, sprite: Sprite
+) -> None:
+    """And is not called unknown, where each connection is cut behind its upgrade."""
+
+    class Cutting(Fickle):
+        def serve(self, sock: socket.socket) -> None:
+            server = self.connect(self.target)
+            head, rest = read_head(sock)
+            server.sendall(head + rest)
+            sock.sendall(read_head(server)[0])
+
+    with Cutting(int(emulator.url.rpartition(":")[2])) as network:
+        thopters.env["SPRITES_API_URL"] = network.url
+        done = thopters("exec", "dev", "--detach", "--", "touch", "ran")
+    assert (done.code, network.accepted) == (255, 4), done
+    assert "lost before the command was sent (" in done.err
+    assert done.err.count("it has not run\n") == 1
+    assert "not known" not in done.err
+    assert not (sprite.home / "ran").exists()
 
 
 def test_a_detached_command_that_is_over_at_once(thopters: Thopters, sprite: Sprite) -> None:
