@@ -5113,12 +5113,17 @@ def send_ahead(sprite: Sprite, *sources: Iterable[bytes]) -> bytes:
                 send_piece(sprite, path, place, piece)
                 place += len(piece)
     except BaseException as error:
-        with contextlib.suppress(ThoptersError, ExecLost):
-            run_script(sprite, b'rm -f -- "$1"', path, limit_s=PROBE_LIMIT_S)
+        with contextlib.suppress(ThoptersError):  # only a moment: the user may want us to end
+            in_background(remove_sent, sprite, path).join(URGENT_LIMIT_S)
         if isinstance(error, ExecLost):
             raise NoAnswerError(f"cannot send it to {sprite.name}: {error}") from None
         raise
     return path
+
+
+def remove_sent(sprite: Sprite, path: bytes) -> None:
+    with contextlib.suppress(ThoptersError, ExecLost):
+        run_script(sprite, b'rm -f -- "$1"', path, limit_s=PROBE_LIMIT_S)
 
 
 def send_piece(sprite: Sprite, path: bytes, place: int, piece: bytes) -> None:
