@@ -2855,7 +2855,7 @@ class Transport:
         """Keep the connection of an answer that was read to its end, if the server does."""
         connection, response.connection = response.connection, None
         response.close()
-        if response.sock and not response.is_followed:
+        if response.sock and not response.is_followed and response.status != 101:
             self._idle.append((self.clock.monotonic(), connection))
         else:
             connection.close()
@@ -3708,6 +3708,11 @@ def is_own_word(answer: Answer) -> bool:
     return bool(words) and words.startswith(VM_WORDS.get(answer.status, ("",)))
 
 
+def is_not_up(answer: Answer) -> bool:
+    """Return whether a VM's own server says that it has begun nothing, as it is not up yet."""
+    return answer.status == 503 and is_own_word(answer)
+
+
 def outcome_unknown(doing: str, error: NoAnswerError) -> NoAnswerError:
     """Return the error of a change of which no answer came."""
     return NoAnswerError(f"cannot tell whether the API could {doing}: {error.message}",
@@ -3742,7 +3747,7 @@ class SpritesApi:
         with After(tried if changes and answer.uncertain else ""):
             error = self._refusal(answer, doing, name, changes=changes)
             is_no = answer.status < 500 and failure_kind(answer) != AMBIGUOUS
-            is_waking = failure_kind(answer) == STARTING
+            is_waking = failure_kind(answer) == STARTING or is_not_up(answer)
             is_known = not isinstance(error, NoAnswerError)
             error.is_refusal = is_known and (is_waking or (is_no and answer.status >= 400))
             error.is_early = answer.status in (502, 503) and is_own_word(answer)
@@ -3756,7 +3761,8 @@ class SpritesApi:
                 f"{cannot}: something between here and the API answered {status}: {reason}",
                 hint=NOT_THE_API,
             )
-        if changes and (failure_kind(answer) == AMBIGUOUS or 200 <= status < 300):
+        is_vague = failure_kind(answer) == AMBIGUOUS and not is_not_up(answer)
+        if changes and (is_vague or 200 <= status < 300):
             return NoAnswerError(
                 f"cannot tell whether the API could {doing}: it answered {status}: {reason}"
             )
@@ -3917,7 +3923,10 @@ class Sprite:
         """
         if not info.is_asleep():
             return info
-        listed = self.api.list_sprites(self.name).sprites.get(self.name)
+        try:
+            listed = self.api.list_sprites(self.name).sprites.get(self.name)
+        except AuthError:  # a token may be for one sprite alone
+            return info
         return info if listed is None or listed.is_asleep() else listed
 
     def is_listed(self) -> bool:
@@ -5127,12 +5136,17 @@ def send_ahead(sprite: Sprite, *sources: Iterable[bytes]) -> bytes:
                 send_piece(sprite, path, place, piece)
                 place += len(piece)
     except BaseException as error:
-        with contextlib.suppress(ThoptersError, ExecLost):
-            run_script(sprite, b'rm -f -- "$1"', path, limit_s=PROBE_LIMIT_S)
+        with contextlib.suppress(ThoptersError):  # only a moment: the user may want us to end
+            in_background(remove_sent, sprite, path).join(URGENT_LIMIT_S)
         if isinstance(error, ExecLost):
             raise NoAnswerError(f"cannot send it to {sprite.name}: {error}") from None
         raise
     return path
+
+
+def remove_sent(sprite: Sprite, path: bytes) -> None:
+    with contextlib.suppress(ThoptersError, ExecLost):
+        run_script(sprite, b'rm -f -- "$1"', path, limit_s=PROBE_LIMIT_S)
 
 
 def send_piece(sprite: Sprite, path: bytes, place: int, piece: bytes) -> None:
@@ -5361,7 +5375,9 @@ def pass_signal_on(sprite: Sprite, group: int, signum: int) -> None:
     def tell(why: str) -> None:
         if not told:
             told.append(why)
-            sprite.console.warn(f"{name} has not reached the command in {sprite.name}: {why}")
+            sprite.console.warn(
+                f"{name} is not known to have reached the command in {sprite.name}: {why}"
+            )
             look = f"thopters sessions {sprite.name}"
             sprite.console.hint(f"the command may go on there; look at it: {look}")
 
@@ -8417,8 +8433,10 @@ def take_checkpoint(sprite: Sprite, comment: str, known: Sequence[str] = ()) -> 
         if not error.is_early:
             raise
         sprite.console.detail(error.message)
-        wake(sprite)
-        made = young_checkpoints(sprite, comment, known, started)
+        tried = f"a first try to checkpoint {sprite.name} may have been carried out"
+        with After("" if error.is_refusal else tried):
+            wake(sprite)
+            made = [] if error.is_refusal else young_checkpoints(sprite, comment, known, started)
         if made:  # by that try, all the same
             return made[0]
         texts = show_progress(sprite, doing, sprite.create_checkpoint(comment))

@@ -517,11 +517,11 @@ def test_n16_checkpoint_wakes_a_sprite_that_answers_in_plain_words(
     assert done.out == f"{checkpoint.id}\n"
 
 
-@pytest.mark.parametrize("form", WAKING)
 def test_n16_a_checkpoint_that_was_made_behind_such_words_is_not_made_twice(
-    thopters: Thopters, emulator: Emulator, form: str
+    thopters: Thopters, emulator: Emulator
 ) -> None:
-    status, words = WAKING[form]
+    """A 503 in these words is a plain no, and a 502 is not."""
+    status, words = WAKING["proxy error"]
     plain: dict[str, Any] = {"body": words.encode(), "content_type": "text/plain"}
     sprite = emulator.add_sprite("dev", status="running")
     emulator.fault(Fault("POST */checkpoint", "done_but", status=status, **plain))
@@ -529,6 +529,27 @@ def test_n16_a_checkpoint_that_was_made_behind_such_words_is_not_made_twice(
     assert done.code == 0, done
     [checkpoint] = sprite.checkpoints
     assert done.out == f"{checkpoint.id}\n"
+
+
+def test_n16_what_a_first_try_may_have_done_is_said(thopters: Thopters, emulator: Emulator) -> None:
+    emulator.add_sprite("dev", status="running")
+    plain: dict[str, Any] = {"body": b"Proxy error", "content_type": "text/plain"}
+    emulator.fault(Fault("POST */checkpoint", "status", status=502, **plain))
+    emulator.fault(Fault("GET */checkpoints", "status", status=409, times=None))
+    done = thopters("checkpoint", "dev")
+    assert (done.code, done.out) == (1, "")
+    assert "a first try to checkpoint dev may have been carried out, but cannot list" in done.err
+
+
+def test_n16_a_restore_of_a_sprite_that_is_not_up_was_not_begun(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    emulator.add_sprite("dev", status="running").add_checkpoint("")
+    plain: dict[str, Any] = {"body": b"Storage not ready", "content_type": "text/plain"}
+    emulator.fault(Fault("POST */restore", "status", status=503, **plain))
+    done = thopters("restore", "dev", "v1", "--yes")
+    assert (done.code, done.out) == (1, "")
+    assert "dev was not restored" in done.err and "cannot tell" not in done.err
 
 
 def test_n16_one_try_is_not_called_an_earlier_one(thopters: Thopters, emulator: Emulator) -> None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import errno
 import http.client
+import os
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +149,11 @@ def test_n3_another_thread_may_take_the_last_idle_connection() -> None:
             return there
 
     transport = make_transport(FakeClock())
-    takes: list[Callable[[], object]] = [partial(transport._take_idle, changes=False)]
-    for take in (*takes, transport.close):
+    takes: list[Callable[[], object]] = [
+        lambda: transport._take_idle(changes=False),
+        transport.close,
+    ]
+    for take in takes:
         transport._idle = Shared([(0.0, http.client.HTTPConnection("api.test"))])
         take()
 
@@ -261,6 +264,41 @@ def test_an_answer_may_come_late(thopters: Thopters, emulator: Emulator) -> None
         done = thopters("url", "dev", "--public")
     assert (done.code, network.accepted) == (0, 1), done
     assert len(emulator.journal.requests("PUT")) == 1
+
+
+def test_n5_an_interrupt_ends_a_copy_in_pieces_on_a_dead_network(
+    thopters: Thopters, emulator: Emulator, authority: Authority
+) -> None:
+    """What was sent ahead is to be removed, but no new connection comes about."""
+    shorten(thopters, URGENT_LIMIT_S=0.5)
+    emulator.add_sprite("dev", status="running")
+    page = {"status": 403, "body": b"<html>", "content_type": "text/html", "times": None}
+    emulator.fault(Fault("WS *", "status", **page))  # type: ignore[arg-type]
+    is_dead = threading.Event()
+
+    def before(number: int, sock: socket.socket, head: bytes) -> bool:
+        if len(emulator.journal.requests("POST")):
+            is_dead.set()
+            assert relay.stopping.wait(60)
+        return True
+
+    class Relay(TlsRelay):
+        def serve(self, sock: socket.socket) -> None:
+            if is_dead.is_set():
+                self.stopping.wait(60)
+            super().serve(sock)
+
+    network = Fickle(int(emulator.url.rpartition(":")[2]), before=before)
+    relay = Relay(network.port, authority.issue("server"))
+    (thopters.home / "big").write_bytes(os.urandom(20 << 20))
+    with network, relay:
+        thopters.env["SPRITES_API_URL"] = relay.url
+        thopters.env["THOPTERS_CA_BUNDLE"] = str(authority.certificate)
+        process = thopters.start("cp", "big", "dev:big")
+        assert is_dead.wait(60)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=40)
+        assert process.returncode == -signal.SIGINT
 
 
 # N1: connecting may take longer than what is waited for a sprite

@@ -148,6 +148,14 @@ def test_n6_a_sprite_that_a_get_calls_cold_is_not_asleep_while_it_is_listed_as_r
     assert re.fullmatch(r"dev fell asleep after \d+\.\d s \(warm\)\n", done.out)
 
 
+def test_n6_a_token_that_may_not_list_has_the_word_of_a_get(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    emulator.add_sprite("dev", status="warm")
+    emulator.fault(Fault("GET /v1/sprites", "status", status=403, times=None))
+    assert thopters("pause", "dev").out == "dev is asleep already (warm)\n"
+
+
 # quiet
 
 

@@ -251,7 +251,7 @@ def test_n1_an_interrupt_that_can_not_be_passed_on_is_told_at_once(
     process.send_signal(signal.SIGINT)
     assert process.stderr
     line = process.stderr.readline().decode()
-    assert line.startswith("thopters: warning: INT has not reached the command in dev: ")
+    assert line.startswith("thopters: warning: INT is not known to have reached the command in ")
     hint = process.stderr.readline().decode()
     assert hint == "hint: the command may go on there; look at it: thopters sessions dev\n"
     (sprite.home / "go").touch()
