@@ -454,7 +454,7 @@ def test_real_program_amid_hostile_modules(tmp_path: Path, pyz: Path) -> None:
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("python_path", [":/nonexistent", "/nonexistent:", ".", ":"])
+@pytest.mark.parametrize("python_path", [":/nonexistent", "."])
 def test_s13_only_the_interpreters_own_imports_can_come_from_the_working_directory(
     tmp_path: Path, pyz: Path, python_path: str
 ) -> None:

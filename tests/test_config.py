@@ -623,13 +623,14 @@ def test_h1_a_home_that_no_shell_has_replaced_is_found(
               "$HOME/mine.json", "${HOME}/mine.json"]
 )  # fmt: skip
 def test_h1_a_place_that_depends_on_the_working_directory_is_refused(
-    thopters: Thopters, emulator: Emulator, named: str
+    thopters: Thopters, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, named: str
 ) -> None:
+    monkeypatch.chdir(thopters.home)
     emulator.add_sprite("dev", status="running")
     before = sorted(thopters.home.parent.rglob("*"))
     for words in (["setup", "--from-env"], ["config"], ["config", "--path"], ["create", "new"],
                   ["init", "dev"], ["list"], ["restore", "dev", "v1", "--yes"]):  # fmt: skip
-        done = thopters(*words, env=SECRETS | {"THOPTERS_CONFIG": named})
+        done = run_here(words, thopters.env | SECRETS | {"THOPTERS_CONFIG": named})
         assert (done.code, done.out) == (2, ""), (words, done)
         assert "thopters: error: THOPTERS_CONFIG " in done.err, done
     assert sorted(thopters.home.parent.rglob("*")) == before
@@ -661,7 +662,7 @@ def test_h2_what_is_no_configuration_keeps_its_mode_and_its_folder(
     notes.parent.chmod(0o2775)
     env = {"THOPTERS_CONFIG": str(notes)} if place.startswith("team") else {}
     for words in COMMANDS_THAT_READ:
-        done = thopters(*words, env=env)
+        done = run_here(words, thopters.env | env)
         assert done.code == (0 if words[0] == "exec" else 1), (words, done)
         assert "others could" not in done.err and "others can" not in done.err
     assert (mode(notes), mode(notes.parent)) == (0o664, 0o2775)

@@ -864,7 +864,6 @@ def test_h6_git_is_asked_as_git_asks(home: Path, settings: str, warning: str | N
     (home / ".gitconfig").write_text(settings)
     warnings = succeeded(run_init(home, Settings({"GITHUB_PAT": "ghp_new"})))
     assert warnings == ([] if warning is None else [warning])
-    assert succeeded(run_init(home, Settings({}))) == []  # there is no PAT that could be missed
 
 
 def test_h6_what_git_does_not_use_is_a_warning_of_the_command(
