@@ -3437,6 +3437,13 @@ class WebSocket:
             self._flush_more()
         return [other for other in others if other in readable]
 
+    def receive_in_small_parts(self, size: int) -> None:
+        """Let no more than about `size` bytes wait here: what a user does about them comes late."""
+        import socket
+
+        with contextlib.suppress(OSError):  # the connection has broken, as the next read tells
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+
     def keep_alive(self) -> None:
         """Ping from a thread, also while the caller is busy writing to a slow reader."""
 
@@ -6275,6 +6282,7 @@ class TerminalDecoder(ExecDecoder):
 class TerminalSession(ExecSession):
     """A command on a remote terminal: what is typed goes in as it is, sizes as JSON texts."""
 
+    MOST_WAITING = 1 << 16  # bytes of output: ^C takes as long as it takes to show them
     REDRAW_S = 0.25  # for a program to draw, before it is told the right size
     DRAWN_S = 0.05  # the same, once it has begun to
     MOST_ENDS = 10  # times that the end of an input is typed, a second further apart each time
@@ -6286,6 +6294,7 @@ class TerminalSession(ExecSession):
     ) -> None:
         super().__init__(clock, {STREAM_STDOUT: out}, decoder)
         self.websocket = websocket
+        websocket.receive_in_small_parts(self.MOST_WAITING)
         self.has_begun = decoder.started  # whether the script is sent, so that the command may run
         self.typed = 0  # bytes
         self._script = b""
