@@ -4493,6 +4493,7 @@ HOLD_MAX_S = 8 * 3600
 BOOTSTRAP = 'LC_ALL=C IFS= read -r -d "" _thopters || exit 255; eval "$_thopters"'
 # The first line on stdout is ours: it proves that the script runs, and holds the group to signal
 PREAMBLE = b"thopters-exec "
+MOST_BEFORE = 1 << 14  # bytes that may stand before it, and are searched each time something comes
 PID_DIGITS = 10  # at most: int() itself refuses thousands
 WIPE = b"\x1b[H\x1b[2J"  # on a terminal: takes it off the screen that an attach shows again
 # The traps keep the wrapper alive, so that a signal to the group reaches us as 128+n; the shell's
@@ -4674,6 +4675,27 @@ class Garbled(Exception):
     """The server sent what is no part of a command's output or status."""
 
 
+class Kept(bytearray):
+    """What a command has printed, as far as it is kept: a sprite can print without end."""
+
+    LIMIT = 1 << 20  # more than any script of ours prints
+
+    def take(self, data: bytes | memoryview) -> None:
+        """Keep all; Garbled beyond the limit."""
+        if len(self) + len(data) > self.LIMIT:
+            raise Garbled("more was printed than the script for it prints")
+        self += data
+
+    def take_first(self, data: bytes | memoryview) -> None:
+        """Keep the beginning."""
+        self += data[: self.LIMIT - len(self)]
+
+    def take_last(self, data: bytes | memoryview) -> None:
+        """Keep the end."""
+        self += data[-self.LIMIT :]
+        del self[: -self.LIMIT]
+
+
 # What a decoder makes of a server's messages
 
 
@@ -4769,7 +4791,7 @@ class ExecDecoder:
             yield Started(int(number))
             if before + rest:
                 yield Output(STREAM_STDOUT, before + rest)
-        elif len(self._held) > 1 << 16:
+        elif len(self._held) > MOST_BEFORE:
             raise Garbled("the server answered with something else than the command")
 
     def _end(self, status: int) -> Iterator[Event]:
@@ -4845,19 +4867,20 @@ class PostDecoder(ExecDecoder):
         """Yield the (stream, bytes) of one piece; its last frame may go on in the next."""
         import re
 
-        while piece:
-            if self._stream == STREAM_EXIT and len(piece) == 1:
-                yield STREAM_EXIT, piece
+        heads, start = re.compile(rb"[\1-\3]"), 0
+        while start < len(piece):
+            if self._stream == STREAM_EXIT and start == len(piece) - 1:
+                yield STREAM_EXIT, piece[start:]
                 return
-            head = re.search(rb"[\1-\3]", piece)
-            data = piece[: head.start()] if head else piece
+            head = heads.search(piece, start)
+            data = piece[start : head.start() if head else len(piece)]
             if self._stream == STREAM_EXIT or (data and not self._stream):
                 raise Garbled("the server answered with something else than the command")
             if data:
                 yield self._stream, data
             if not head:
                 return
-            self._stream, piece = head[0][0], piece[head.end() :]
+            self._stream, start = head[0][0], head.end()
 
 
 def exit_status_of_text(payload: bytes) -> int | None:
@@ -5281,11 +5304,12 @@ def run_script(
     """Run a short script of ours with arguments; return its exit status, stdout and stderr.
 
     `data` is its input, `statuses` are those that it ends with by itself. ExecLost where there
-    is none or another, as of a shell that was killed; and the errors of open_exec.
+    is none or another, as of a shell that was killed, or where too much is printed; and the errors
+    of open_exec.
     """
-    out, err = bytearray(), bytearray()
+    out, err = Kept(), Kept()
     command = RemoteCommand([b"bash", b"-c", script, b"thopters", *words], with_keys=False)
-    sinks: dict[int, Sink] = {STREAM_STDOUT: out.extend, STREAM_STDERR: err.extend}
+    sinks: dict[int, Sink] = {STREAM_STDOUT: out.take, STREAM_STDERR: err.take_first}
     session = open_exec(sprite, sinks, open_limit_s)
     try:
         status = session.run(command, data=data, limit_s=limit_s)
@@ -6275,7 +6299,7 @@ class TerminalDecoder(ExecDecoder):
             self._see(rest)
             yield Started(int(begun[1]))
             yield Output(STREAM_STDOUT, rest)
-        elif len(self._held) > 1 << 16:
+        elif len(self._held) > MOST_BEFORE:
             raise Garbled("the server answered with something else than the command")
 
 
@@ -6591,8 +6615,8 @@ def start_detached(sprite: Sprite, command: RemoteCommand) -> tuple[int, str, by
 
 
 def see_started(sprite: Sprite, command: RemoteCommand) -> tuple[int, str, bytes]:
-    shown = bytearray()
-    session = open_terminal(sprite, shown.extend, command)
+    shown = Kept()
+    session = open_terminal(sprite, shown.take_last, command)
     try:
         return session.watch_start(), session.identity, bytes(shown)
     except BaseException as error:
@@ -7418,8 +7442,8 @@ def run_copy(
     Returns the status, 0 or 5 from DOWNLOAD_SCRIPT where files changed while they were read, and
     the lines of stderr.
     """
-    errors = bytearray()
-    session = open_exec(sprite, {STREAM_STDOUT: sink, STREAM_STDERR: errors.extend})
+    errors = Kept()
+    session = open_exec(sprite, {STREAM_STDOUT: sink, STREAM_STDERR: errors.take_first})
     if source:
         source.is_always_read = True
     try:
