@@ -3437,6 +3437,13 @@ class WebSocket:
             self._flush_more()
         return [other for other in others if other in readable]
 
+    def receive_in_small_parts(self, size: int) -> None:
+        """Let no more than about `size` bytes wait here: what a user does about them comes late."""
+        import socket
+
+        with contextlib.suppress(OSError):  # the connection has broken, as the next read tells
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+
     def keep_alive(self) -> None:
         """Ping from a thread, also while the caller is busy writing to a slow reader."""
 
@@ -4486,6 +4493,7 @@ HOLD_MAX_S = 8 * 3600
 BOOTSTRAP = 'LC_ALL=C IFS= read -r -d "" _thopters || exit 255; eval "$_thopters"'
 # The first line on stdout is ours: it proves that the script runs, and holds the group to signal
 PREAMBLE = b"thopters-exec "
+MOST_BEFORE = 1 << 14  # bytes that may stand before it, and are searched each time something comes
 PID_DIGITS = 10  # at most: int() itself refuses thousands
 WIPE = b"\x1b[H\x1b[2J"  # on a terminal: takes it off the screen that an attach shows again
 # The traps keep the wrapper alive, so that a signal to the group reaches us as 128+n; the shell's
@@ -4667,6 +4675,27 @@ class Garbled(Exception):
     """The server sent what is no part of a command's output or status."""
 
 
+class Kept(bytearray):
+    """What a command has printed, as far as it is kept: a sprite can print without end."""
+
+    LIMIT = 1 << 20  # more than any script of ours prints
+
+    def take(self, data: bytes | memoryview) -> None:
+        """Keep all; Garbled beyond the limit."""
+        if len(self) + len(data) > self.LIMIT:
+            raise Garbled("more was printed than the script for it prints")
+        self += data
+
+    def take_first(self, data: bytes | memoryview) -> None:
+        """Keep the beginning."""
+        self += data[: self.LIMIT - len(self)]
+
+    def take_last(self, data: bytes | memoryview) -> None:
+        """Keep the end."""
+        self += data[-self.LIMIT :]
+        del self[: -self.LIMIT]
+
+
 # What a decoder makes of a server's messages
 
 
@@ -4762,7 +4791,7 @@ class ExecDecoder:
             yield Started(int(number))
             if before + rest:
                 yield Output(STREAM_STDOUT, before + rest)
-        elif len(self._held) > 1 << 16:
+        elif len(self._held) > MOST_BEFORE:
             raise Garbled("the server answered with something else than the command")
 
     def _end(self, status: int) -> Iterator[Event]:
@@ -4838,19 +4867,20 @@ class PostDecoder(ExecDecoder):
         """Yield the (stream, bytes) of one piece; its last frame may go on in the next."""
         import re
 
-        while piece:
-            if self._stream == STREAM_EXIT and len(piece) == 1:
-                yield STREAM_EXIT, piece
+        heads, start = re.compile(rb"[\1-\3]"), 0
+        while start < len(piece):
+            if self._stream == STREAM_EXIT and start == len(piece) - 1:
+                yield STREAM_EXIT, piece[start:]
                 return
-            head = re.search(rb"[\1-\3]", piece)
-            data = piece[: head.start()] if head else piece
+            head = heads.search(piece, start)
+            data = piece[start : head.start() if head else len(piece)]
             if self._stream == STREAM_EXIT or (data and not self._stream):
                 raise Garbled("the server answered with something else than the command")
             if data:
                 yield self._stream, data
             if not head:
                 return
-            self._stream, piece = head[0][0], piece[head.end() :]
+            self._stream, start = head[0][0], head.end()
 
 
 def exit_status_of_text(payload: bytes) -> int | None:
@@ -5274,11 +5304,12 @@ def run_script(
     """Run a short script of ours with arguments; return its exit status, stdout and stderr.
 
     `data` is its input, `statuses` are those that it ends with by itself. ExecLost where there
-    is none or another, as of a shell that was killed; and the errors of open_exec.
+    is none or another, as of a shell that was killed, or where too much is printed; and the errors
+    of open_exec.
     """
-    out, err = bytearray(), bytearray()
+    out, err = Kept(), Kept()
     command = RemoteCommand([b"bash", b"-c", script, b"thopters", *words], with_keys=False)
-    sinks: dict[int, Sink] = {STREAM_STDOUT: out.extend, STREAM_STDERR: err.extend}
+    sinks: dict[int, Sink] = {STREAM_STDOUT: out.take, STREAM_STDERR: err.take_first}
     session = open_exec(sprite, sinks, open_limit_s)
     try:
         status = session.run(command, data=data, limit_s=limit_s)
@@ -6268,13 +6299,14 @@ class TerminalDecoder(ExecDecoder):
             self._see(rest)
             yield Started(int(begun[1]))
             yield Output(STREAM_STDOUT, rest)
-        elif len(self._held) > 1 << 16:
+        elif len(self._held) > MOST_BEFORE:
             raise Garbled("the server answered with something else than the command")
 
 
 class TerminalSession(ExecSession):
     """A command on a remote terminal: what is typed goes in as it is, sizes as JSON texts."""
 
+    MOST_WAITING = 1 << 16  # bytes of output: ^C takes as long as it takes to show them
     REDRAW_S = 0.25  # for a program to draw, before it is told the right size
     DRAWN_S = 0.05  # the same, once it has begun to
     MOST_ENDS = 10  # times that the end of an input is typed, a second further apart each time
@@ -6286,6 +6318,7 @@ class TerminalSession(ExecSession):
     ) -> None:
         super().__init__(clock, {STREAM_STDOUT: out}, decoder)
         self.websocket = websocket
+        websocket.receive_in_small_parts(self.MOST_WAITING)
         self.has_begun = decoder.started  # whether the script is sent, so that the command may run
         self.typed = 0  # bytes
         self._script = b""
@@ -6582,8 +6615,8 @@ def start_detached(sprite: Sprite, command: RemoteCommand) -> tuple[int, str, by
 
 
 def see_started(sprite: Sprite, command: RemoteCommand) -> tuple[int, str, bytes]:
-    shown = bytearray()
-    session = open_terminal(sprite, shown.extend, command)
+    shown = Kept()
+    session = open_terminal(sprite, shown.take_last, command)
     try:
         return session.watch_start(), session.identity, bytes(shown)
     except BaseException as error:
@@ -7409,8 +7442,8 @@ def run_copy(
     Returns the status, 0 or 5 from DOWNLOAD_SCRIPT where files changed while they were read, and
     the lines of stderr.
     """
-    errors = bytearray()
-    session = open_exec(sprite, {STREAM_STDOUT: sink, STREAM_STDERR: errors.extend})
+    errors = Kept()
+    session = open_exec(sprite, {STREAM_STDOUT: sink, STREAM_STDERR: errors.take_first})
     if source:
         source.is_always_read = True
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -429,6 +430,29 @@ def test_p8_what_has_arrived_is_not_doubted(thopters: Thopters, dev: Emulator) -
         dev.sprite("dev").drop_connections()
         shell.expect(LOST)
         assert "arrived; " not in shell.text
+
+
+def test_p10_little_output_is_under_way_when_a_key_is_pressed(
+    thopters: Thopters, dev: Emulator
+) -> None:
+    """What waits here has to be shown before what ^C does is seen."""
+    with Relay(int(dev.url.rpartition(":")[2])) as relay:
+        thopters.env["SPRITES_API_URL"] = relay.url
+        with Tty(thopters, "exec", "dev", "--", "sh", "-c", "yes $(seq 1000)") as command:
+            command.expect("999")
+            [way] = [each for each in relay.connections if b"Upgrade" in each.sent]
+            way.client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+            until(lambda: len(command.output) > 4_000_000, "it flows")
+            sizes = [0]
+
+            def is_stuck() -> bool:
+                sizes.append(len(way.came))
+                return len(sizes) > 50 and len(set(sizes[-50:])) == 1
+
+            with command._changed:  # our terminal is not read any more
+                until(is_stuck, "the server has to wait")
+                under_way = len(way.came) - len(command.output)
+            assert under_way < 800_000
 
 
 # --- what never ends --------------------------------------------------------------------

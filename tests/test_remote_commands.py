@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import signal
 import subprocess
+import sys
 from typing import Any
 
 import pytest
 from emulation import Emulator, Fault
 from support.program import Thopters
-from support.runs import shorten
+from support.runs import MEASURE, shorten
 
 
 def test_exec_streams_and_status(thopters: Thopters, emulator: Emulator) -> None:
@@ -311,3 +313,17 @@ def test_exec_of_our_own_failures_is_255(thopters: Thopters, emulator: Emulator)
     assert done.code == 255
     assert "there is no sprite dev-mian" in done.err
     assert "did you mean dev-main?" in done.err
+
+
+@pytest.mark.parametrize("stream", [1, 2])
+@pytest.mark.parametrize("command", ["init dev", "hold dev --release", "cp dev:x ."])
+def test_s8_a_sprite_that_prints_without_end_fills_no_memory(
+    thopters: Thopters, dev: Emulator, command: str, stream: int
+) -> None:
+    flood = ("message", bytes([stream]) + b"x\n" * (1 << 19))
+    actions = [("message", b"\1thopters-exec 1\n"), *[flood] * 150]
+    dev.fault(Fault("WS */exec", "ws", actions=actions, times=None))
+    thopters.argv = [sys.executable, "-S", "-c", MEASURE, *thopters.argv]
+    code, out, err, peak, _ = json.loads(thopters(*command.split()).out)
+    assert code == (0 if (command, stream) == ("init dev", 2) else 1), (out, err)
+    assert peak < 100 << 20

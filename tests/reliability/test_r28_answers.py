@@ -22,7 +22,7 @@ from emulation import Emulator, Fault
 from emulation.journal import Request
 from emulation.wire import Wire
 from support.program import Thopters
-from support.runs import run_here, shorten
+from support.runs import MEASURE, run_here, shorten
 from support.servers import Canned, response
 from support.units import FakeClock
 from support.waiting import until
@@ -243,17 +243,6 @@ def give(data: bytes, _: Request, wire: Wire) -> None:
     wire.write(data)
 
 
-# The launcher is small: what a process was before its exec counts as its own peak
-MEASURE = """\
-import json, resource, subprocess, sys, time
-began = time.monotonic()
-done = subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL, capture_output=True)
-took = time.monotonic() - began
-peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-peak = peak if sys.platform == "darwin" else peak * 1024
-texts = done.stdout.decode(), done.stderr.decode()
-print(json.dumps([done.returncode, *texts, peak, took]))
-"""
 SCHEDULE: dict[str, Callable[[Request, Wire], None]] = {
     **{name: partial(give, data) for name, data in BODIES.items()},
     **HUGE,

@@ -143,3 +143,17 @@ COMMAND_LINES = {
     "rename": ["rename", "dev", "dev2"],
     "destroy": ["destroy", "dev", "--yes"],
 }
+
+
+# Runs a program, and prints how it ended, what it wrote, its peak in bytes and the seconds it took.
+# The launcher is small: what a process was before its exec counts as its own peak
+MEASURE = """\
+import json, resource, subprocess, sys, time
+began = time.monotonic()
+done = subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL, capture_output=True)
+took = time.monotonic() - began
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+peak = peak if sys.platform == "darwin" else peak * 1024
+texts = done.stdout.decode(), done.stderr.decode()
+print(json.dumps([done.returncode, *texts, peak, took]))
+"""

@@ -112,3 +112,25 @@ def test_an_exit_without_a_status_is_no_success(name: bytes, code: bytes) -> Non
         thopters.exit_status_of_text(b'{"type": "exit", "%s": %s}' % (name, code))
     with pytest.raises(thopters.Garbled, match="no status"):
         thopters.exit_status_of_text(b'{"type": "exit"}')
+
+
+def test_s8_what_stands_before_a_command_is_not_searched_without_end() -> None:
+    """It is looked through whenever something comes, so it may not grow for long."""
+    for decoder in (thopters.ExecDecoder(), thopters.TerminalDecoder(attached=False)):
+        with pytest.raises(thopters.Garbled):
+            for _ in range(20_000):
+                list(decoder.message(thopters.OP_BINARY, b"\1x"))
+
+
+def test_s8_what_is_kept_has_a_limit() -> None:
+    limit = thopters.Kept.LIMIT
+    all_of_it, first, last = thopters.Kept(), thopters.Kept(), thopters.Kept()
+    for data in (b"a", memoryview(b"b" * (limit - 1)), b"cd"):
+        first.take_first(data)
+        last.take_last(data)
+    assert bytes(first) == b"a" + b"b" * (limit - 1)
+    assert bytes(last) == b"b" * (limit - 2) + b"cd"
+    all_of_it.take(b"a" * limit)
+    with pytest.raises(thopters.Garbled):
+        all_of_it.take(b"b")
+    assert len(all_of_it) == limit
