@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from emulation import Emulator, Fault
 from support.program import Thopters
+from support.relay import Relay
 from support.sessions import detach, remote_sessions, upgrades, window
 from support.terminals import ASLEEP, BACK, LEAVE, LOST, Tty, open_shell
 from support.tmux import Pane, needs_tmux
