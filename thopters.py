@@ -4587,9 +4587,13 @@ class RemoteCommand:
     the sprite awake for `hold_max_s` seconds, 0 for not at all; unless `hold_alone`, that has to be
     refreshed by a HoldRefresher. What we run for ourselves goes without the user's variables
     (`with_keys`), which could change what it does. A shell has jobs, and signals, of its own.
+    `setup` is a script that runs before it, with all but the directory and variables unset.
     """
 
-    __slots__ = ("argv", "directory", "env", "hold_alone", "hold_max_s", "is_shell", "with_keys")
+    __slots__ = (
+        *("argv", "directory", "env", "hold_alone", "hold_max_s", "is_shell", "setup"),
+        "with_keys",
+    )
 
     def __init__(
         self,
@@ -4600,6 +4604,7 @@ class RemoteCommand:
         hold_max_s: int = 0,
         hold_alone: bool = True,
         is_shell: bool = False,
+        setup: bytes = b"",
         with_keys: bool = True,
     ) -> None:
         self.argv = argv
@@ -4608,6 +4613,7 @@ class RemoteCommand:
         self.hold_max_s = hold_max_s
         self.hold_alone = hold_alone
         self.is_shell = is_shell
+        self.setup = setup
         self.with_keys = with_keys
 
     def script(self, runner: bytes = RUN, *, wipe: bytes = b"") -> bytes:
@@ -4618,7 +4624,7 @@ class RemoteCommand:
         )
         place = b"./-" if self.directory == b"-" else self.directory  # `cd -` is something else
         chdir = CHDIR % {b"dir": quote_argument(place)} if self.directory else b""
-        call = runner % {b"argv": b" ".join(map(quote_argument, self.argv))}
+        call = self.setup + runner % {b"argv": b" ".join(map(quote_argument, self.argv))}
         hold = hold_loop(self.hold_max_s, alone=self.hold_alone) if self.hold_max_s else b""
         parts = {b"exports": exports, b"chdir": chdir, b"hold": hold, b"run": call}
         return SCRIPT % (parts | {b"wipe": wipe, b"keys": KEYS if self.with_keys else b""})
@@ -6530,10 +6536,61 @@ def is_listed(sprite: Sprite, identity: str) -> bool:
         return False
 
 
-def terminal_variables(environ: Mapping[str, str]) -> list[tuple[str, bytes]]:
-    """Return what tells a remote program about our terminal."""
-    names = ("TERM", "COLORTERM", "LANG")
-    return [(name, os.fsencode(environ[name])) for name in names if environ.get(name)]
+# What a sprite does not know is replaced, or left out: programs would fail, or show no more than
+# ASCII. tput says by 3 that it does not know a terminal, and bash, in words, a locale
+TERM_SETUP = b"""\
+tput -T %(value)s longname > /dev/null
+[ $? = 3 ] && export TERM=xterm-256color || export TERM=%(value)s
+"""
+LANG_SETUP = b"""\
+[ "$( (LC_ALL=%(value)s) 2>&1 )" ] || export LANG=%(value)s
+"""
+COLOUR_SETUP = b"export COLORTERM=%(value)s\n"
+# By stty's names: the keys that a terminal obeys
+CONTROL_KEYS = {
+    **{"intr": "VINTR", "quit": "VQUIT", "erase": "VERASE", "kill": "VKILL", "eof": "VEOF"},
+    **{"start": "VSTART", "stop": "VSTOP", "susp": "VSUSP", "rprnt": "VREPRINT"},
+    **{"werase": "VWERASE", "lnext": "VLNEXT"},
+}
+IUTF8 = 0x4000  # of the input's flags, on Linux and macOS: erase takes a whole character
+
+
+def terminal_setup(environ: Mapping[str, str], given: Container[str] = ()) -> bytes:
+    """Return a script that makes a remote terminal like ours.
+
+    It sets what tells programs about our terminal, but for the variables that are `given`, and the
+    keys that our terminal obeys, if stdin is one.
+    """
+    setups = {"TERM": TERM_SETUP, "COLORTERM": COLOUR_SETUP, "LANG": LANG_SETUP}
+    parts = [
+        script % {b"value": quote_argument(os.fsencode(environ[name]))}
+        for name, script in setups.items()
+        if environ.get(name) and name not in given
+    ]
+    if os.name == "posix" and sys.stdin is not None and sys.stdin.isatty():
+        words = map(quote_argument, stty_words())
+        parts.append(b"stty " + b" ".join(words) + b"\n")
+    return b"".join(parts)
+
+
+def stty_words() -> list[bytes]:
+    """Return our terminal's keys, and whether it knows UTF-8, as words for stty."""
+    import termios
+
+    settings = termios.tcgetattr(0)
+    words = [b"iutf8" if settings[0] & IUTF8 else b"-iutf8"]
+    for name, index in CONTROL_KEYS.items():
+        [code] = settings[6][getattr(termios, index)]
+        if code < 128:
+            words += [name.encode(), stty_key(code)]
+    return words
+
+
+def stty_key(code: int) -> bytes:
+    """Return a character as stty takes it; 0 is none."""
+    if code == 0:
+        return b"undef"
+    return bytes([code]) if 32 <= code < 127 else b"^" + bytes([code ^ 64])
 
 
 def start_detached(sprite: Sprite, command: RemoteCommand) -> tuple[int, str, bytes]:
@@ -9518,13 +9575,15 @@ def cmd_exec(app: App, args: argparse.Namespace) -> int:
 def command_of(app: App, args: argparse.Namespace, *, on_terminal: bool) -> RemoteCommand:
     """Return the command that the arguments of exec describe."""
     hold_max_s = longest_hold(args, by_default=not args.detach)
-    variables = terminal_variables(app.environ) if on_terminal else []
+    variables = [parse_variable(text, app.environ) for text in args.env]
+    names = [name for name, _ in variables]
     return RemoteCommand(
         [os.fsencode(word) for word in args.command],
-        env=variables + [parse_variable(text, app.environ) for text in args.env],
+        env=variables,
         directory=os.fsencode(args.dir or ""),
         hold_max_s=hold_max_s,
         hold_alone=bool(args.hold) or not on_terminal,
+        setup=terminal_setup(app.environ, names) if on_terminal else b"",
     )
 
 
@@ -9598,9 +9657,9 @@ def cmd_shell(app: App, args: argparse.Namespace) -> int:
     sprite = app.sprite(args.name)
     shell = RemoteCommand(
         [b"bash", b"-l"],
-        env=terminal_variables(app.environ),
         hold_max_s=longest_hold(args, by_default=False),
         is_shell=True,
+        setup=terminal_setup(app.environ),
     )
     info = sprite.require()
     program = None if args.native or args.hold else sprite_program_for(sprite, info)

@@ -327,6 +327,76 @@ def test_p13_a_window_without_a_size_changes_none_and_a_new_one_has_80_by_24(
         assert command.text == "24 80\r\n"
 
 
+# --- what the remote terminal takes over ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "keys", "got"),
+    [
+        ("iutf8", "a\u00e9\x7fb\r", "61 62"),
+        ("-iutf8", "a\u00e9\x7fb\r", "61 c3 62"),
+        ("iutf8 erase ^H", "a\u4e16\u00e9\b\bb\x7f\r", "61 62 7f"),
+        ("iutf8 erase % werase undef kill ^X", "xy\x18a%b\x17c\r", "62 17 63"),
+    ],
+)
+def test_p2_the_keys_of_our_terminal_edit_a_line_there(
+    thopters: Thopters, dev: Emulator, settings: str, keys: str, got: str
+) -> None:
+    set_up = ["sh", "-c", f'stty {settings}; exec "$@"', "sh", *thopters.argv]
+    thopters.argv = ["/bin/sh", *set_up[1:]]
+    script = 'echo its-turn; read -r line; printf %s "$line" | od -An -v -tx1'
+    with Tty(thopters, "exec", "dev", "--", "sh", "-c", script) as command:
+        command.expect("its-turn\r\n")
+        command.type(keys)
+        command.expect(f" {got}\r\n")
+
+
+def test_p2_a_shell_takes_over_the_keys_of_our_terminal(thopters: Thopters, dev: Emulator) -> None:
+    thopters.argv = ["/bin/sh", "-c", 'stty erase ^H; exec "$@"', "sh", *thopters.argv]
+    with open_shell(thopters) as shell:
+        shell.ask("stty -a | tr ';' '\\n' | grep -x ' erase = ^H'", "erase = ^H\r\n")
+
+
+@pytest.mark.parametrize(
+    ("ours", "there"),
+    [
+        ("xterm-nobody", "xterm-256color"),
+        ("it's $(none)", "xterm-256color"),
+        ("xterm", "xterm"),
+        ("vt100", "vt100"),
+        ("", "dumb"),
+    ],
+)
+def test_p3_a_terminal_that_the_sprite_does_not_know_is_replaced(
+    thopters: Thopters, dev: Emulator, ours: str, there: str
+) -> None:
+    thopters.env |= {"TERM": ours, "COLORTERM": "truecolor"}
+    script = "echo [${TERM-dumb}:$COLORTERM]; tput clear > /dev/null; echo clear-$?"
+    with Tty(thopters, "exec", "dev", "--", "sh", "-c", script) as command:
+        command.expect(f"[{there}:truecolor]")
+    given = ("--env", "TERM=xterm-somebody", "--env", "LANG=yy_YY")
+    with Tty(thopters, "exec", "dev", *given, "--", "sh", "-c", "echo $TERM:$LANG") as command:
+        command.expect("xterm-somebody:yy_YY")  # a wish is a wish
+
+
+@pytest.mark.parametrize(
+    ("ours", "there"), [("xx_XX.UTF-8", "C.utf8"), ("POSIX", "POSIX"), ("it's", "C.utf8")]
+)
+def test_p3_a_locale_that_the_sprite_does_not_know_is_left_out(
+    thopters: Thopters, dev: Emulator, ours: str, there: str
+) -> None:
+    keys = dev.sprite("dev").home / ".thopters" / "env"
+    keys.parent.mkdir()
+    keys.write_text("export LANG=C.utf8\n")
+    thopters.env["LANG"] = ours
+    with Tty(thopters, "exec", "dev", "--", "sh", "-c", "echo [$LANG]") as command:
+        command.expect(f"[{there}]")
+        assert command.end_restored() == 0
+        assert "setlocale" not in command.text
+    detach(thopters, "sh", "-c", "echo $LANG > lang; sleep 300")
+    until(lambda: (dev.sprite("dev").home / "lang").read_text() == f"{there}\n", "it runs")
+
+
 # --- what is under way ------------------------------------------------------------------
 
 

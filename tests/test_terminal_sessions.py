@@ -240,7 +240,7 @@ def test_the_command_and_its_values_are_in_no_request(thopters: Thopters, dev: E
     words = ("--env", "A=marker-a", "--env", "OURS", "--dir", "/tmp")
     command = ("sh", "-c", script, "sh", "marker-word")
     with Tty(thopters, "exec", "dev", *words, "--", *command) as typed:
-        typed.expect("marker-word:marker-a:marker-ours:xterm-marker:marker-colour")
+        typed.expect("marker-word:marker-a:marker-ours:xterm-256color:marker-colour")
         typed.type("marker-key\r")
         typed.expect("[marker-key]")
         assert typed.end_restored() == 0
