@@ -3282,6 +3282,7 @@ class WebSocket:
         self._heard_at = clock.monotonic()
         self._asked_at = self._heard_at
         self._input = 0  # bytes sent that a program may leave unread
+        self._pinged = 0  # of these, before the newest ping
         self._pong = b""  # what the last one brought back
         self._ping: bytes | None = None  # the newest that is not answered
         self._clock = clock
@@ -3303,9 +3304,15 @@ class WebSocket:
     def ping(self) -> None:
         """Ask the server whether it is there, and has got rid of the input so far."""
         with self._lock:
+            self._pinged = self._input
             count = self._input.to_bytes(8, "big")
             self._outgoing += encode_frame(OP_PING, count, os.urandom(4))
             self._flush()
+
+    def confirm_input(self) -> None:
+        """Ask the same at once for input that was sent since, unless an answer is under way."""
+        if self._pinged < self._input and self.unread() <= self._input - self._pinged:
+            self.ping()
 
     def is_answered(self) -> bool:
         """Return whether the server has answered a ping."""
@@ -6390,6 +6397,7 @@ class TerminalSession(ExecSession):
             return
         self._type_end()
         redraws_s = self._redraws_s(terminal)
+        self.websocket.confirm_input()
         takes_keys = runs and not redraws_s  # who types a command is to have the right size
         if takes_keys and terminal.pending:
             self._type(terminal)
@@ -6747,14 +6755,15 @@ class Stay:
         if session.typed and not self.terminal.is_terminal:
             # what was on its way is gone, and can't be typed again
             raise status_unknown(self.sprite, lost)
+        unsure = self._unconfirmed()
         if not self._has_paused(lost):
-            is_behind = session.websocket.is_behind()
-            unsure = "; what was typed last may not have arrived" if is_behind else ""
             self._say(f"the connection was lost ({lost}){unsure}; attaching again")
         elif not self.terminal.is_terminal:
             raise status_unknown(self.sprite, lost)
         else:
-            self._say(f"{self.sprite.name} has paused; the next key wakes it, Ctrl-\\ leaves")
+            self._say(
+                f"{self.sprite.name} has paused{unsure}; the next key wakes it, Ctrl-\\ leaves"
+            )
             self.terminal.wait_for_key()
         found = None
         if has_way_back:
@@ -6764,6 +6773,12 @@ class Stay:
             return self._start_anew(lost)
         found.redraw(self.terminal.size())
         return found
+
+    def _unconfirmed(self) -> str:
+        """Return words for what was typed and is not known to have arrived."""
+        count = max(0, self.session.websocket.unread())
+        plural = "s" if count > 1 else ""
+        return f"; the last {count} byte{plural} typed may not have arrived" if count else ""
 
     def _start_anew(self, lost: ExecLost) -> TerminalSession:
         """Offer a new shell in place of a session that is gone."""

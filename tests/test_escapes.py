@@ -400,6 +400,38 @@ def test_p3_a_locale_that_the_sprite_does_not_know_is_left_out(
 # --- what is under way ------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("is_paused", [False, True], ids=["awake", "paused"])
+@pytest.mark.parametrize(("keys", "words"), [("x", "1 byte "), ("echo l\u00f6st\r", "11 bytes ")])
+def test_p8_what_is_typed_into_a_dead_connection_is_told(
+    thopters: Thopters, dev: Emulator, is_paused: bool, keys: str, words: str
+) -> None:
+    with Relay(int(dev.url.rpartition(":")[2])) as relay:
+        thopters.env["SPRITES_API_URL"] = relay.url
+        with open_shell(thopters, columns=400) as shell:
+            shell.ask("echo arrived", "\narrived")
+            [way] = [each for each in relay.connections if b"Upgrade" in each.sent]
+            answer = b"\x8a\x08" + len("echo arrived\r").to_bytes(8, "big")
+            until(lambda: answer in way.came and shell.is_blocked(), "that is known")
+            way.was_cut.set()  # it swallows all from now on
+            shell.type(keys)
+            until(lambda: shell.waiting == 0 and shell.is_blocked(), "it is sent")
+            if is_paused:
+                dev.sprite("dev").pause()
+            way.end()
+            shell.expect(f"; the last {words}typed may not have arrived; ")
+            shell.expect("wakes it, Ctrl-\\ leaves]" if is_paused else LOST)
+
+
+def test_p8_what_has_arrived_is_not_doubted(thopters: Thopters, dev: Emulator) -> None:
+    with open_shell(thopters, columns=400) as shell:
+        for number in range(3):
+            shell.ask(f"echo arrived-{number}", f"\narrived-{number}")
+        until(shell.is_blocked, "it waits")
+        dev.sprite("dev").drop_connections()
+        shell.expect(LOST)
+        assert "arrived; " not in shell.text
+
+
 def test_p10_little_output_is_under_way_when_a_key_is_pressed(
     thopters: Thopters, dev: Emulator
 ) -> None:

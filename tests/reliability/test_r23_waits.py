@@ -235,9 +235,6 @@ def test_r23_a_detached_command_begins_within_the_limit() -> None:
         def wait(self, seconds: float) -> None:
             clock.sleep(seconds)
 
-        def receive_in_small_parts(self, size: int) -> None:
-            pass
-
     websocket: Any = Pinging()
     decoder = program.TerminalDecoder(attached=False)
     session = program.TerminalSession(websocket, clock, lambda data: None, decoder)
