@@ -3303,22 +3303,40 @@ class WebSocket:
     def send(self, opcode: int, payload: bytes, *, input_bytes: int = 0) -> None:
         """Send a frame; `input_bytes` of it are for a program that may not read them for long."""
         with self._lock:
-            self._outgoing += encode_frame(opcode, payload, os.urandom(4))
-            self._input += input_bytes
+            self._add(opcode, payload, input_bytes)
             self._flush()
+
+    def _add(self, opcode: int, payload: bytes, input_bytes: int = 0) -> None:
+        self._outgoing += encode_frame(opcode, payload, os.urandom(4))
+        self._input += input_bytes
 
     def ping(self) -> None:
         """Ask the server whether it is there, and has got rid of the input so far."""
         with self._lock:
-            self._pinged = self._input
-            count = self._input.to_bytes(8, "big")
-            self._outgoing += encode_frame(OP_PING, count, os.urandom(4))
+            self._add_ping()
+            self._flush()
+
+    def _add_ping(self) -> None:
+        self._pinged = self._input
+        self._add(OP_PING, self._input.to_bytes(8, "big"))
+
+    def type(self, keys: bytes) -> None:
+        """Send what was typed, and ask at once whether it has arrived."""
+        with self._lock:
+            self._add(OP_BINARY, keys, len(keys))
+            self._confirm()
             self._flush()
 
     def confirm_input(self) -> None:
-        """Ask the same at once for input that was sent since, unless an answer is under way."""
-        if self._pinged < self._input and self.unread() <= self._input - self._pinged:
-            self.ping()
+        """Ask for input that was sent while an answer was under way."""
+        if self._pinged < self._input:
+            with self._lock:
+                self._confirm()
+                self._flush()
+
+    def _confirm(self) -> None:
+        if self._pinged <= self._input - self.unread():  # the newest ping is answered
+            self._add_ping()
 
     def is_answered(self) -> bool:
         """Return whether the server has answered a ping."""
@@ -6433,7 +6451,7 @@ class TerminalSession(ExecSession):
         if keys:
             self._active_at = self.clock.monotonic()
             self.typed += len(keys)
-            self.websocket.send(OP_BINARY, keys, input_bytes=len(keys))
+            self.websocket.type(keys)
         elif not terminal.is_terminal:
             self._has_input, self._ended_at = False, self.clock.monotonic()
         if leaves:

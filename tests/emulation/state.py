@@ -128,7 +128,11 @@ class Sprite:
                 self.machine.freeze()
 
     def drop_connections(self) -> None:
+        """Cut them, when what has come by now is taken: so a test knows what is lost."""
+        end = time.monotonic() + 0.5
         for wire in list(self.wires):
+            while not wire.has_taken_all() and time.monotonic() < end:
+                time.sleep(0.001)
             wire.close()
 
     def apply_idle(self, idle_s: float, cold_s: float) -> None:

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import select
 import socket
 import struct
 import threading
@@ -34,6 +35,7 @@ class Wire:
         self.cut_in: int | None = None  # so many more bytes may come
         self.drip_s = 0.0
         self._buffer = b""
+        self._waits = False  # for bytes that have not come
         self._ended = self._closed = False
 
     def read(self, size: int) -> bytes:
@@ -43,10 +45,13 @@ class Wire:
         else:
             if self.cut_in == 0:
                 self.reset()
+            self._waits = True
             try:
                 data = self.sock.recv(size)
             except OSError:
                 raise Gone from None
+            finally:
+                self._waits = False
             if not data:
                 raise Gone
         if self.cut_in is not None:
@@ -107,6 +112,12 @@ class Wire:
         self._closed = True
         self.sock.close()
         raise Gone
+
+    def has_taken_all(self) -> bool:
+        """Tell whether all that has come was taken, and answered."""
+        with contextlib.suppress(OSError, ValueError):  # it is over
+            return self._waits and not select.select([self.sock], [], [], 0)[0]
+        return True
 
     def end(self) -> None:
         """Send no more, and let the peer close: RFC 6455, 7.1.1.
