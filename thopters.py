@@ -4527,7 +4527,7 @@ unset _thopters
 printf 'thopters-exec %%s\\n%(wipe)s' "$$"
 [ -n "${HOME-}" ] || export HOME=~
 exec 3>&2 2>/dev/null
-%(keys)s%(hold)s%(exports)s%(chdir)strap : INT TERM HUP QUIT USR1 USR2
+%(keys)s%(hold)s%(setup)s%(exports)s%(chdir)strap : INT TERM HUP QUIT USR1 USR2
 %(run)s"""
 RUN = b"""\
 (exec 2>&3 3>&- 9>&-; exec -- %(argv)s)
@@ -4618,7 +4618,7 @@ class RemoteCommand:
     the sprite awake for `hold_max_s` seconds, 0 for not at all; unless `hold_alone`, that has to be
     refreshed by a HoldRefresher. What we run for ourselves goes without the user's variables
     (`with_keys`), which could change what it does. A shell has jobs, and signals, of its own.
-    `setup` is a script that runs before it, with all but the directory and variables unset.
+    `setup` is a script that runs before its variables are set; ^C ends it.
     """
 
     __slots__ = (
@@ -4655,10 +4655,11 @@ class RemoteCommand:
         )
         place = b"./-" if self.directory == b"-" else self.directory  # `cd -` is something else
         chdir = CHDIR % {b"dir": quote_argument(place)} if self.directory else b""
-        call = self.setup + runner % {b"argv": b" ".join(map(quote_argument, self.argv))}
+        call = runner % {b"argv": b" ".join(map(quote_argument, self.argv))}
         hold = hold_loop(self.hold_max_s, alone=self.hold_alone) if self.hold_max_s else b""
         parts = {b"exports": exports, b"chdir": chdir, b"hold": hold, b"run": call}
-        return SCRIPT % (parts | {b"wipe": wipe, b"keys": KEYS if self.with_keys else b""})
+        parts |= {b"wipe": wipe, b"keys": KEYS if self.with_keys else b"", b"setup": self.setup}
+        return SCRIPT % parts
 
     def reading(self, path: bytes) -> RemoteCommand:
         """Return the same command, with a file of its directory as its input, gone at once."""
@@ -6597,17 +6598,16 @@ CONTROL_KEYS = {
 IUTF8 = 0x4000  # of the input's flags, on Linux and macOS: erase takes a whole character
 
 
-def terminal_setup(environ: Mapping[str, str], given: Container[str] = ()) -> bytes:
+def terminal_setup(environ: Mapping[str, str]) -> bytes:
     """Return a script that makes a remote terminal like ours.
 
-    It sets what tells programs about our terminal, but for the variables that are `given`, and the
-    keys that our terminal obeys, if stdin is one.
+    It sets what tells programs about our terminal, and the keys that ours obeys, if stdin is one.
     """
     setups = {"TERM": TERM_SETUP, "COLORTERM": COLOUR_SETUP, "LANG": LANG_SETUP}
     parts = [
         script % {b"value": quote_argument(os.fsencode(environ[name]))}
         for name, script in setups.items()
-        if environ.get(name) and name not in given
+        if environ.get(name)
     ]
     if os.name == "posix" and sys.stdin is not None and sys.stdin.isatty():
         words = map(quote_argument, stty_words())
@@ -9622,15 +9622,13 @@ def cmd_exec(app: App, args: argparse.Namespace) -> int:
 def command_of(app: App, args: argparse.Namespace, *, on_terminal: bool) -> RemoteCommand:
     """Return the command that the arguments of exec describe."""
     hold_max_s = longest_hold(args, by_default=not args.detach)
-    variables = [parse_variable(text, app.environ) for text in args.env]
-    names = [name for name, _ in variables]
     return RemoteCommand(
         [os.fsencode(word) for word in args.command],
-        env=variables,
+        env=[parse_variable(text, app.environ) for text in args.env],
         directory=os.fsencode(args.dir or ""),
         hold_max_s=hold_max_s,
         hold_alone=bool(args.hold) or not on_terminal,
-        setup=terminal_setup(app.environ, names) if on_terminal else b"",
+        setup=terminal_setup(app.environ) if on_terminal else b"",
     )
 
 
