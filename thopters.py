@@ -6044,6 +6044,7 @@ class LocalTerminal:
         self.pending = b""  # keys that were read for a remote program, which has not got them yet
         self._sent = Escapes(SENT, SENT_IN_PART)  # by our terminal
         self._read_at = 0.0  # on the monotonic clock
+        self._is_asked = False  # for keys, at the moment
         self._mode: tuple[bool, bool] | None = None
         self._handlers = Handlers({signal.SIGWINCH: self._resized, signal.SIGCONT: self._continued})
         if self.is_terminal:
@@ -6153,17 +6154,43 @@ class LocalTerminal:
         """
         end = time.monotonic() + timeout_s
         sources = [self.keyboard] if self.is_terminal else []  # a file's end is no key
-        while not self.pending and (left_s := end - time.monotonic()) > 0:
-            wait_for(sources, [], min(left_s, self.rest_due_s(REST_S, NO_LIMIT_S)))
-            for token, new in self._tokens(REST_S, NO_LIMIT_S):  # part of a report is not a key
-                _, leaves = cut_at_leave(token, new)
-                if leaves:
-                    raise Detached
-                if control_key(token) == INTERRUPT and self._mode and self._mode[0]:
-                    raise Interrupted(signal.SIGINT)
-                if is_key(token):
-                    self.pending += new
+        self._is_asked, came = True, False
+        try:
+            while not came and (left_s := end - time.monotonic()) > 0:
+                wait_for(sources, [], min(left_s, self.rest_due_s(REST_S, NO_LIMIT_S)))
+                came = self._take_keys()
+        finally:
+            self._is_asked = False
         return bool(self.pending)
+
+    def _take_keys(self) -> bool:
+        """Keep the keys that are pressed now; return whether there is one."""
+        before = len(self.pending)
+        for token, new in self._tokens(REST_S, NO_LIMIT_S):  # part of a report is not a key
+            _, leaves = cut_at_leave(token, new)
+            if leaves:
+                raise Detached
+            if control_key(token) == INTERRUPT and self._mode and self._mode[0]:
+                raise Interrupted(signal.SIGINT)
+            if is_key(token):
+                self.pending += new
+        return len(self.pending) > before
+
+    def watching_keys(self) -> Handlers:
+        """Return a context for waits that look at no key: the tick looks for one that leaves.
+
+        Where a remote program has set our terminal so, ^C and Ctrl-\\ are no signals.
+        """
+
+        def look(signum: int, frame: FrameType | None) -> None:
+            if self._is_asked:  # it is looked already
+                return
+            try:
+                self._take_keys()
+            except Detached:
+                raise Interrupted(signal.SIGQUIT) from None
+
+        return Handlers({signal.SIGALRM: look})
 
     def rest_due_s(self, short_s: float = SHORT_REST_S, long_s: float = REST_S) -> float:
         """Return for how long to wait for the rest of an escape that may be two keys, or not."""
@@ -6736,7 +6763,8 @@ class Stay:
                     if losses > MOST_LOSSES:
                         raise status_unknown(self.sprite, lost) from None
                     clock.sleep(losses and 0.1 * 2**losses)
-                    self.session = self._reconnect(lost)
+                    with self.terminal.watching_keys():
+                        self.session = self._reconnect(lost)
         except BaseException as left:
             wanted = self.terminal.is_leave(left)
             self._say_way_back()

@@ -62,9 +62,25 @@ def test_p4_ctrl_c_ends_the_waiting_with_every_lock_on_and_in_several_reads(
         dev.fault(Fault("GET *", "reset", times=None))
         dev.sprite("dev").drop_connections()
         shell.expect("Ctrl-\\ leaves]")
-        shell.type_in_pieces(*pieces[:-1])
+        shell.type_in_pieces("x", *pieces[:-1])
         shell.type(pieces[-1])
         assert shell.end_restored() == -signal.SIGINT
+        assert BACK.search(shell.text)
+
+
+@pytest.mark.parametrize(
+    ("key", "status"), [("\x1b[92;133u", 0), ("\x1b[27;5;92~", 0), ("\x1b[99;69u", -signal.SIGINT)]
+)
+def test_p4_a_key_that_is_no_signal_ends_the_wait_for_the_sprite(
+    thopters: Thopters, dev: Emulator, key: str, status: int
+) -> None:
+    with open_shell(thopters, columns=400) as shell:
+        dev.fault(Fault("WS */exec/*", "starting", times=None))
+        dev.sprite("dev").drop_connections()
+        shell.expect(LOST)
+        shell.type_in_pieces("x", "y")  # what was typed before changes nothing
+        shell.type(key)
+        assert shell.end_restored() == status
         assert BACK.search(shell.text)
 
 
