@@ -4500,8 +4500,8 @@ def sprite_program_for(sprite: Sprite, info: SpriteInfo) -> list[str] | None:
 #     PostSession     over POST, where something in between refuses WebSockets
 #   run_script      a short script of ours, with its status and output
 #
-# An exit status is told only when the server told it. A connection that ends sooner is ExecLost, an
-# unknown outcome; nothing is ever run twice.
+# An exit status is told only when the server or the script told it. A connection that ends sooner
+# is ExecLost, an unknown outcome; nothing is ever run twice.
 
 STREAM_STDIN, STREAM_STDOUT, STREAM_STDERR, STREAM_EXIT, STREAM_EOF = 0, 1, 2, 3, 4
 PROBE_LIMIT_S = 3.0  # a fresh sprite's exec can hang instead of failing: ask again
@@ -4517,25 +4517,61 @@ HOLD_MAX_S = 8 * 3600
 BOOTSTRAP = 'LC_ALL=C IFS= read -r -d "" _thopters || exit 255; eval "$_thopters"'
 # The first line on stdout is ours: it proves that the script runs, and holds the group to signal
 PREAMBLE = b"thopters-exec "
+# With a random word and the status: what the wrapper of a user's command prints on both streams
+# when the command ends. By its first byte, which text does not hold, a part of it is known
+END_MARK = b"\x1dthopters-end "
+PART_LIMIT_S = 0.05  # for the rest of what looks like the mark's beginning, and may be output
 MOST_BEFORE = 1 << 14  # bytes that may stand before it, and are searched each time something comes
 PID_DIGITS = 10  # at most: int() itself refuses thousands
 WIPE = b"\x1b[H\x1b[2J"  # on a terminal: takes it off the screen that an attach shows again
 # The traps keep the wrapper alive, so that a signal to the group reaches us as 128+n; the shell's
 # own words about it ("Killed") go to /dev/null, and the command's stderr is the real one
-SCRIPT = b"""\
+HEAD = b"""\
 unset _thopters
 printf 'thopters-exec %%s\\n%(wipe)s' "$$"
 [ -n "${HOME-}" ] || export HOME=~
 exec 3>&2 2>/dev/null
 %(keys)s%(hold)s%(setup)s%(exports)s%(chdir)strap : INT TERM HUP QUIT USR1 USR2
-%(run)s"""
-RUN = b"""\
+"""
+PLAIN = (
+    HEAD
+    + b"""\
 (exec 2>&3 3>&- 9>&-; exec -- %(argv)s)
 exit "$?"
 """
+)
+# A command of the user's without a terminal ends when its own process ends, with its status, though
+# its children may go on and hold the streams open: the wrapper marks the end on both. It has a
+# process group of its own (`set -m`), since the platform kills the wrapper's once we have left. The
+# loop below kills it if the wrapper is killed before the end. Signals to the wrapper are passed on
+APART = b"""\
+unset _thopters
+[ -n "${HOME-}" ] || export HOME=~
+exec 3>&2 2>/dev/null
+%(watch)sset -m
+(
+printf 'thopters-exec %%s\n%(wipe)s' "$BASHPID" >&5
+exec 5>&- 9>&-
+%(keys)s%(exports)s%(chdir)sexec 2>&3 3>&-
+exec -- %(argv)s
+) <&0 &
+set +m
+trap '' PIPE
+echo "$!" >&9
+for _thopters in INT TERM HUP QUIT USR1 USR2; do
+  trap "kill -s $_thopters -- -$!" "$_thopters"
+done
+while kill -0 "$!"; do wait "$!"; done
+wait "$!"
+set -- "$?"
+echo 0 >&9
+printf '%(mark)s%%s\n' "$1"
+printf '%(mark)s%%s\n' "$1" >&3
+exit "$1"
+"""
 KEYS = b"if [ -r ~/.thopters/env ]; then . ~/.thopters/env; fi\n"
 # A shell on a terminal becomes the process itself: it has jobs, and signals, of its own
-RUN_SHELL = b"exec 2>&3 3>&-; exec -- %(argv)s\n"
+SHELL = HEAD + b"exec 2>&3 3>&-; exec -- %(argv)s\n"
 # A command that is quiet for half a minute has its sprite paused, and its connection dropped. So
 # a task of the platform is refreshed beside it, by a loop that ends when the wrapper has ended,
 # however that came: the wrapper alone holds the other end of the loop's input. In a session of
@@ -4543,45 +4579,58 @@ RUN_SHELL = b"exec 2>&3 3>&-; exec -- %(argv)s\n"
 HOLD = b"""\
 exec 9> >(
   trap '' INT TERM HUP QUIT
-  exec $(command -v setsid) "$BASH" -pc %(loop)s thopters-hold $$ > /dev/null 3>&-
+  exec $(command -v setsid) "$BASH" -pc %(loop)s thopters-hold $$ > /dev/null 3>&- 5>&-
 )
 """
 # By no clock that is set: one of a sprite may be wrong until it has been awake for a while
 UPTIME = b"uptime() { read -r now _ < /proc/uptime; now=${now/.*/}; }\n"
-# A line says that somebody is attached, and refreshes the task. Without the task API the first
-# tries all fail; one that fails later is no reason to give up
+# An empty line says that somebody is attached, and refreshes the task. Another one tells the group
+# that is to be killed if the wrapper ends without a word: 0 when the command has ended. Without the
+# task API the first tries all fail; one that fails later is no reason to give up
 HOLD_LOOP = (
     UPTIME
     + b"""\
-task=/v1/tasks/thopters-$1 wait=%(first)s held= tries=3
+task=/v1/tasks/thopters-$1 wait=%(first)s held= tries=3 group=%(group)s
 put() {
   curl -fsS -m 10 -X PUT --unix-socket /.sprite/api.sock -d '{"expire":%(expiry)d}' \\
     -H 'Content-Type: application/json' "http://sprite$task" ||
     sprite-env curl -X PUT "$task" -d '{"expire":%(expiry)d}'
 }
+let_go() {
+  [ ! "$held" ] || curl -fsS -m 10 -X DELETE --unix-socket /.sprite/api.sock "http://sprite$task" ||
+    sprite-env curl -X DELETE "$task"
+  held= wait=
+}
 uptime
 end=$((now + %(max)d))
-while
-  read -r -t "$wait"
-  [ $? != 1 ] && uptime && [ "$now" -lt "$end" ]
-do
-  if put; then
+[ "$now" -lt "$end" ] || wait=
+while [ "$wait$group" ]; do
+  read -r ${wait:+-t "$wait"} line
+  case $? in
+    0) [ ! "$line" ] || { group=$line; continue; } ;;
+    1) break ;;
+  esac
+  if [ ! "$wait" ]; then
+    continue
+  elif uptime && [ "$now" -ge "$end" ]; then
+    let_go
+  elif put; then
     held=1 wait=%(every)s
   elif [ "$held" ] || [ $((tries -= 1)) -gt 0 ]; then
     wait=%(again)s
   else
-    exit
+    wait=
   fi
 done
-[ ! "$held" ] || curl -fsS -m 10 -X DELETE --unix-socket /.sprite/api.sock "http://sprite$task" ||
-  sprite-env curl -X DELETE "$task"
+let_go
+[ "${group:-0}" = 0 ] || kill -s KILL -- "-$group"
 """
 )
 # Over POST the streams are told apart by single bytes below 4 among the data, so the data is sent
 # as hex digits, from a mark on; perl sends them as they come, od, which is always there, in blocks.
 # Both run without the user's variables, and a dot says that nothing is missing
 HEX_MARK, HEX_END = b"thopters-hex\n", b"."
-RUN_IN_HEX = b"""\
+IN_HEX = b"""\
 hex() (
   trap '' INT TERM HUP QUIT
   if perl=$(command -pv perl); then
@@ -4591,16 +4640,19 @@ hex() (
     (exec -c "$(command -pv od)" -An -v -tx1)
   fi && echo .
 )
-echo thopters-hex
 echo thopters-hex >&3
 both() {
   trap : INT TERM HUP USR1 USR2 QUIT
-  (exec 3>&- 9>&-; exec -- %(argv)s) 2>&1 >&4 4>&- | hex >&3
+  (%(run)s) 2>&1 >&4 4>&- | hex >&3
   exit "${PIPESTATUS[0]}"
 }
 both 4>&1 | hex
 exit "${PIPESTATUS[0]}"
 """
+RUN = b"exec 3>&- 9>&-; exec -- %(argv)s"
+PLAIN_IN_HEX = HEAD + b"echo thopters-hex\n" + IN_HEX.replace(b"%(run)s", RUN)
+APART_IN_HEX = b"exec 3>&2 2>/dev/null 5>&1\n" + IN_HEX.replace(b"%(run)s", APART)
+APART = b"exec 5>&1\n" + APART
 CHDIR = b"""\
 if ! _thopters=$(CDPATH= cd -- %(dir)s 2>&1); then
   printf 'thopters: error: cannot enter --dir:%%s\\n' "${_thopters##*cd:}" >&3
@@ -4618,11 +4670,12 @@ class RemoteCommand:
     the sprite awake for `hold_max_s` seconds, 0 for not at all; unless `hold_alone`, that has to be
     refreshed by a HoldRefresher. What we run for ourselves goes without the user's variables
     (`with_keys`), which could change what it does. A shell has jobs, and signals, of its own.
+    `mark` begins the line that tells, in the output of a user's command, how the command ended.
     `setup` is a script that runs before its variables are set; ^C ends it.
     """
 
     __slots__ = (
-        *("argv", "directory", "env", "hold_alone", "hold_max_s", "is_shell", "setup"),
+        *("argv", "directory", "env", "hold_alone", "hold_max_s", "is_shell", "mark", "setup"),
         "with_keys",
     )
 
@@ -4644,22 +4697,35 @@ class RemoteCommand:
         self.hold_max_s = hold_max_s
         self.hold_alone = hold_alone
         self.is_shell = is_shell
+        self.mark = END_MARK + os.urandom(12).hex().encode() + b" "
         self.setup = setup
         self.with_keys = with_keys
 
-    def script(self, runner: bytes = RUN, *, wipe: bytes = b"") -> bytes:
-        """Return the script that runs it, in a bash that evaluates the script."""
+    def stream_script(self, *, in_hex: bool = False) -> bytes:
+        """Return the script that runs it without a terminal, for POST `in_hex`."""
+        if self.with_keys:
+            return self.script(APART_IN_HEX if in_hex else APART, wipe=HEX_MARK if in_hex else b"")
+        return self.script(PLAIN_IN_HEX if in_hex else PLAIN)
+
+    def script(self, form: bytes, *, wipe: bytes = b"") -> bytes:
+        """Return the script that runs it in such a form, in a bash that evaluates the script."""
         exports = b"".join(
             b"export " + name.encode() + b"=" + quote_argument(value) + b"\n"
             for name, value in self.env
         )
         place = b"./-" if self.directory == b"-" else self.directory  # `cd -` is something else
-        chdir = CHDIR % {b"dir": quote_argument(place)} if self.directory else b""
-        call = runner % {b"argv": b" ".join(map(quote_argument, self.argv))}
-        hold = hold_loop(self.hold_max_s, alone=self.hold_alone) if self.hold_max_s else b""
-        parts = {b"exports": exports, b"chdir": chdir, b"hold": hold, b"run": call}
-        parts |= {b"wipe": wipe, b"keys": KEYS if self.with_keys else b"", b"setup": self.setup}
-        return SCRIPT % parts
+        parts = {
+            b"argv": b" ".join(map(quote_argument, self.argv)),
+            b"chdir": CHDIR % {b"dir": quote_argument(place)} if self.directory else b"",
+            b"exports": exports,
+            b"hold": hold_loop(self.hold_max_s, alone=self.hold_alone) if self.hold_max_s else b"",
+            b"keys": KEYS if self.with_keys else b"",
+            b"mark": self.mark,
+            b"setup": self.setup,
+            b"watch": hold_loop(self.hold_max_s, alone=True, group=b"0"),
+            b"wipe": wipe,
+        }
+        return form % parts
 
     def reading(self, path: bytes) -> RemoteCommand:
         """Return the same command, with a file of its directory as its input, gone at once."""
@@ -4673,11 +4739,11 @@ class RemoteCommand:
 READ_FILE = b'exec < "$1" && rm -f -- "$1" && shift && exec "$@"'
 
 
-def hold_loop(max_s: int, *, alone: bool) -> bytes:
+def hold_loop(max_s: int, *, alone: bool, group: bytes = b"") -> bytes:
     every_s = HOLD_EVERY_S if alone else max_s
     waits = {b"first": HOLD_FIRST_S, b"every": every_s, b"again": HOLD_AGAIN_S}
     times = {key: str(value).encode() for key, value in waits.items()}
-    loop = HOLD_LOOP % (times | {b"expiry": HOLD_EXPIRY_S, b"max": max_s})
+    loop = HOLD_LOOP % (times | {b"expiry": HOLD_EXPIRY_S, b"max": max_s, b"group": group})
     return HOLD % {b"loop": quote_argument(loop)}
 
 
@@ -4780,9 +4846,59 @@ class ExecDecoder:
 
     def __init__(self) -> None:
         self.started = False
+        self.mark = b""  # what tells the end of a command whose streams may stay open
         self._held = b""  # what came before the script's first line was whole
+        self._parts = dict[int, bytes]()  # by stream, what may be the beginning of the mark
+        self._ends = 0  # marks that have come
 
     def message(self, opcode: int, payload: bytes | memoryview) -> Iterator[Event]:
+        return self._without_marks(self._read(opcode, payload))
+
+    def has_part(self) -> bool:
+        """Tell whether output is held back that may be the beginning of the mark."""
+        return bool(self._parts)
+
+    def let_go(self) -> Iterator[Output]:
+        """Yield it, since its rest has not come."""
+        while self._parts:
+            yield Output(*self._parts.popitem())
+
+    def _without_marks(self, events: Iterable[Event]) -> Iterator[Event]:
+        for event in events:
+            if isinstance(event, Output) and self.mark:
+                yield from self._look_for_mark(event.stream, event.data)
+                continue
+            if isinstance(event, Exit):
+                yield from self.let_go()
+            yield event
+
+    def _look_for_mark(self, stream: int, data: bytes | memoryview) -> Iterator[Event]:
+        """Yield the output without the marks, and the end at the second one.
+
+        One comes on each stream, or both on one where something has joined them.
+        """
+        rest = self._parts.pop(stream, b"") + data
+        while rest:
+            before, mark, rest = rest.partition(self.mark)
+            status, newline, rest = rest.partition(b"\n")
+            if len(status) > 3 or not (status or b"0").isdigit():
+                raise Garbled("the command's end came without its status")
+            part = b"" if newline else mark + status
+            if not mark:
+                start = before.rfind(self.mark[:1], max(0, len(before) - len(self.mark)))
+                if start >= 0 and self.mark.startswith(before[start:]):
+                    before, part = before[:start], before[start:]
+            if before:
+                yield Output(stream, before)
+            if part:
+                self._parts[stream] = part
+            elif mark:
+                self._ends += 1
+                if self._ends == 2:
+                    yield from self.let_go()
+                    yield Exit(int(status or b"255"))
+
+    def _read(self, opcode: int, payload: bytes | memoryview) -> Iterator[Event]:
         if opcode == OP_TEXT:
             yield from self._text(bytes(payload))
         elif payload:
@@ -4829,7 +4945,7 @@ class ExecDecoder:
 
 
 class HexDecoder:
-    """Undoes RUN_IN_HEX for one stream: bytes as they are up to the mark, then hex digits."""
+    """Undoes IN_HEX for one stream: bytes as they are up to the mark, then hex digits."""
 
     def __init__(self) -> None:
         self._held = b""
@@ -4877,6 +4993,9 @@ class PostDecoder(ExecDecoder):
         self._hex = {STREAM_STDOUT: HexDecoder(), STREAM_STDERR: HexDecoder()}
 
     def piece(self, piece: bytes) -> Iterator[Event]:
+        return self._without_marks(self._read_piece(piece))
+
+    def _read_piece(self, piece: bytes) -> Iterator[Event]:
         for stream, data in self._frames(piece):
             for event in self._frame(stream, data):
                 if isinstance(event, Output):
@@ -5033,6 +5152,7 @@ class StreamSession(ExecSession):
         self.websocket = websocket
         self._stdin: SocketInput | None = None  # until it has ended
         self._since_ping = 0  # bytes of input
+        self._came_at = 0.0  # the newest message
 
     def begin(
         self,
@@ -5042,17 +5162,26 @@ class StreamSession(ExecSession):
         limit_s: float | None = None,
     ) -> None:
         self._stdin = stdin
-        script = command.script() + b"\0" + data
+        self.decoder.mark = command.mark
+        script = command.stream_script() + b"\0" + data
         self.websocket.send(OP_BINARY, bytes((STREAM_STDIN,)) + script)
         if stdin is None:
             self.websocket.send(OP_BINARY, bytes((STREAM_EOF,)))
         self.websocket.keep_alive()
 
     def events(self) -> Iterator[Event]:
+        has_come = False
         for opcode, payload in self.websocket.messages():
             yield from self.decoder.message(opcode, payload)
+            has_come = True
+        if has_come:
+            self._came_at = self.clock.monotonic()
+        elif self.clock.monotonic() - self._came_at > PART_LIMIT_S:
+            yield from self.decoder.let_go()
 
     def exchange(self, timeout_s: float) -> None:
+        if self.decoder.has_part():
+            timeout_s = min(timeout_s, PART_LIMIT_S)
         stdin = self._stdin
         has_room = stdin is not None and self.websocket.unsent() < 1 << 18
         if not self.websocket.wait(timeout_s, [stdin] if has_room else []) or stdin is None:
@@ -5105,6 +5234,7 @@ class PostSession(ExecSession):
     def begin(
         self, command: RemoteCommand, stdin: SocketInput | None, data: bytes, limit_s: float | None
     ) -> None:
+        self.decoder.mark = command.mark
         body = self._request_body(command, stdin, data)
         transport, target = self.sprite.api.transport, exec_target(self.sprite)
         policy = RetryPolicy(repeatable=False, starting_limit_s=self.starting_limit_s)
@@ -5135,7 +5265,7 @@ class PostSession(ExecSession):
     def _request_body(
         self, command: RemoteCommand, stdin: SocketInput | None, data: bytes
     ) -> bytes:
-        head = command.script(RUN_IN_HEX) + b"\0" + data
+        head = command.stream_script(in_hex=True) + b"\0" + data
         in_pieces = stdin is not None and stdin.is_always_read
         pieces = read_pieces(stdin, PIECE_BYTES if in_pieces else POST_LIMIT - len(head))
         first, second = next(pieces, b""), next(pieces, b"")
@@ -5149,7 +5279,7 @@ class PostSession(ExecSession):
                 "then let the command read it there",
             )
         path = send_ahead(self.sprite, [first, second], pieces)
-        return command.reading(path).script(RUN_IN_HEX) + b"\0"
+        return command.reading(path).stream_script(in_hex=True) + b"\0"
 
     def events(self) -> Iterator[Event]:
         try:
@@ -5386,15 +5516,15 @@ def wait_until_ready(sprite: Sprite, limit_s: float, script: bytes = b":") -> No
 
 
 # To a whole process group in a sprite: the platform's own call may reach its leader alone, which is
-# our wrapper. Unless the group is known to be one, its id has to be a process that leads a session.
+# our wrapper. Unless the group is known to be one, its id has to be a session's. What a command has
+# left behind is found by the session, when its leader has gone.
 # 0 it is gone, 3 there is no such group, 4 it is still there after `looks` tenths of a second
 SIGNAL_SCRIPT = b"""\
 id=$1 name=$2 is_known=$3 looks=$4
-if [ ! "$is_known" ]; then
-  read -r stat < "/proc/$id/stat" && set -- ${stat##*)} && [ "$4" = "$id" ] || exit 3
-fi
-kill -s "$name" -- "-$id" || { [ "$is_known" ] && pkill "-$name" -P "$id"; } || exit 3
-for ((; looks > 0; looks--)); do kill -0 -- "-$id" || exit 0; sleep 0.1; done
+send() { kill -s "$1" -- "-$id" || pkill "-$1" -s "$id"; }
+[ "$is_known" ] || pgrep -s "$id" > /dev/null || exit 3
+send "$name" || { [ "$is_known" ] && pkill "-$name" -P "$id"; } || exit 3
+for ((; looks > 0; looks--)); do send 0 || exit 0; sleep 0.1; done
 exit 4
 """
 GROUP_GONE, NO_SUCH_GROUP, GROUP_STAYS = 0, 3, 4
@@ -6393,7 +6523,7 @@ class TerminalSession(ExecSession):
 
     def prepare(self, command: RemoteCommand) -> None:
         """Keep the script until the remote side asks for it."""
-        self._script = command.script(RUN_SHELL if command.is_shell else RUN, wipe=WIPE)
+        self._script = command.script(SHELL if command.is_shell else PLAIN, wipe=WIPE)
         self.websocket.keep_alive()
 
     def watch_start(self) -> int:

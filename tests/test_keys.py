@@ -106,7 +106,9 @@ def test_input_that_is_cut_changes_nothing(home: Path) -> None:
     before = tree(home)
     whole = len(program.init_data(settings))
     words = [program.INIT_SCRIPT, b"thopters-init", program.SEE_ALL, program.SEE_EACH]
-    script = len(program.RemoteCommand([b"bash", b"-c", *words], with_keys=False).script()) + 1
+    script = (
+        len(program.RemoteCommand([b"bash", b"-c", *words], with_keys=False).stream_script()) + 1
+    )
     for size in [*range(0, script, 500), *range(script - 2, script + whole)]:
         done = run_init(home, settings, size=size)
         assert done.returncode, size
@@ -301,7 +303,7 @@ def test_a_value_that_a_start_up_file_sets_later_is_named(
         "bash -lc has other values of its own for: OPENAI_API_KEY GITHUB_PAT",
         "bash -ic has other values of its own for: MINE",
     ]
-    assert done.err.count("thopters: warning: bash -") == 2
+    assert done.err.count("thopters: warning: dev says: bash -") == 2
 
 
 @pytest.mark.parametrize("line", ["exit 3", "exec true", "kill -9 $$"])

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from emulation import Emulator, Fault
+from emulation.state import Sprite
 from support.program import Thopters
 from support.runs import MEASURE, shorten
+from support.sessions import refuse_websockets
+from support.waiting import until
 
 
 def test_exec_streams_and_status(thopters: Thopters, emulator: Emulator) -> None:
@@ -215,6 +221,95 @@ def test_exec_does_not_wait_for_the_servers_close(thopters: Thopters, emulator: 
     emulator.personality.hold_after_exit_s = 60
     emulator.add_sprite("dev", status="running")
     assert thopters("exec", "dev", "--", "true", timeout=20).code == 0
+
+
+# What a command leaves running: the end of the command is the end of exec
+
+
+LEFT = "while :; do sleep 0.05; echo tick >> ticks; done"
+
+
+@pytest.mark.parametrize(
+    "holding", ["", "> log", "2> log", "< /dev/null > log"], ids=["both", "err", "out", "nohup"]
+)
+@pytest.mark.parametrize("way", ["socket", "post"])
+def test_p9_a_server_that_a_command_leaves_running_is_not_waited_for(
+    thopters: Thopters, emulator: Emulator, sprite: Sprite, way: str, holding: str
+) -> None:
+    if way == "post":
+        refuse_websockets(emulator)
+    server = "nohup " if "null" in holding else ""
+    script = f"{server}sh -c '{LEFT}' {holding} & printf 'a\\nb'; printf 'c\\035' >&2; exit 7"
+    done = thopters("exec", "dev", "--", "sh", "-c", script, timeout=30)
+    assert (done.code, done.out, done.err) == (7, "a\nb", "c\x1d")
+    (session,) = sprite.sessions.values()
+    assert not session.ended.is_set()  # its streams are open
+    with contextlib.suppress(ProcessLookupError):  # the platform does so ten seconds later
+        os.killpg(session.id, signal.SIGKILL)
+    ticks = sprite.home / "ticks"
+    until(lambda: not sprite.tasks, "nothing keeps the sprite awake")
+    count = ticks.stat().st_size if ticks.exists() else 0
+    until(lambda: ticks.exists() and ticks.stat().st_size > count + 5, "it runs on")
+
+
+@pytest.mark.parametrize("words", [[], ["--no-hold"]], ids=["hold", "no-hold"])
+def test_p9_a_command_is_killed_with_its_session(
+    thopters: Thopters, sprite: Sprite, words: list[str]
+) -> None:
+    """As the platform does ten seconds after a client has gone."""
+    process = thopters.start("exec", *words, "dev", "--", "sh", "-c", f"echo up; {LEFT}")
+    assert process.stdout and process.stdout.readline() == b"up\n"
+    process.kill()
+    process.communicate()
+    (session,) = sprite.sessions.values()
+    until(lambda: any(map(watches, sprite.machine.processes())), "it is watched")
+    os.killpg(session.id, signal.SIGKILL)
+    until(lambda: not sprite.machine.processes(), "nothing of it is left")
+
+
+def watches(pid: int) -> bool:
+    """Tell whether this is the process beside a command, in a session of its own."""
+    with contextlib.suppress(OSError):
+        line = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return b"thopters-hold" in line and os.getsid(pid) == pid
+    return False
+
+
+def test_p9_input_and_output_that_look_like_the_end_are_passed_on(
+    thopters: Thopters, dev: Emulator
+) -> None:
+    process = thopters.start("exec", "dev", "-i", "--", "cat", stdin=subprocess.PIPE)
+    assert process.stdin and process.stdout
+    for part in (b"\x1d", b"\x1dthopters-end ", b"\x1dthopters-end 0\n", b"\x1d\x1d"):
+        process.stdin.write(part)  # the next is written when this one is back
+        process.stdin.flush()
+        assert process.stdout.read(len(part)) == part
+    process.stdin.close()
+    assert process.wait(30) == 0
+    assert process.stdout.read() == b""
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT", "USR1", "KILL"])
+def test_p9_kill_reaches_a_command_that_is_attached_to(
+    thopters: Thopters, sprite: Sprite, name: str
+) -> None:
+    process = thopters.start("exec", "dev", "--", "sh", "-c", "echo up; exec sleep 600")
+    assert process.stdout and process.stdout.readline() == b"up\n"
+    (identity,) = sprite.sessions
+    done = thopters("kill", "dev", identity, "--signal", name)
+    assert (done.code, done.out) == (0, f"{identity} has ended\n"), done
+    assert process.wait(30) == 128 + signal.Signals[f"SIG{name}"]
+    until(lambda: not sprite.machine.processes(), "nothing of it is left")
+
+
+def test_p9_kill_ends_what_a_command_has_left(thopters: Thopters, sprite: Sprite) -> None:
+    script = f"sh -c \"trap '' TERM; {LEFT}\" & exit 0"
+    assert thopters("exec", "dev", "--", "sh", "-c", script).code == 0
+    (identity,) = sprite.sessions
+    until(lambda: (sprite.home / "ticks").exists(), "it ignores TERM")
+    done = thopters("kill", "dev", identity)
+    assert (done.code, done.out) == (0, f"{identity} has ended\n"), done
+    until(lambda: not sprite.machine.processes(), "all of it is gone")
 
 
 def test_exec_interrupted_ends_the_command_too(thopters: Thopters, emulator: Emulator) -> None:

@@ -29,28 +29,29 @@ def word_lists(rng: random.Random, count: int) -> list[list[bytes]]:
     return [rng.choices(words, k=rng.choice((1, 1, 2, 3, 8))) for _ in range(count)]
 
 
-@pytest.mark.parametrize("runner", [program.RUN, program.RUN_IN_HEX], ids=["websocket", "post"])
-def test_r12_ten_thousand_lists_of_words_arrive_exactly(tmp_path: Path, runner: bytes) -> None:
-    lists = word_lists(random.Random(12 + len(runner)), 10_000)
+@pytest.mark.parametrize("in_hex", [False, True], ids=["websocket", "post"])
+def test_r12_ten_thousand_lists_of_words_arrive_exactly(tmp_path: Path, in_hex: bool) -> None:
+    lists = word_lists(random.Random(12 + in_hex), 10_000)
     for start in range(0, len(lists), 200):
         part = lists[start : start + 200]
         # as one command's words, each list behind its length
         words = [word for some in part for word in (b"%d" % len(some), *some)]
-        assert run(tmp_path, [*SHOW, *words], runner=runner) == words
+        assert run(tmp_path, [*SHOW, *words], in_hex=in_hex) == words
     for some in lists[::100]:
-        assert run(tmp_path, [*SHOW, *some], runner=runner) == some
+        assert run(tmp_path, [*SHOW, *some], in_hex=in_hex) == some
     assert list(tmp_path.iterdir()) == []  # nothing was run that was not meant
 
 
-def run(home: Path, argv: list[bytes], *, runner: bytes) -> list[bytes]:
+def run(home: Path, argv: list[bytes], *, in_hex: bool) -> list[bytes]:
     """Run a command as a sprite does, and return the words that it prints."""
-    done = run_script(home, program.RemoteCommand(argv).script(runner) + b"\0")
+    command = program.RemoteCommand(argv)
+    done = run_script(home, command.stream_script(in_hex=in_hex) + b"\0")
     assert done.returncode == 0, done
     _, _, out = done.stdout.partition(b"\n")
-    if runner == program.RUN_IN_HEX:
+    if in_hex:
         stream = program.HexDecoder()
         out = b"".join(stream.take(out)) + stream.end()
-    return out.split(b"\0")[:-1]
+    return out.removesuffix(command.mark + b"0\n").split(b"\0")[:-1]
 
 
 def test_r12_words_arrive_exactly_through_the_whole_program(

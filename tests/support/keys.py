@@ -39,7 +39,9 @@ def run_init(
 ) -> subprocess.CompletedProcess[bytes]:
     """Run init as a sprite does, with the first `size` bytes of its input."""
     words = [program.INIT_SCRIPT, b"thopters-init", program.SEE_ALL, program.SEE_EACH]
-    script = program.RemoteCommand([b"bash", b"-c", *words], with_keys=False).script() + b"\0"
+    script = (
+        program.RemoteCommand([b"bash", b"-c", *words], with_keys=False).stream_script() + b"\0"
+    )
     before = options.pop("before", [])
     env = {"HOME": str(home), "PATH": "/usr/local/bin:/usr/bin:/bin", "TMUX_TMPDIR": str(home)}
     env |= options.pop("env", {})

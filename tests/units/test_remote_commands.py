@@ -24,6 +24,23 @@ print(repr((argv, dict(os.environb), os.getcwdb(), sys.stdin.buffer.read())))
 """
 
 
+def run_command(
+    folder: Path,
+    command: thopters.RemoteCommand,
+    data: bytes = b"",
+    environ: dict[str, str] | None = None,
+) -> tuple[bytes, bytes]:
+    """Run a command that succeeds, and return what it wrote to each stream, without our marks."""
+    done = run_script(folder, command.stream_script() + b"\0" + data, environ)
+    assert done.returncode == 0, done
+    mark = b"%s0\n" % command.mark
+    preamble, _, told = done.stdout.partition(b"\n")
+    assert re.fullmatch(rb"thopters-exec [0-9]+", preamble)
+    assert told.endswith(mark), done
+    assert done.stderr.endswith(mark), done
+    return told.removesuffix(mark), done.stderr.removesuffix(mark)
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("directory", ["", "-", "-P", "--", "~", "$HOME", "a 'b'\n", "é\\"])
 def test_a_command_gets_its_words_variables_directory_and_input(
@@ -34,15 +51,13 @@ def test_a_command_gets_its_words_variables_directory_and_input(
     variables = dict(zip(names, random.Random(seed).sample(words, len(names)), strict=True))
     place = tmp_path / directory
     place.mkdir(exist_ok=True)
-    script = thopters.RemoteCommand(
+    command = thopters.RemoteCommand(
         [sys.executable.encode(), b"-c", TELL.encode(), *words],
         env=list(variables.items()),
         directory=directory.encode(),
-    ).script()
-    done = run_script(tmp_path, script + b"\0the rest\0\xff")
-    assert (done.returncode, done.stderr) == (0, b"")
-    preamble, _, told = done.stdout.partition(b"\n")
-    assert re.fullmatch(rb"thopters-exec [0-9]+", preamble)
+    )
+    told, err = run_command(tmp_path, command, b"the rest\0\xff")
+    assert err == b""
     argv, env, cwd, stdin = ast.literal_eval(told.decode())
     assert argv == words
     assert {name: env.get(name.encode()) for name in names} == variables
@@ -54,24 +69,78 @@ def test_a_relative_directory_is_not_looked_for_elsewhere(tmp_path: Path) -> Non
     for folder in ("src", "else/src"):
         (tmp_path / folder).mkdir(parents=True)
     environ = {"CDPATH": str(tmp_path / "else")}
-    done = run_script(
-        tmp_path, thopters.RemoteCommand([b"pwd"], directory=b"src").script() + b"\0", environ
-    )
-    assert done.stdout.splitlines()[1:] == [str(tmp_path / "src").encode()]
-    done = run_script(
-        tmp_path, thopters.RemoteCommand([b"printenv", b"CDPATH"]).script() + b"\0", environ
-    )
-    assert done.stdout.splitlines()[1:] == [environ["CDPATH"].encode()]
+    command = thopters.RemoteCommand([b"pwd"], directory=b"src")
+    assert run_command(tmp_path, command, environ=environ)[0] == f"{tmp_path}/src\n".encode()
+    command = thopters.RemoteCommand([b"printenv", b"CDPATH"])
+    assert run_command(tmp_path, command, environ=environ)[0] == f"{environ['CDPATH']}\n".encode()
 
 
 def test_a_script_that_is_cut_short_does_not_run(tmp_path: Path) -> None:
-    script = thopters.RemoteCommand([b"touch", b"ran"]).script()
+    script = thopters.RemoteCommand([b"touch", b"ran"]).stream_script()
     for size in [*range(0, len(script), 10), len(script)]:
         done = run_script(tmp_path, script[:size])
         assert (done.returncode, done.stdout, done.stderr) == (255, b"", b"")
     assert list(tmp_path.iterdir()) == []
     assert run_script(tmp_path, script + b"\0").returncode == 0
     assert [path.name for path in tmp_path.iterdir()] == ["ran"]
+
+
+# The end: our marks among the output
+
+
+MARK = b"\x1dthopters-end 0123456789abcdef "
+BEFORE = b"\1thopters-exec 7\n"
+STREAMS = [
+    (1, b"some\x1d out"),
+    (2, b"\x1dthopters-end 0"),
+    (1, MARK + b"42\n"),
+    (2, MARK + b"42\n"),
+]
+
+
+def decode(messages: list[bytes], decoder: thopters.ExecDecoder | None = None) -> tuple[bytes, ...]:
+    """Return what each stream brought, and the status, up to the end."""
+    decoder = decoder or thopters.ExecDecoder()
+    decoder.mark = MARK
+    out = {1: b"", 2: b""}
+    for message in [BEFORE, *messages]:
+        for event in decoder.message(thopters.OP_BINARY, message):
+            if isinstance(event, thopters.Output):
+                out[event.stream] += bytes(event.data)
+            elif isinstance(event, thopters.Exit):
+                return out[1], out[2], str(event.status).encode()
+    return out[1], out[2], b""
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_p9_the_marks_are_found_however_they_are_cut(joined: bool) -> None:
+    messages = [(1 if joined else stream, data) for stream, data in STREAMS]
+    out = b"some\x1d out" + (b"\x1dthopters-end 0" if joined else b"")
+    err = b"" if joined else b"\x1dthopters-end 0"
+    for size in range(1, 60):
+        parts = [
+            bytes((stream,)) + data[start : start + size]
+            for stream, data in messages
+            for start in range(0, len(data), size)
+        ]
+        assert decode(parts) == (out, err, b"42")
+
+
+def test_p9_one_mark_is_not_the_end_and_what_comes_meanwhile_is_shown() -> None:
+    first, last = bytes((1,)) + MARK + b"0\nof a child", b"\2late" + MARK + b"0\nlater"
+    assert decode([first]) == (b"of a child", b"", b"")
+    assert decode([first, b"\1", last]) == (b"of a child", b"late", b"0")
+
+
+def test_p9_the_platforms_status_is_good_too() -> None:
+    """What was held back comes before it."""
+    assert decode([b"\1ab\x1dthop", b"\2\x1d", b"\3\7"]) == (b"ab\x1dthop", b"\x1d", b"7")
+
+
+@pytest.mark.parametrize("rest", [b"1234", b"x\n", b"-1\n", b"9" * 1000])
+def test_p9_a_mark_without_a_status_is_not_an_end(rest: bytes) -> None:
+    with pytest.raises(thopters.Garbled):
+        decode([b"\1" + MARK + rest])
 
 
 # the status
