@@ -609,15 +609,6 @@ def nearest_there(path: str) -> str:
     return path
 
 
-def is_special(path: str) -> bool:
-    """Return whether there is something that is neither a file nor a folder nor a link."""
-    try:
-        mode = os.lstat(path).st_mode
-    except OSError:
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
-
-
 def is_placeless(path: str) -> bool:
     """Return whether a path leads to what can't be replaced: a pipe, a device, a deleted file.
 
@@ -7272,13 +7263,18 @@ def forward_stdio(sprite: Sprite, host: str, port: int) -> int:
 # Copying files into a sprite and out of it. Cleanup is a part of each step: whatever ends a copy,
 # what is half done is taken away, here and there.
 
-# How a copy goes. Either way a tar stream goes over one exec, with all of it below a folder `t`,
-# and what arrives is unpacked beside its place. Once all of it has come and every entry fits what
-# is there, the files are put in place one by one, by a rename; a new folder by `cp -l`, which
-# links what is in it, for one that may not be written in can't be renamed. A link that DST itself
-# is stays one, as with cp; no other is followed. A signal ends what is under way, and nothing of
-# what puts or takes away.
-PREPARE = rb"""
+# How a copy goes. Either way a tar stream goes over one exec, and what arrives is unpacked below a
+# folder `t` beside its place. Once all of it has come and every entry fits what is there, the files
+# are put in place one by one, by a rename; a new folder by `cp -l`, which links what is in it, for
+# one that may not be written in can't be renamed. In a sprite a link that DST itself is stays one,
+# as with cp; here none is written through. A signal ends what is under way, and nothing of what
+# puts or takes away.
+EXPAND = rb"""
+expand() { case $1 in '~'|'~/'*) path=~; path=$path${1#'~'};; *) path=$1;; esac; }
+"""
+PREPARE = (
+    EXPAND
+    + rb"""
 tidy_up() {
   stopped=
   trap stopped=1 INT TERM HUP
@@ -7293,17 +7289,22 @@ tidy_up() {
       rm -rf -- "$1"' thopters-tidy "$new" > /dev/null 2>&1
   )
 }
-case $1 in -*) dst=./$1;; *) dst=$1;; esac
+cannot_write() { echo "cannot write to ${place%/}/: ${1##*: }" >&2; exit 1; }
+expand "$1"
+case $path in -*) dst=./$path;; *) dst=$path;; esac
+case $kind in folder|contents) [ -d "$dst" ] || dst=${dst%"${dst##*[!/]}"};; esac
 [ ! -L "$dst" ] || { dst=$(readlink -vm -- "$dst" && echo .) && dst=${dst%??}; } || exit 1
 place=$dst name=
 if [ ! -d "$dst" ]; then
   case $dst in */*) place=${dst%/*}/ name=${dst##*/};; *) place=. name=$dst;; esac
 fi
 """
+)
+# What an upload is: `many` sources, one `file`, one `folder`, or the `contents` of a folder
 UPLOAD_SCRIPT = (
-    PREPARE
+    b"kind=$2"
+    + PREPARE
     + rb"""
-kind=$2
 case $kind$name in many?*) echo "$dst is not a directory" >&2; exit 1;; esac
 [ -n "$name" ] || [ -d "$dst" ] || { echo "$dst is not a directory" >&2; exit 1; }
 new=${place%/}/.thopters-cp.$3
@@ -7314,9 +7315,13 @@ take_away() {
   rm -rf -- "$new"
 }
 tidy_up
-mkdir -m 700 -- "$new" || exit 1
-tar -x -p --no-same-owner -f - -C "$new" || exit 1
+why=$(mkdir -m 700 -- "$new" 2>&1) || cannot_write "$why"
+tar -x -p --no-same-owner --xattrs --xattrs-include='user.*' --warning=no-unknown-keyword \
+  -f - -C "$new" || exit 1
 rmdir -- "$new/.thopters-end" 2> /dev/null || { echo 'not all has arrived' >&2; exit 1; }
+torn=$new/.thopters-torn
+[ ! -e "$torn" ] || (cd -- "$new" && xargs -0 rm -f -- < .thopters-torn) || exit 1
+[ -e "$new/t" ] || exit 0
 shopt -s dotglob nullglob
 is_folder() { [ -d "$1" ] && [ ! -L "$1" ]; }
 fits() {
@@ -7370,16 +7375,19 @@ for number in "${!tops[@]}"; do put "${tops[number]}" "${targets[number]}"; done
 """
 )
 UPLOAD_END = ".thopters-end"
+UPLOAD_TORN = ".thopters-torn"  # lists what is not to be put, since not all of it could be read
 # The end of the input is ours to say: what a lost connection leaves is no file. The names of what
 # is to be taken away again are ours too, so that no signal comes between their making and the trap
 FILE_SCRIPT = (
-    PREPARE
+    b"kind=file"
+    + PREPARE
     + rb"""
 [ ! -e "$dst" ] || [ -f "$dst" ] || { echo "cannot replace $dst by a file" >&2; exit 1; }
 new=${place%/}/.thopters-cp.$3
 take_away() { rm -f -- "$new"; }
 tidy_up
-(umask 077 && : > "$new") && cat > "$new" || exit 1
+why=$( (umask 077 && : > "$new") 2>&1) || cannot_write "$why"
+cat > "$new" || exit 1
 [ "$(tail -c 32 -- "$new" | tr -d '\0')" = "$2" ] || { echo 'not all has arrived' >&2; exit 1; }
 truncate -s -32 -- "$new" || exit 1
 if [ -e "$dst" ]; then chmod --reference="$dst" -- "$new"; else chmod =rw -- "$new"; fi
@@ -7387,27 +7395,89 @@ if [ -e "$dst" ]; then chmod --reference="$dst" -- "$new"; else chmod =rw -- "$n
 mv -fT -- "$new" "$dst"
 """
 )
-DOWNLOAD_SCRIPT = rb"""
-words=()
-for path; do
+SHOW_SCRIPT = EXPAND + b'expand "$1"; case $path in -) path=./-;; esac; exec cat -- "$path"'
+# Each name comes behind the number of its source, the first is 1, so that it is known whose it is,
+# though a link's target has a name of its own. The number's bits, the lowest one first, are `./`
+# for 0 and `.//` for 1, which change nothing in a path. Where every link is followed, find names
+# the entries, for tar would go round in circles. Nothing else writes to stderr while tar does:
+# their lines would get into each other
+DOWNLOAD_SCRIPT = (
+    EXPAND
+    + rb"""
+links=$1 measures=$2 number=0 words=() found=()
+shift 2
+lacks() { printf 'thopters: %d %s\n' "$number" "$1" >&2; }
+take() {
+  local bits=$number mark=
+  for ((; bits; bits /= 2)); do mark+=./; ((bits % 2 == 0)) || mark+=/; done
+  words+=(-C "$1")
+  if [ "$links" != all ] || [ ! -d "$1$2" ]; then words+=("$mark$2"); return; fi
+  mapfile -d '' names < <(cd -- "$1" && LC_ALL=C find -L "$mark$2" -print0)
+  exec {list}< <(printf '%s\0' "${names[@]}")
+  words+=(-T "/dev/fd/$list")
+}
+for given; do
+  number=$((number + 1))
+  expand "$given"
   case $path in /*) ;; *) path=$PWD/$path;; esac
-  while [ "${path%/}" != "$path" ]; do path=${path%/}; done
-  [ -e "${path:-/}" ] || [ -L "$path" ] || { echo "there is no $path" >&2; exit 1; }
-  [ ! -f "$path" ] || [ -s "$path" ] || [ "$(head -c 1 -- "$path" | wc -c)" = 0 ] ||
-    { echo "$path tells no size; copy it to -" >&2; exit 1; }
-  case $path in
-    ''|*/.|*/..) words+=(-C "$path/" .);;
-    *) words+=(-C "${path%/*}/" "./${path##*/}");;
-  esac
+  bare=${path%"${path##*[!/]}"}
+  if [ -L "$bare" ] && [ "$bare" = "$path" ] && [ "$links" = none ]; then
+    take "${bare%/*}/" "${bare##*/}"
+    continue
+  elif [ ! -e "${bare:-/}" ]; then
+    why='there is no such file'
+    [ ! -L "$bare" ] || why='it is a link that leads nowhere'
+    lacks "$why"
+    continue
+  elif [ -f "$bare" ] && [ ! -s "$bare" ] && head -c 1 -- "$bare" 2> /dev/null | grep -q ^; then
+    lacks 'it tells no size; copy it to -'
+    continue
+  fi
+  found+=("${bare:-/}")
+  case $bare in ''|*/.|*/..) take "$bare/" .; continue;; esac
+  [ ! -L "$bare" ] || { bare=$(readlink -e -- "$bare" && echo .); bare=${bare%??}; }
+  if [ "${bare:-/}" = / ]; then lacks 'it leads to /'; else take "${bare%/*}/" "${bare##*/}"; fi
 done
-LC_ALL=C tar -c --no-unquote --format=posix -f - "${words[@]}"
+[ "${#words[@]}" != 0 ] || exit 5
+follow=(-H)
+[ "$links" != all ] ||
+  follow=(-L) words=(-h --hard-dereference --no-recursion --null "${words[@]}")
+if [ "$measures" ]; then
+  size=$(timeout 2 find "${follow[@]}" "${found[@]}" -type f -printf '%s\n' 2> /dev/null |
+    awk '{ sum += $1 } END { printf "%.0f", sum }'; exit "$((PIPESTATUS[0] == 124))") &&
+    printf 'thopters: size %s\n' "$size" >&2
+fi
+LC_ALL=C tar -c -S --xattrs --xattrs-include='user.*' --quoting-style=escape --no-unquote \
+  --format=posix -f - "${words[@]}"
 status=$?
-[ "$status" != 1 ] || exit 5
+case $status in 1) exit 5;; 2) exit 6;; esac
 exit "$status"
 """
+)
+CHANGED, INCOMPLETE = 5, 6  # what DOWNLOAD_SCRIPT says of files that changed or weren't read
 ALL_IN_IT = ("", ".", "..")  # the last part of a path that stands for what is in a directory
 NOT_PUT = "nothing was put in place"
+SHORTER = "it became shorter while it was read"
+NO_FILE = "it is not a file, directory or link"
+ATTRIBUTE = "SCHILY.xattr."  # what the name of an extended attribute has before it in a tar header
 GROUP_LIMIT_S = 2.0  # for a copy that is ended to tell its process group
+
+
+class CopyStyle:
+    """What the options of cp say of links and modes.
+
+    `links` that are followed: "named", those that are sources themselves, "all", or "none". What
+    comes down keeps its mode whole if it `keeps_modes`, else the umask takes its part.
+    """
+
+    def __init__(self, habits: Sequence[str] = ()) -> None:
+        said = [{"a": "none", "P": "none", "L": "all"}.get(habit) for habit in habits]
+        self.links = next(filter(None, reversed(said)), "named")
+        self.keeps_modes = "a" in habits or "p" in habits
+
+    def follows(self, source: str) -> bool:
+        """Return whether a source is followed if it is a link; a slash at its end does so."""
+        return self.links != "none" or last_part(source) in ALL_IN_IT or source.endswith("/")
 
 
 class Copy:
@@ -7416,226 +7486,792 @@ class Copy:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.bytes = 0
-        self.left_out: list[str] = []
-        self.has_changed = False  # something, while it was read
+        self.total = 0  # of all there is to copy, once that is known
+        self.entries = 0
+        self.left_out: dict[str, str] = {}  # with the reasons
+        self.changed: list[str] = []  # while they were read
+        self.keeps_modes = True  # the disk here does
         self.is_whole = False
         self.error: Exception | None = None
+        self._started = time.monotonic()
+
+    @property
+    def shows_progress(self) -> bool:
+        return self.console.activity is not None
 
     def count(self, size: int) -> None:
         self.bytes += size
         if self.console.activity:
-            self.console.activity.text = f"copied {self.bytes / 1e6:.1f} MB"
+            rate = self.bytes / max(time.monotonic() - self._started, 0.1)
+            self.console.activity.text = f"copied {self._share()}, {rate / 1e6:.1f} MB/s"
 
-    def pack(self, sources: Sequence[tuple[str, str]], feed: socket.socket) -> None:
-        """Write files, each with its name, as a tar stream; without the end mark none is put."""
+    def _share(self) -> str:
+        if not self.total:
+            return f"{self.bytes / 1e6:.1f} MB"
+        percent = min(100 * self.bytes // self.total, 100)
+        return f"{self.bytes / 1e6:.1f} of {self.total / 1e6:.1f} MB, {percent} %"
+
+    def leave_out(self, name: str, why: str | OSError) -> None:
+        if isinstance(why, OSError):
+            why = why.strerror or str(why)
+        self.left_out.setdefault(name, why)
+
+    def run(self, work: Callable[[BinaryIO], None], feed: socket.socket, mode: str) -> None:
+        """Do one side's work in a thread; what ends it is raised again by who waits for us."""
+        try:
+            with feed, feed.makefile(mode) as stream:  # type: ignore[call-overload]
+                work(stream)
+            self.is_whole = True
+        except Exception as error:
+            self.error = error
+
+
+def below(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+class Tree:
+    """A local folder and all below it, where each step goes by a descriptor and through no link.
+
+    So nobody else who may write there can lead a step elsewhere meanwhile. Names are relative and
+    have slashes; "" is the folder itself. Only to read what the user wants read, a tree `follows`
+    links. Windows lacks the calls for this, and there names become paths.
+
+    A path of the user's leads to it through links, but for one at its end with no slash behind it.
+    """
+
+    BY_DESCRIPTOR = hasattr(os, "O_DIRECTORY") and os.open in os.supports_dir_fd
+
+    def __init__(self, path: str, *, follows: bool = False, within: Tree | None = None) -> None:
+        """Open a folder: by a path, or by a name `within` another tree; OSError if it is none."""
+        self.path = path
+        self.follows = follows
+        self._no_follow = 0 if follows else getattr(os, "O_NOFOLLOW", 0)
+        self._folder, self._fd = "", -1  # the one that was opened last, unless it is the top
+        self._top = -1
+        if within:
+            self.path = os.path.join(within.path, path)
+            part, at = within.at(path)
+            self._top = self._enter(part, **at)
+        elif self.BY_DESCRIPTOR:
+            self._top = self._enter(path)
+        else:
+            os.listdir(path)
+
+    def __enter__(self) -> Tree:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._forget()
+        if self._top >= 0:
+            os.close(self._top)
+        self._top = -1
+
+    def _forget(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._folder, self._fd = "", -1
+
+    def _enter(self, part: str, dir_fd: int | None = None) -> int:
+        if not self.BY_DESCRIPTOR:
+            return -1
+        flags = os.O_DIRECTORY | self._no_follow | getattr(os, "O_PATH", 0)
+        return os.open(part, flags, dir_fd=dir_fd)
+
+    def _open_folder(self, folder: str) -> int:
+        """Return the descriptor of a folder; it is good until the next call."""
+        if not folder:
+            return self._top
+        rest = folder
+        if self._folder and f"{folder}/".startswith(f"{self._folder}/"):
+            rest = folder[len(self._folder) + 1 :]
+        else:
+            self._forget()
+        for part in filter(None, rest.split("/")):
+            inner = self._enter(part, self._fd if self._fd >= 0 else self._top)
+            name = below(self._folder, part)
+            self._forget()
+            self._folder, self._fd = name, inner
+        return self._fd
+
+    def at(self, name: str) -> tuple[str, dict[str, Any]]:
+        """Return the last part of a name, and where that is, as functions of os take it.
+
+        It is good until the next name in another folder.
+        """
+        if not self.BY_DESCRIPTOR:
+            return os.path.join(self.path, *name.split("/")), {}
+        folder, _, part = name.rpartition("/")
+        return part or ".", {"dir_fd": self._open_folder(folder)}
+
+    @contextlib.contextmanager
+    def folder(self, name: str) -> Iterator[int | str]:
+        """Give a folder for a while, as functions of os take it in the place of a path."""
+        part, at = self.at(name)
+        if not self.BY_DESCRIPTOR:
+            yield part
+            return
+        fd = os.open(part, os.O_RDONLY | os.O_DIRECTORY | self._no_follow, **at)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def names(self, name: str) -> list[str]:
+        with self.folder(name) as folder:
+            return sorted(os.listdir(folder))
+
+    def open(self, name: str, flags: int) -> int:
+        part, at = self.at(name)
+        flags |= self._no_follow | getattr(os, "O_BINARY", 0)
+        return os.open(part, flags, 0o600, **at)
+
+    def stat(self, name: str) -> os.stat_result:
+        part, at = self.at(name)
+        return os.stat(part, follow_symlinks=self.follows, **at)
+
+    def unlock(self, name: str) -> None:
+        """Give a folder that is ours alone the mode that lets us work in it, if that can be."""
+        mode = stat.S_IMODE(self.stat(name).st_mode)
+        wanted = mode & stat.S_ISGID | 0o700
+        if mode != wanted:
+            part, at = self.at(name)
+            with contextlib.suppress(OSError):
+                os.chmod(part, wanted, **at)
+
+    def link(self, first: str, name: str) -> None:
+        """Give a file one more name; a copy of it where the disk has no such links."""
+        import shutil
+
+        with self.folder(os.path.dirname(first)) as folder:
+            part, at = self.at(name)
+            base = os.path.basename(first)
+            try:
+                if self.BY_DESCRIPTOR:
+                    os.link(base, part, src_dir_fd=int(folder), dst_dir_fd=at["dir_fd"])
+                else:
+                    os.link(os.path.join(str(folder), base), part)
+                return
+            except OSError as error:
+                if error.errno not in (*NOT_ABLE, errno.EMLINK):
+                    raise
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with open(self.open(first, 0), "rb") as old, open(self.open(name, flags), "wb") as new:
+            shutil.copyfileobj(old, new)
+            new.flush()
+            was = os.fstat(old.fileno())
+            with contextlib.suppress(OSError):
+                os.chmod(new.fileno(), stat.S_IMODE(was.st_mode))
+                os.utime(new.fileno(), ns=(was.st_atime_ns, was.st_mtime_ns))
+
+
+class Entry:
+    """Something local that is copied: `place` in a tree, `name` in the copy, `shown` to the user.
+
+    `attributes` are those of a folder.
+    """
+
+    __slots__ = ("attributes", "name", "place", "shown", "status", "tree")
+
+    def __init__(self, tree: Tree, place: str, name: str, shown: str) -> None:
+        self.tree = tree
+        self.place = place
+        self.name = name
+        self.shown = shown
+        self.status = tree.stat(place)
+        self.attributes: dict[str, str] = {}
+
+    @property
+    def is_folder(self) -> bool:
+        return stat.S_ISDIR(self.status.st_mode)
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        return self.status.st_dev, self.status.st_ino
+
+    def is_within(self, folders: tuple[Any, ...]) -> bool:
+        """Return whether it is one of the folders of a chain: (identity, the rest of the chain)."""
+        while folders:
+            identity, folders = folders
+            if identity == self.identity:
+                return True
+        return False
+
+    def read_folder(self) -> list[str]:
+        with self.tree.folder(self.place) as folder:
+            self.attributes = read_attributes(folder)
+            return sorted(os.listdir(folder))
+
+    def inner(self, name: str) -> tuple[str, str, str]:
+        """Return place, name and words for something in this folder."""
+        words = f"{self.shown.rstrip('/')}/{name}"
+        return below(self.place, name), below(self.name, name), words
+
+
+def walk_source(
+    path: str, name: str, style: CopyStyle, leave_out: Callable[[str, str | OSError], None]
+) -> Iterator[Entry]:
+    """Yield a file, or a folder with all in it; what can't be read is left out.
+
+    A tree may be deep, and where links are followed one may lead back to where it is.
+    """
+    try:
+        is_folder = stat.S_ISDIR((os.stat if style.follows(path) else os.lstat)(path).st_mode)
+        folder, first = (path, "") if is_folder else (os.path.dirname(path), last_part(path))
+        follows = style.links == "all" or (not is_folder and style.follows(path))
+        tree = Tree(f"{folder or '.'}/", follows=follows)
+    except OSError as error:
+        leads_nowhere = isinstance(error, FileNotFoundError) and os.path.islink(path)
+        leave_out(path, "it is a link that leads nowhere" if leads_nowhere else error)
+        return
+    waiting: list[tuple[str, str, str, tuple[Any, ...]]] = [(first, name, path, ())]
+    with tree:
+        while waiting:
+            *place, above = waiting.pop()
+            try:
+                entry = Entry(tree, *place)
+                names = entry.read_folder() if entry.is_folder else []
+            except OSError as error:
+                leave_out(place[2], error)
+                continue
+            if follows and names and entry.is_within(above):
+                leave_out(entry.shown, "it leads back to a folder that it is in")
+                continue
+            yield entry
+            chain = (entry.identity, above) if follows else ()
+            waiting += [(*entry.inner(inner), chain) for inner in reversed(names)]
+
+
+def read_attributes(file: int | str) -> dict[str, str]:
+    """Return the user's extended attributes of a file or folder, as a tar header has them.
+
+    GNU tar can't give them to what its owner may not write.
+    """
+    found: dict[str, str] = {}
+    if sys.platform == "linux" and os.stat(file).st_mode & 0o200:
+        with contextlib.suppress(OSError):
+            for name in os.listxattr(file):
+                if name.startswith("user."):
+                    key = name.replace("%", "%25").replace("=", "%3D")
+                    found[ATTRIBUTE + key] = os.fsdecode(os.getxattr(file, name))
+    return found
+
+
+def data_segments(fd: int, status: os.stat_result) -> list[tuple[int, int]]:
+    """Return (start, length) of each part of a file that is not a hole."""
+    size, end = status.st_size, 0
+    if not hasattr(os, "SEEK_DATA") or status.st_blocks * 512 >= size:
+        return [(0, size)]
+    found = []
+    try:
+        while end < size:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+            if start >= size:  # it has grown meanwhile
+                break
+            end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+            found.append((start, end - start))
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # which says that a hole is all that is left
+            return [(0, size)]
+    return found
+
+
+def sparse_map(segments: Sequence[tuple[int, int]], size: int) -> bytes:
+    """Return what stands before a sparse file's data in a tar stream, "" where it has no holes.
+
+    This is GNU tar's format 1.0.
+    """
+    if list(segments) == [(0, size)]:
+        return b""
+    pairs = [*segments, (size, 0)]
+    numbers = [len(pairs), *(number for pair in pairs for number in pair)]
+    text = b"".join(b"%d\n" % number for number in numbers)
+    return text.ljust(-(-len(text) // 512) * 512, b"\0")
+
+
+class Content:
+    """A local file's bytes as they go into a tar stream; zeros stand for what can't be read.
+
+    `lack` then tells why.
+    """
+
+    def __init__(self, copy: Copy, fd: int, status: os.stat_result) -> None:
+        self._copy = copy
+        self.fd = fd
+        self._segments = data_segments(fd, status)
+        self.map = sparse_map(self._segments, status.st_size)
+        self.size = len(self.map) + sum(length for _, length in self._segments)
+        self.lack = ""
+        self._ready = bytearray(self.map)
+        self._pieces = self._read_segments()
+        copy.count(status.st_size + len(self.map) - self.size)  # the holes
+
+    def read(self, size: int) -> bytes:
+        while len(self._ready) < size:
+            self._ready += next(self._pieces)
+        data = bytes(self._ready[:size])
+        del self._ready[:size]
+        return data
+
+    def _read_segments(self) -> Iterator[bytes]:
+        for start, length in self._segments:
+            end = start + length
+            while start < end:
+                piece = self._read_piece(start, min(end - start, 1 << 18))
+                self._copy.count(len(piece))
+                start += len(piece)
+                yield piece
+
+    def _read_piece(self, start: int, size: int) -> bytes:
+        if self.lack:
+            return bytes(size)
+        try:
+            os.lseek(self.fd, start, os.SEEK_SET)
+            piece = os.read(self.fd, size)
+            self.lack = "" if piece else SHORTER
+        except OSError as error:
+            piece, self.lack = b"", error.strerror or str(error)
+        return piece or bytes(size)
+
+
+class Packer:
+    """Makes a tar stream for UPLOAD_SCRIPT of files, each with its name there.
+
+    Without the end mark at its end nothing of it is put.
+    """
+
+    def __init__(self, copy: Copy, sources: Sequence[tuple[str, str]], style: CopyStyle) -> None:
+        self._copy = copy
+        self._sources = sources
+        self._style = style
+        self._linked: dict[tuple[int, int], str] = {}  # the names of files that have several
+        self._torn: list[str] = []
+
+    def measure(self) -> None:
+        """Find out how much there is to copy."""
+        total = 0
+        for path, name in self._sources:
+            for entry in walk_source(path, name, self._style, lambda name, why: None):
+                total += entry.status.st_size if stat.S_ISREG(entry.status.st_mode) else 0
+        self._copy.total = total
+
+    def pack(self, stream: BinaryIO) -> None:
+        import io
         import tarfile
 
-        class Archive(tarfile.TarFile):
-            def gettarinfo(
-                _self, name: Any = None, arcname: Any = None, fileobj: Any = None
-            ) -> Any:
-                member = super().gettarinfo(name, arcname, fileobj)
-                if member is None:  # a socket
-                    self._leave_out(arcname)
-                return member
+        with tarfile.open(
+            mode="w|", fileobj=stream, format=tarfile.PAX_FORMAT, bufsize=1 << 18,
+            errors="surrogateescape",
+        ) as archive:  # fmt: skip
+            for path, name in self._sources:
+                for entry in walk_source(path, name, self._style, self._copy.leave_out):
+                    self._add(archive, entry)
+            if self._torn:
+                names = b"".join(os.fsencode(name) + b"\0" for name in self._torn)
+                torn = tarfile.TarInfo(UPLOAD_TORN)
+                torn.size = len(names)
+                archive.addfile(torn, io.BytesIO(names))
+            end = tarfile.TarInfo(UPLOAD_END)
+            end.type, end.mode = tarfile.DIRTYPE, 0o700
+            archive.addfile(end)
 
-            def addfile(_self, tarinfo: tarfile.TarInfo, fileobj: Any = None) -> None:
-                if fileobj and not tarinfo.size and fileobj.read(1):  # as all in /proc
-                    self._leave_out(tarinfo.name)
-                    return
-                super().addfile(tarinfo, Padded(fileobj) if fileobj else None)
-                if fileobj:
-                    now = os.fstat(fileobj.fileno())
-                    was = tarinfo.size, tarinfo.mtime
-                    self.has_changed = self.has_changed or was != (now.st_size, now.st_mtime)
+    def _add(self, archive: tarfile.TarFile, entry: Entry) -> None:
+        with contextlib.ExitStack() as opened:
+            try:
+                member, content = self._describe(entry, opened)
+            except OSError as error:
+                self._copy.leave_out(entry.shown, error)
+                return
+            archive.addfile(member, content)  # type: ignore[arg-type]
+            self._copy.entries += 1
+            if content:
+                self._look_again(entry, content)
 
-        try:
-            with feed, feed.makefile("wb") as stream, Archive.open(
-                mode="w|", fileobj=stream, format=tarfile.PAX_FORMAT, bufsize=1 << 18,
-                errors="surrogateescape",
-            ) as archive:  # fmt: skip
-                for path, name in walk_trees(sources):
-                    name = f"t/{name}".rstrip("/")
-                    archive.add(path, name, recursive=False, filter=self._pack_member)
-                end = tarfile.TarInfo(UPLOAD_END)
-                end.type, end.mode = tarfile.DIRTYPE, 0o700
-                archive.addfile(end)
-        except Exception as error:  # it is raised again by who waits for us
-            self.error = error
+    def _describe(
+        self, entry: Entry, opened: contextlib.ExitStack
+    ) -> tuple[tarfile.TarInfo, Content | None]:
+        """Return an entry's header, and a file's content; OSError for what is not copied."""
+        member = header_of(entry.name, entry.status)
+        if entry.is_folder:
+            member.pax_headers = entry.attributes
+            return member, None
+        part, at = entry.tree.at(entry.place)
+        if member.issym():
+            member.linkname = os.readlink(part, **at)
+            return member, None
+        if member.isfifo():
+            raise OSError(errno.EINVAL, NO_FILE)
+        fd = entry.tree.open(entry.place, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        opened.callback(os.close, fd)
+        entry.status = os.fstat(fd)
+        return self._describe_file(entry, fd)
 
-    def _leave_out(self, name: str) -> None:
-        self.left_out.append(name.removeprefix("t/"))
+    def _describe_file(self, entry: Entry, fd: int) -> tuple[tarfile.TarInfo, Content | None]:
+        import tarfile
 
-    def _pack_member(self, member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
-            self._leave_out(member.name)
-            return None
-        member.uid = member.gid = 0
-        member.uname = member.gname = ""
-        self.count(member.size)
-        return member
+        member = header_of(entry.name, entry.status)
+        if not member.isreg():
+            raise OSError(errno.EINVAL, NO_FILE)
+        first = self._linked.get(entry.identity)
+        if first is not None:
+            member.type, member.linkname = tarfile.LNKTYPE, first
+            return member, None
+        if not entry.status.st_size and os.read(fd, 1):
+            raise OSError(errno.EINVAL, "it tells no size, as a file in /proc")
+        content = Content(self._copy, fd, entry.status)
+        member.size, member.pax_headers = content.size, read_attributes(fd)
+        if content.map:
+            folder, base = os.path.split(member.name)
+            words = {"major": "1", "minor": "0", "name": member.name}
+            words["realsize"] = str(entry.status.st_size)
+            member.pax_headers |= {f"GNU.sparse.{key}": word for key, word in words.items()}
+            member.name = f"{folder}/GNUSparseFile.0/{base}"
+        return member, content
 
-    def unpack(
-        self, folder: str, names: Sequence[str] | None, feed: socket.socket, root: str = ""
-    ) -> None:
-        """Unpack a tar stream into a folder; `names` may be at its top, None for any.
-
-        `root` is the one that becomes the destination itself, "" where they go into it.
-        """
-        try:
-            with feed, feed.makefile("rb") as stream:
-                Unpacker(self, folder, names, root).run(stream)
-                while stream.read(1 << 18):
-                    pass  # what tar sends behind the end
-            self.is_whole = True
-        except Exception as error:  # likewise
-            self.error = error
+    def _look_again(self, entry: Entry, content: Content) -> None:
+        """Take note of what a file that has been read has become meanwhile."""
+        was, now = entry.status, os.fstat(content.fd)
+        if content.lack or now.st_size < was.st_size:
+            self._copy.leave_out(entry.shown, content.lack or SHORTER)
+            self._torn.append(archive_name(entry.name))
+            return
+        if was.st_nlink > 1 and self._style.links != "all":
+            self._linked[entry.identity] = archive_name(entry.name)
+        if (was.st_size, was.st_mtime_ns) != (now.st_size, now.st_mtime_ns):
+            self._copy.changed.append(entry.shown)
 
 
-class Padded:
-    """Reads a file that may have shrunk; zeros stand for what is gone, as tar has it."""
+def archive_name(name: str) -> str:
+    return below("t", name) if name else "t"
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+
+def header_of(name: str, status: os.stat_result) -> tarfile.TarInfo:
+    """Return the tar header of something local; the type of a special file is a FIFO's."""
+    import tarfile
+
+    header = tarfile.TarInfo(archive_name(name))
+    header.mode, header.mtime = stat.S_IMODE(status.st_mode), status.st_mtime
+    kinds = {
+        stat.S_IFDIR: tarfile.DIRTYPE,
+        stat.S_IFLNK: tarfile.SYMTYPE,
+        stat.S_IFREG: tarfile.REGTYPE,
+    }
+    header.type = kinds.get(stat.S_IFMT(status.st_mode), tarfile.FIFOTYPE)
+    return header
+
+
+def sparse_segments(member: tarfile.TarInfo) -> list[tuple[int, int]] | None:
+    """Return (start, length) of each part of a sparse file that is not a hole; None for others."""
+    found: Any = member.sparse
+    return found  # type: ignore[no-any-return]
+
+
+class Bounded:
+    """A stream that may give `left` bytes more, None for any number; Garbled after that."""
+
+    def __init__(self, stream: BinaryIO, left: int) -> None:
+        self._stream = stream
+        self.left: int | None = left
 
     def read(self, size: int = -1) -> bytes:
-        return self._file.read(size).ljust(size, b"\0")
-
-
-def walk_trees(sources: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Yield files, and folders with all in them, each with its name; a tree may be deep."""
-    waiting = [*reversed(sources)]
-    while waiting:
-        path, name = waiting.pop()
-        yield path, name
-        if os.path.isdir(path) and not os.path.islink(path):
-            for entry in sorted(os.listdir(path), reverse=True):
-                waiting.append((os.path.join(path, entry), f"{name}/{entry}".lstrip("/")))
+        data = self._stream.read(size)
+        if self.left is not None:
+            self.left -= len(data)
+            if self.left < 0:
+                raise Garbled("the sprite sent too much about one file")
+        return data
 
 
 class Unpacker:
-    """Unpacks a tar stream of anybody's into a folder of ours, and nothing outside of it.
+    """Unpacks a tar stream of anybody's below `t` in a folder of ours, and nothing outside of it.
 
-    tarfile's own filter is not in every Python 3.11, and in some it can be got round. So links
-    are made last, when nothing is left that could go through one; and those that lead outside
-    are taken away again.
+    Each name has to be that of a source, or lie below it. Links are made last, and they stand for
+    themselves: nothing goes through one. (tarfile's own filter is not in every Python 3.11, and in
+    some it can be got round.)
     """
 
-    def __init__(self, copy: Copy, folder: str, names: Sequence[str] | None, root: str) -> None:
-        self._copy = copy
-        self._root = root
-        self._folder = os.path.realpath(folder)  # so that what differs has gone through a link
-        self._top = os.path.join(self._folder, "t")
-        self._names = names
-        self._owner = getattr(os, "getuid", int)(), getattr(os, "getgid", int)(), "", ""
-        self._files: set[str] = set()
-        self._made = {self._top}  # the paths so far, and the folders on their ways
-        self._links: dict[str, tarfile.TarInfo] = {}
-        self._folders: dict[str, tarfile.TarInfo] = {}
+    MAX_ABOUT_ONE = 16 << 20  # bytes of headers: long names, attributes, a map of holes
 
-    def run(self, stream: BinaryIO) -> None:
+    def __init__(
+        self, copy: Copy, folder: Tree, sources: Sequence[str], style: CopyStyle, umask: int
+    ) -> None:
+        self._copy = copy
+        self._tree = folder
+        self._sources = sources
+        self._style = style
+        self._hides = 0 if style.keeps_modes else umask
+        # a folder that belongs to a group gives its own on; that did not come out of the sprite
+        self._gives_group = folder.stat("").st_mode & stat.S_ISGID
+        self._files: set[str] = set()
+        self._made = {"t"}
+        self._links: dict[str, tuple[str, float]] = {}
+        self._folders: dict[str, tarfile.TarInfo] = {}
+        self._theirs: dict[int, str] = {}  # the names that the sources have there
+        self._twins: dict[str, str] = {}  # hard links, each with the name that came first
+
+    @property
+    def is_contents(self) -> bool:
+        """Return whether it is what is in a folder, and not the folder."""
+        return last_part(self._sources[0]) in ALL_IN_IT
+
+    def has_come(self, source: str) -> bool:
+        if self.is_contents:
+            return "t" in self._folders
+        path = below("t", last_part(source))
+        return path in self._made or path in self._files or path in self._links
+
+    def _source_of(self, path: str) -> str:
+        """Return the source that a path of ours belongs to, as the user has named it."""
+        if self.is_contents:
+            return self._sources[0]
+        name = path.split("/")[1]
+        return next(source for source in self._sources if last_part(source) == name)
+
+    def shown(self, path: str) -> str:
+        """Return the user's words for a path of ours."""
+        inner = path.split("/")[1 if self.is_contents else 2 :]
+        source = self._source_of(path)
+        return "/".join([source.rstrip("/"), *inner]) if inner else source
+
+    def path_of(self, name: str) -> str:
+        """Return where a name of the sprite's lies; Garbled where that is nowhere we asked for."""
+        import re
+
+        marks = re.match(r"(?:\.//?)*", name)
+        bits = re.findall(r"\.(//?)", marks[0] if marks else "")
+        number = sum(1 << place for place, bit in enumerate(bits) if bit == "//") - 1
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        if ".." in parts:
+            raise Garbled(f"the sprite sent what was not asked for: {name}")
+        if self.is_contents:
+            return "/".join(["t", *parts])
+        known = 0 <= number < len(self._sources) and bool(parts)
+        if not known or self._theirs.setdefault(number, parts[0]) != parts[0]:
+            raise Garbled(f"the sprite sent what was not asked for: {name}")
+        return "/".join(["t", last_part(self._sources[number]), *parts[1:]])
+
+    # what comes, as it comes
+
+    def unpack(self, stream: BinaryIO) -> None:
         import tarfile
 
-        os.mkdir(self._top)
-        trusted: dict[str, Any] = {}  # every member is made safe here, whatever the default is
-        if hasattr(tarfile, "fully_trusted_filter"):
-            trusted["filter"] = "fully_trusted"
-        with tarfile.open(
-            mode="r|", fileobj=stream, bufsize=1 << 18, errors="surrogateescape"
-        ) as archive:
-            archive.extractall(self._folder, self._members(archive), **trusted)  # noqa: S202
-        for path, member in self._links.items():
-            parent = os.path.dirname(path)
-            if os.path.realpath(parent) != parent:
-                raise Garbled(f"the sprite sent something through a link: {self._name(path)}")
-            os.makedirs(parent, exist_ok=True)
-            os.symlink(member.linkname, path)
-            if os.utime in os.supports_follow_symlinks:
-                os.utime(path, (member.mtime, member.mtime), follow_symlinks=False)
-        root = os.path.join(self._top, self._root) if self._root else self._top
-        root = root if os.path.isdir(root) and not os.path.islink(root) else self._top
-        for path, member in self._links.items():
-            if os.path.isabs(member.linkname) or not self._is_inside(path, root):
-                os.unlink(path)
-                self._copy.left_out.append(self._name(path))
-        for path, member in sorted(self._folders.items(), reverse=True):
-            os.chmod(path, member.mode & 0o777)
-            os.utime(path, (member.mtime, member.mtime))
-
-    def _is_inside(self, link: str, root: str) -> bool:
-        """Return whether a link leads to nowhere else, as far as that can be followed."""
+        if not stream.peek(1):  # type: ignore[attr-defined]
+            return
+        bounded: Any = Bounded(stream, self.MAX_ABOUT_ONE)
+        archive: Any
         try:
-            real = os.path.realpath(link, strict=True)
-        except FileNotFoundError:
-            real = os.path.realpath(link)
-        except OSError:  # too long, or in a circle
-            return False
-        return f"{real}/".startswith(f"{root}/")
+            with tarfile.open(
+                mode="r|", fileobj=bounded, bufsize=1 << 18, errors="surrogateescape"
+            ) as archive:
+                while member := archive.next():
+                    bounded.left = None
+                    archive.members, archive.pax_headers = [], {}  # it would keep them all
+                    self._take_next(archive, member)
+                    bounded.left = self.MAX_ABOUT_ONE
+        except (tarfile.TarError, ValueError) as error:
+            raise EOFError(f"the sprite sent a broken archive: {error}") from None
+        bounded.left = None
+        while stream.read(1 << 18):
+            pass  # what tar sends behind the end
 
-    def _name(self, path: str) -> str:
-        return os.path.relpath(path, self._top)
+    def _take_next(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+        holes = sparse_segments(member)
+        if holes is not None:
+            # tarfile takes the last one said of two names and sizes that a sparse file has
+            member.name = member.pax_headers.get("GNU.sparse.name", member.name)
+            member.size = int(member.pax_headers.get("GNU.sparse.realsize", member.size))
+            data = sum(length for _, length in holes)
+            archive.offset = member.offset_data + -(-data // 512) * 512
+        self._take(archive, member)
+        source: Any = archive.fileobj
+        source.seek(archive.offset)
 
-    def _path(self, name: str) -> str:
-        """Return where a member's name lies; Garbled where that is nowhere we asked for."""
-        parts = [part for part in name.split("/") if part not in ("", ".")]
-        asked_for = self._names is None or (bool(parts) and parts[0] in self._names)
-        if ".." in parts or not asked_for:
-            raise Garbled(f"the sprite sent what was not asked for: {name}")
-        return os.path.join(self._top, *parts)
+    def _take(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+        path = self.path_of(member.name)
+        if not all(map(fits_system, path.split("/"))):
+            self._copy.leave_out(self.shown(path), "this system has no such names")
+            return
+        try:
+            self._make(archive, member, path)
+        except FileExistsError:
+            raise self._clash(path) from None
+        except OSError as error:
+            bad_name = error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
+            if not bad_name or path in self._files:
+                raise OSError(error.errno, error.strerror, self.shown(path)) from None
+            self._copy.leave_out(self.shown(path), error)
 
-    def _see_alone(self, path: str) -> None:
-        """Raise Garbled where the disk takes a new name for one that came before.
+    def _clash(self, path: str) -> Garbled:
+        """Return the error for a name that is there already.
 
-        So do most disks of macOS and Windows with names that differ in case or normal form.
+        Most disks of macOS and Windows take names that differ in case or normal form for one.
         """
-        if path not in self._made and os.path.lexists(path):
-            raise Garbled(f"this disk takes {self._name(path)} for another name of the sprite's")
-        while path not in self._made:
-            self._made.add(path)
-            path = os.path.dirname(path)
+        if path in self._made or path in self._files:
+            return Garbled(f"the sprite sent {self.shown(path)} twice")
+        return Garbled(f"this disk takes {self.shown(path)} for another name of the sprite's")
 
-    def _members(self, archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-        """Yield the members that can be unpacked as they come, harmless and named below `t`."""
-        import copy
+    def _make(self, archive: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> None:
+        first = self.path_of(member.linkname) if member.islnk() else ""
+        is_source = path.count("/") == 1 and not self.is_contents
+        if member.issym() and is_source and self._style.follows(self._source_of(path)):
+            raise Garbled(f"the sprite sent a link in the place of {self.shown(path)}")
+        if member.issym() or first in self._links:
+            self._links[path] = self._links.get(first) or (member.linkname, member.mtime)
+        elif member.isdir():
+            self._make_folder(path)
+            self._folders[path] = member
+        elif member.isreg():
+            self._make_folder(os.path.dirname(path))
+            self._write(archive, member, path)
+        elif first in self._files:
+            self._make_folder(os.path.dirname(path))
+            self._tree.link(first, path)
+            self._files.add(path)
+            self._twins[path] = first
+        else:
+            self._copy.leave_out(self.shown(path), NO_FILE)
+            return
+        self._copy.entries += 1
 
-        for member in archive:
-            path = self._path(member.name)
-            self._see_alone(path)
-            if member.issym():
-                self._links[path] = member
-                continue
-            made = copy.copy(member)
-            made.name = os.path.relpath(path, self._folder)
-            made.uid, made.gid, made.uname, made.gname = self._owner
-            made.mode = member.mode & 0o777
-            if member.islnk():
-                target = self._path(member.linkname)
-                if target in self._links:
-                    self._links[path] = self._links[target]
-                    continue
-                made.linkname = os.path.relpath(target, self._folder)
-            if member.isdir():
-                made.mode = 0o700
-                self._folders[path] = member
-            elif member.isreg() or (member.islnk() and target in self._files):
-                self._files.add(path)
-            else:
-                self._copy.left_out.append(self._name(path))
-                continue
-            self._copy.count(member.size)
-            yield made
+    def _make_folder(self, path: str) -> None:
+        missing = [path]
+        while missing[-1] and missing[-1] not in self._made:
+            missing.append(os.path.dirname(missing[-1]))
+        for folder in reversed(missing[:-1]):
+            part, at = self._tree.at(folder)
+            os.mkdir(part, 0o700, **at)
+            self._made.add(folder)
+
+    def _write(self, archive: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> None:
+        source: Any = archive.fileobj
+        source.seek(member.offset_data)
+        fd = self._tree.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        self._files.add(path)
+        with open(fd, "wb") as file:
+            holes = sparse_segments(member)
+            segments = [(0, member.size)] if holes is None else holes
+            self._copy.count(member.size - sum(length for _, length in segments))
+            for start, length in segments:
+                file.seek(start)
+                self._pass_on(source, file, length)
+            file.truncate(member.size)
+            if Tree.BY_DESCRIPTOR:
+                self._finish(fd, member)
+        if not Tree.BY_DESCRIPTOR:
+            self._finish(self._tree.at(path)[0], member)
+
+    def _pass_on(self, source: BinaryIO, file: BinaryIO, length: int) -> None:
+        while length > 0:
+            data = source.read(min(length, 1 << 18))
+            if not data:
+                raise EOFError("the stream ended too early")
+            file.write(data)
+            self._copy.count(len(data))
+            length -= len(data)
+
+    def _finish(self, where: int | str, member: tarfile.TarInfo) -> None:
+        """Give a file or folder what its header tells, as far as the disk takes it."""
+        for key, text in member.pax_headers.items():
+            if key.startswith(ATTRIBUTE + "user.") and sys.platform == "linux":
+                name = key[len(ATTRIBUTE) :].replace("%3D", "=").replace("%25", "%")
+                with contextlib.suppress(OSError):
+                    os.setxattr(where, name, os.fsencode(text))
+        mode = member.mode & 0o777 & ~self._hides
+        mode |= self._gives_group if member.isdir() else 0
+        try:
+            os.chmod(where, mode)
+        except OSError as error:
+            if error.errno not in NOT_ABLE:
+                raise
+            self._copy.keeps_modes = False
+        with contextlib.suppress(OSError):
+            os.utime(where, (member.mtime, member.mtime))
+
+    # when all has come
+
+    def discard(self, path: str, why: str) -> None:
+        """Leave out a file of which the sprite says that not all of it could be read."""
+        first = self._twins.get(path, path)
+        twins = [name for name, other in self._twins.items() if other == first]
+        for name in {path, first, *twins}:
+            self._copy.leave_out(self.shown(name), why)
+            if name in self._files:
+                part, at = self._tree.at(name)
+                os.unlink(part, **at)
+                self._files.remove(name)
+
+    def finish(self) -> None:
+        """Make the links, and give the folders their modes."""
+        for path, (text, mtime) in self._links.items():
+            self._make_link(path, text, mtime)
+        for path, member in sorted(self._folders.items(), reverse=True):
+            with self._tree.folder(path) as folder:
+                self._finish(folder, member)
+
+    def _make_link(self, path: str, text: str, mtime: float) -> None:
+        folder = os.path.dirname(path)
+        while folder:
+            if folder in self._links:
+                words = f"the sprite sent something through a link: {self.shown(path)}"
+                raise Garbled(words)
+            folder = os.path.dirname(folder)
+        self._make_folder(os.path.dirname(path))
+        part, at = self._tree.at(path)
+        try:
+            os.symlink(text, part, **at)
+        except FileExistsError:
+            raise self._clash(path) from None
+        except OSError as error:
+            self._copy.leave_out(self.shown(path), error)
+            return
+        if os.utime in os.supports_follow_symlinks:
+            with contextlib.suppress(OSError):
+                os.utime(part, (mtime, mtime), follow_symlinks=False, **at)
+
+
+# What a disk says that lacks a thing
+NOT_ABLE = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+NOT_IN_WINDOWS = (
+    r'[<>:"|?*\\\0-\x1f]|[. ]$|'
+    r"^(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\xb9\xb2\xb3]) *(\.|$)"
+)
+
+
+def fits_system(name: str) -> bool:
+    """Return whether this system takes a name of a sprite's for no more than a name."""
+    if os.name != "nt":
+        return True
+    import re
+
+    return not re.search(NOT_IN_WINDOWS, name, re.I)
+
+
+# how it gets there and back
 
 
 def run_copy(
-    sprite: Sprite, argv: list[bytes], source: SocketInput | None, sink: Sink
-) -> tuple[int, list[str]]:
+    sprite: Sprite,
+    argv: list[bytes],
+    source: SocketInput | None,
+    sink: Sink,
+    copy: Copy | None = None,
+) -> tuple[int, Kept]:
     """Run one side of a copy in a sprite; ThoptersError unless it ends well.
 
-    Returns the status, 0 or 5 from DOWNLOAD_SCRIPT where files changed while they were read, and
-    the lines of stderr.
+    Returns the status, 0 or one of those that DOWNLOAD_SCRIPT tells more by, and what came of
+    stderr; the size of all there is to copy goes to `copy`.
     """
+    import re
+
     errors = Kept()
-    session = open_exec(sprite, {STREAM_STDOUT: sink, STREAM_STDERR: errors.take_first})
+
+    def note(data: bytes | memoryview) -> None:
+        errors.take_first(data)
+        size = re.search(rb"(?m)^thopters: size (\d{1,18})\n", errors[-len(data) - 64 :])
+        if copy and size:
+            copy.total = int(size[1])
+
+    session = open_exec(sprite, {STREAM_STDOUT: sink, STREAM_STDERR: note})
     if source:
         source.is_always_read = True
     try:
@@ -7651,15 +8287,31 @@ def run_copy(
         raise
     finally:
         session.close()
-    words = errors.decode("utf-8", "replace").strip().splitlines()
-    if status not in (0, 5):
-        why = words[0] if words else f"the command in {sprite.name} ended with {status}"
+    if status not in (0, CHANGED, INCOMPLETE):
+        words = lines_of(errors)
+        why = without_our_names(words[0][:1000]) if words else ""
+        why = why or f"the command in {sprite.name} ended with {status}"
         hint = NOT_PUT if status <= 2 or not source else "some of it may be in place"
         raise ThoptersError(f"cannot copy: {why}", hint=hint)
-    return status, words
+    return status, errors
 
 
-def upload(sprite: Sprite, sources: Sequence[tuple[str, str]], target: bytes) -> Copy:
+def lines_of(said: bytes | bytearray) -> list[str]:
+    return said.decode("utf-8", "replace").strip().splitlines()
+
+
+def without_our_names(line: str) -> str:
+    """Return what a program in a sprite says without the names of our temporary folders."""
+    import re
+
+    ours = r"\.thopters-cp\.[0-9a-f]{32}(/t(?=/|\W|$))?/?"
+    line = re.sub(rf"(?<=['\"‘])[^'\"‘]*{ours}|[^\s:'\"‘]*{ours}", "", line)
+    return re.sub(r"^(\S*/)?tar: t/", "tar: ", line)
+
+
+def upload(
+    sprite: Sprite, sources: Sequence[tuple[str, str]], target: bytes, style: CopyStyle
+) -> Copy:
     """Copy local files and folders, each with its name there, into a sprite.
 
     One without a name is a folder whose content is copied.
@@ -7667,51 +8319,148 @@ def upload(sprite: Sprite, sources: Sequence[tuple[str, str]], target: bytes) ->
     import socket
 
     copy = Copy(sprite.console)
+    packer = Packer(copy, sources, style)
     ours, theirs = socket.socketpair()
-    kind = b"many" if len(sources) > 1 else b"one" if sources[0][1] else b"contents"
-    argv = [b"bash", b"-c", UPLOAD_SCRIPT, b"thopters-cp", target, kind, random_word()]
-    packer = in_background(copy.pack, sources, theirs)
+    argv = [b"bash", b"-c", UPLOAD_SCRIPT, b"thopters-cp", target, kind_of(sources), random_word()]
+    if copy.shows_progress:
+        in_background(packer.measure)
+    thread = in_background(copy.run, packer.pack, theirs, "wb")
     try:
         with ours:
             run_copy(sprite, argv, SocketInput(ours), lambda data: None)
     except (OSError, ThoptersError) as error:
-        packer.join()
+        thread.join()
         raise local_error(copy, error) from None
     finally:
-        packer.join()
+        thread.join()
     return copy
 
 
-def download(sprite: Sprite, sources: Sequence[bytes], folder: str, *, into: bool) -> Copy:
-    """Copy files and folders of a sprite into `t` in a local folder, which is ours alone.
+def kind_of(sources: Sequence[tuple[str, str]]) -> bytes:
+    """Return what UPLOAD_SCRIPT has to expect."""
+    path, name = sources[0]
+    if len(sources) > 1:
+        return b"many"
+    if not name:
+        return b"contents"
+    return b"folder" if os.path.isdir(path) else b"file"
 
-    From there they go `into` a folder, or one of them becomes it.
-    """
-    import re
+
+def download(
+    sprite: Sprite, sources: Sequence[str], folder: Tree, style: CopyStyle, umask: int
+) -> Copy:
+    """Copy files and folders of a sprite into `t` in a local folder, which is ours alone."""
     import socket
 
     copy = Copy(sprite.console)
+    unpacker = Unpacker(copy, folder, sources, style, umask)
     ours, theirs = socket.socketpair()
-    names = [os.fsdecode(os.path.basename(path.rstrip(b"/"))) for path in sources]
-    expected = None if names[0] in ALL_IN_IT else names
-    root = "" if into or not expected else names[0]
-    argv = [b"bash", b"-c", DOWNLOAD_SCRIPT, b"thopters-cp", *sources]
-    unpacker = in_background(copy.unpack, folder, expected, theirs, root)
+    measures = b"1" if copy.shows_progress else b""
+    words = [style.links.encode(), measures, *map(os.fsencode, sources)]
+    argv = [b"bash", b"-c", DOWNLOAD_SCRIPT, b"thopters-cp", *words]
+    thread = in_background(copy.run, unpacker.unpack, theirs, "rb")
     try:
         with ours:
-            status, words = run_copy(sprite, argv, None, ours.sendall)
-            copy.has_changed = status != 0
-            copy.left_out += re.findall(
-                r"^tar: (?:\./)?(.*): socket ignored$", "\n".join(words), re.M
-            )
+            status, said = run_copy(sprite, argv, None, ours.sendall, copy)
     except (OSError, ThoptersError) as error:
-        unpacker.join()
+        thread.join()
         raise local_error(copy, error) from None
     finally:
-        unpacker.join()
+        thread.join()
     if not copy.is_whole:
-        raise local_error(copy, copy.error or Garbled("the stream ended too early"))
+        raise local_error(copy, copy.error or EOFError("the stream ended too early"))
+    try:
+        TarWords(copy, unpacker, sources).read(said, status)
+        unpacker.finish()
+    except (OSError, Garbled) as error:
+        raise local_error(copy, error) from None
     return copy
+
+
+REASONS = {  # by the beginning of what is said
+    "File system": "it leads back to a folder that it is in",
+    "File shrank": SHORTER,
+    "File remove": "it has vanished",
+    "socket igno": NO_FILE,
+    "door ignore": NO_FILE,
+    "Unknown fil": NO_FILE,
+}
+
+
+class TarWords:
+    """What DOWNLOAD_SCRIPT and the programs that it runs say on stderr of single files."""
+
+    DONE = "Exiting with failure status due to previous errors"
+    FATAL = "Error is not recoverable: exiting now"
+
+    def __init__(self, copy: Copy, unpacker: Unpacker, sources: Sequence[str]) -> None:
+        self._copy = copy
+        self._unpacker = unpacker
+        self._sources = sources
+
+    def read(self, said: Kept, status: int) -> None:
+        """Take note of what was left out or has changed; Garbled where something else went wrong.
+
+        A source that has not come is left out, whatever is said of it.
+        """
+        if len(said) >= said.LIMIT:
+            raise Garbled("too many files can't be read in the sprite to name them all")
+        copy = self._copy
+        known = len(copy.left_out) + len(copy.changed)
+        strange = [line for line in lines_of(said) if not self._understands(line)]
+        is_explained = len(copy.left_out) + len(copy.changed) > known
+        is_fatal = any(line.endswith(f"tar: {self.FATAL}") for line in strange)
+        if is_fatal or (status == INCOMPLETE and not is_explained):
+            raise Garbled(strange[0] if strange else "tar has failed in the sprite")
+        if status == CHANGED and not is_explained:
+            copy.changed.append("some of it")
+        for source in self._sources:
+            if not self._unpacker.has_come(source):
+                copy.leave_out(source, "the sprite sent nothing")
+
+    def _understands(self, line: str) -> bool:
+        import re
+
+        line = re.sub(r"^\S*/(?=(find|tar): )", "", line)
+        if match := re.fullmatch(r"thopters: (\d{1,9}) (.+)", line):
+            for source in self._sources[int(match[1]) - 1 :][:1]:
+                self._copy.leave_out(source, match[2])
+        elif match := re.fullmatch(r"find: (File system loop detected); '(.+)' is.*", line):
+            return self._takes_note(match[2], match[1])
+        elif match := re.fullmatch(r"find: '(.+)': (.+)", line):
+            return self._takes_note(match[1], match[2])
+        elif match := re.fullmatch(r"tar: ((?:\\.|[^\\:])+): (.+)", line):
+            return match[2].startswith("Warning: ") or self._takes_note(match[1], match[2])
+        return line.startswith("thopters: ") or line.endswith(f"tar: {self.DONE}")
+
+    def _takes_note(self, name: str, what: str) -> bool:
+        """Take note of what is said about a name; False where it is not one that was asked for."""
+        try:
+            path = self._unpacker.path_of(unescape(name))
+        except Garbled:
+            return False
+        shown = self._unpacker.shown(path)
+        if what == "file changed as we read it":
+            self._copy.changed.append(shown)
+        elif what.startswith(("File shrank by", "Read error")):
+            self._unpacker.discard(path, REASONS.get(what[:11], what.rpartition(": ")[2]))
+        else:
+            self._copy.leave_out(shown, REASONS.get(what[:11], what.rpartition(": ")[2]))
+        return True
+
+
+def unescape(text: str) -> str:
+    """Return the name that a program shows with escapes, as GNU's do."""
+    import re
+
+    letters = dict(zip("abfnrtv", "\a\b\f\n\r\t\v", strict=True))
+
+    def decode(match: re.Match[str]) -> str:
+        code = match[1]
+        return chr(int(code, 8)) if code[1:] else letters.get(code, code)
+
+    plain = re.sub(r"(?s)\\([0-3][0-7]{2}|.)", decode, text)
+    return os.fsdecode(plain.encode("latin-1", "replace"))
 
 
 def random_word() -> bytes:
@@ -7719,11 +8468,13 @@ def random_word() -> bytes:
 
 
 def local_error(copy: Copy, error: Exception) -> ThoptersError:
-    """Return the error that a copy ends with: ours, if that is what ended the other side."""
-    ours = isinstance(copy.error, (OSError, Garbled)) and not isinstance(
-        copy.error, ConnectionError
-    )
-    cause = copy.error if ours else error
+    """Return the error that a copy ends with: ours, if that is what ended the other side.
+
+    A stream that breaks off is what the other side's end does to ours.
+    """
+    is_effect = isinstance(copy.error, (ConnectionError, EOFError))
+    is_theirs = is_effect and not isinstance(error, ConnectionError)
+    cause = error if is_theirs or not copy.error else copy.error
     if isinstance(cause, ThoptersError):
         return cause
     what, why = "", str(cause)
@@ -7732,101 +8483,197 @@ def local_error(copy: Copy, error: Exception) -> ThoptersError:
     return ThoptersError(f"cannot copy{what}: {why}", hint=NOT_PUT)
 
 
-def plan_moves(source: str, target: str) -> list[tuple[str, str]]:
-    """Return what is to be moved, and where to, for `source` to be merged as cp does it.
+# what has come gets its place
 
-    Folders that are there are gone into. ThoptersError where something does not fit.
+
+class Placing:
+    """Puts what has come in one tree into another, as cp does: folders that are there are merged.
+
+    `prefix` is what the user's words for a place there begin with.
     """
-    found, pairs = [], [(source, target)]
-    while pairs:
-        source, target = pairs.pop()
-        is_folder = os.path.isdir(source) and not os.path.islink(source)
-        is_there = os.path.isdir(target) and not os.path.islink(target)
-        if is_folder and is_there:
-            names = os.listdir(source)
-            pairs += [(os.path.join(source, name), os.path.join(target, name)) for name in names]
-        elif is_there:
-            raise ThoptersError(f"cannot replace the folder {target} by a file", hint=NOT_PUT)
-        elif is_special(target) or (is_folder and os.path.lexists(target)):
-            kind = "folder" if is_folder else "file"
-            raise ThoptersError(f"cannot replace {target} by a {kind}", hint=NOT_PUT)
-        else:
-            found.append((source, target))
-    return found
 
+    def __init__(self, source: Tree, target: Tree, prefix: str) -> None:
+        self._source = source
+        self._target = target
+        self._prefix = prefix
+        self._moves: list[tuple[str, str]] = []
 
-def put_in_place(found: Sequence[tuple[str, str]]) -> None:
-    for count, (source, target) in enumerate(found):
+    def plan(self, source: str, target: str) -> None:
+        """Take note of what is to be moved, and where to; ThoptersError where something clashes."""
+        pairs = [(source, target)]
+        while pairs:
+            source, target = pairs.pop()
+            is_folder = stat.S_ISDIR(self._source.stat(source).st_mode)
+            status = self._look(target)
+            there = stat.S_IFMT(status.st_mode) if status else None
+            if status and is_folder and there == stat.S_IFDIR:
+                if status.st_dev != self._source.stat("").st_dev:
+                    words = f"{self._shown(target)} is on another disk; copy to it by itself"
+                    raise ThoptersError(words, hint=NOT_PUT)
+                self._source.unlock(source)  # its own mode is not put
+                names = self._source.names(source)
+                pairs += [(below(source, name), below(target, name)) for name in names]
+            elif there == stat.S_IFDIR:
+                raise self._clash(f"the folder {self._shown(target)}", "file")
+            elif there not in (None, stat.S_IFREG, stat.S_IFLNK) or (is_folder and there):
+                raise self._clash(self._shown(target), "folder" if is_folder else "file")
+            else:
+                self._moves.append((source, target))
+
+    def _look(self, target: str) -> os.stat_result | None:
         try:
-            move(source, target)
+            return self._target.stat(target)
+        except FileNotFoundError:
+            return None
         except OSError as error:
-            raise ThoptersError(
-                f"cannot put {target} in place: {error.strerror}",
-                hint="some of it is in place" if count else NOT_PUT,
-            ) from None
+            raise self._failure(target, error, NOT_PUT) from None
+
+    def _shown(self, target: str) -> str:
+        return os.path.join(self._prefix, target)
+
+    def _clash(self, what: str, kind: str) -> ThoptersError:
+        return ThoptersError(f"cannot replace {what} by a {kind}", hint=NOT_PUT)
+
+    def _failure(self, target: str, error: OSError, hint: str) -> ThoptersError:
+        text = f"cannot put {self._shown(target)} in place: {error.strerror}"
+        return ThoptersError(text, hint=hint)
+
+    def put(self) -> None:
+        for count, (source, target) in enumerate(self._moves):
+            try:
+                self.move(source, target)
+            except OSError as error:
+                hint = "some of it is in place" if count else NOT_PUT
+                raise self._failure(target, error, hint) from None
+
+    def move(self, source: str, target: str) -> None:
+        """Rename, also where the owner may not write in one of the folders."""
+        parent = os.path.dirname(target)
+        mode, around = self._source.stat(source).st_mode, self._target.stat(parent).st_mode
+        with contextlib.ExitStack() as after:
+            if stat.S_ISDIR(mode) and not mode & 0o200 and Tree.BY_DESCRIPTOR:  # its `..` changes
+                self._source.unlock(source)
+                self._open(after, self._source, source, mode)
+            if not around & 0o200:
+                with contextlib.suppress(PermissionError):
+                    self._open(after, self._target, parent, around)
+            (old, old_at), (new, new_at) = self._source.at(source), self._target.at(target)
+            fds = {"src_dir_fd": old_at.get("dir_fd"), "dst_dir_fd": new_at.get("dir_fd")}
+            os.replace(old, new, **fds)
+
+    def _open(self, after: contextlib.ExitStack, tree: Tree, name: str, mode: int) -> None:
+        """Have its owner write in a folder for the time."""
+        folder = after.enter_context(tree.folder(name))
+        os.chmod(folder, stat.S_IMODE(mode) | 0o200)
+        after.callback(os.chmod, folder, stat.S_IMODE(mode))
 
 
-def move(source: str, target: str) -> None:
-    """Rename, also where the owner may not write in one of the folders."""
-    folders = {os.path.dirname(source), os.path.dirname(target) or "."}
-    if os.path.isdir(source) and not os.path.islink(source):
-        folders.add(source)
-    modes = {folder: os.stat(folder).st_mode & 0o7777 for folder in folders}
-    locked = {folder: mode for folder, mode in modes.items() if not mode & 0o200}
-    place = source
-    try:
-        for folder, mode in locked.items():
-            os.chmod(folder, mode | 0o200)
-        os.replace(source, target)
-        place = target
-    finally:
-        for folder, mode in locked.items():
-            os.chmod(place if folder == source else folder, mode)
+class Workshop:
+    """A folder of ours beside the place of what comes, gone in the end with all that is in it."""
+
+    def __init__(self, place: Tree) -> None:
+        self._place = place
+        self._name = f".thopters-cp.{random_word().decode()}"
+        self._tree: Tree | None = None
+        self.umask = 0o077
+
+    def __enter__(self) -> Workshop:
+        return self
+
+    def open(self) -> Tree:
+        """Make the folder, and `t` in it."""
+        part, at = self._place.at(self._name)
+        self.umask = os.umask(0o077)
+        try:
+            os.mkdir(part, 0o700, **at)
+            return self._open()
+        except OSError as error:
+            place = self._place.path.rstrip("/") or "/"
+            raise ThoptersError(f"cannot write to {place}: {error.strerror}") from None
+        finally:
+            os.umask(self.umask)
+
+    def _open(self) -> Tree:
+        """Open the folder; OSError where somebody has put another one in its place."""
+        tree = Tree(self._name, within=self._place)
+        if not tree.names(""):
+            self._tree = tree
+            tree.unlock("")
+            part, at = tree.at("t")
+            os.mkdir(part, 0o700, **at)
+            if tree.stat("").st_uid == tree.stat("t").st_uid:
+                return tree
+        raise OSError(errno.EBUSY, "somebody else has put a folder in the place of ours")
+
+    def __exit__(self, *exc: object) -> None:
+        if self._tree:
+            with self._tree:
+                self._remove_all(self._tree)
+        part, at = self._place.at(self._name)
+        with contextlib.suppress(OSError):
+            os.rmdir(part, **at)
+
+    def _remove_all(self, tree: Tree) -> None:
+        try:
+            remove_all(tree)
+        except Interrupted:
+            remove_all(tree)  # by the same wish we are not interrupted twice
+            raise
 
 
-def remove_tree(folder: str) -> None:
-    """Remove a folder of ours with all in it, also where its owner may not write."""
-    found = [folder]  # and those in it, each behind the one that holds it
-    try:
-        for parent in found:
-            with contextlib.suppress(OSError):
-                os.chmod(parent, 0o700)
-                for entry in list(os.scandir(parent)):  # what is removed may move the others
-                    if entry.is_dir(follow_symlinks=False):
-                        found.append(entry.path)
-                    else:
-                        os.unlink(entry)
-        for parent in reversed(found):
-            with contextlib.suppress(OSError):
-                os.rmdir(parent)
-    except Interrupted:
-        remove_tree(folder)  # by the same wish we are not interrupted twice
-        raise
+def remove_all(tree: Tree) -> None:
+    """Remove what is in a folder of ours, also where its owner may not write."""
+    folders = [""]
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            tree.unlock(folder)
+            for entry in tree.names(folder):
+                name = below(folder, entry)
+                part, at = tree.at(name)
+                if stat.S_ISDIR(tree.stat(name).st_mode):
+                    folders.append(name)
+                else:
+                    os.unlink(part, **at)
+    for folder in reversed(folders[1:]):
+        part, at = tree.at(folder)
+        with contextlib.suppress(OSError):
+            os.rmdir(part, **at)
+
+
+# what the user asks for
 
 
 def split_path(text: str) -> tuple[str | None, str]:
-    """Return the sprite and the path of NAME:PATH; None for a local path, as ./a:b is one."""
+    """Return the sprite and the path of NAME:PATH; None for a local path, as ./a:b is one.
+
+    The home's own name becomes one for what is in it.
+    """
     name, colon, path = text.partition(":")
     is_drive = os.name == "nt" and len(name) == 1
     if not colon or not name or "/" in name or is_drive:
         return None, text
-    return valid_name(name), path
+    user = path.partition("/")[0]
+    if user.startswith("~") and user != "~":
+        hint = f"a file of that name is {name}:./{path}"
+        raise UsageError(f"cp knows your own home in {name} alone, and not {user}", hint=hint)
+    return valid_name(name), "~/." if path.rstrip("/") == "~" else path
 
 
-def copy_in(sprite: Sprite, sources: list[str], target: bytes) -> int:
+def copy_in(sprite: Sprite, sources: list[str], target: str, style: CopyStyle) -> int:
     if "-" in sources:
         if len(sources) > 1:
             raise UsageError("- stands for one file, and can't be copied with others")
-        return copy_stdin(sprite, target)
-    for path in sources:
-        if not os.path.lexists(path):
-            raise ThoptersError(f"there is no {path}")
+        return copy_stdin(sprite, os.fsencode(target))
+    if not any(map(os.path.lexists, sources)):
+        raise ThoptersError(f"there is no {sources[0]}")
     named = [(path, last_part(path)) for path in sources]
     check_names([last for _, last in named])
     if named[0][1] in ALL_IN_IT:
         named = [(named[0][0], "")]
     with sprite.console.working(f"copying to {sprite.name}"):
-        copy = upload(sprite, named, target)
+        copy = upload(sprite, named, os.fsencode(target), style)
+    if not copy.entries:
+        raise nothing_copied(sprite, copy)
     return report_copy(sprite, copy)
 
 
@@ -7849,53 +8696,66 @@ def copy_stdin(sprite: Sprite, target: bytes) -> int:
     return EXIT_OK
 
 
-def copy_out(sprite: Sprite, sources: list[str], target: str) -> int:
+def copy_to_stdout(sprite: Sprite, source: str) -> int:
+    sys.stdout.flush()
+    binary_streams()
+    argv = [b"bash", b"-c", SHOW_SCRIPT, b"thopters-cp", os.fsencode(source)]
+    run_copy(sprite, argv, None, write_stdout)
+    return EXIT_OK
+
+
+def copy_out(sprite: Sprite, sources: list[str], target: str, style: CopyStyle) -> int:
     if target == "-":
         if len(sources) > 1:
             raise UsageError("- stands for one file")
-        sys.stdout.flush()
-        binary_streams()
-        # to cat, - is its stdin
-        argv = [b"cat", b"--", b"./-" if sources[0] == "-" else os.fsencode(sources[0])]
-        run_copy(sprite, argv, None, write_stdout)
-        return EXIT_OK
+        return copy_to_stdout(sprite, sources[0])
     names = [last_part(path) for path in sources]
     check_names(names)
-    into = os.path.isdir(target)
-    if not into and (len(sources) > 1 or not target or target.endswith("/")):
-        raise ThoptersError(f"{target or repr(target)} is not a directory")
-    if os.path.islink(target):
-        target = os.path.realpath(target)  # as cp does; the link stays
-    place = target if into else os.path.dirname(target) or "."
-    folder = os.path.join(place, f".thopters-cp.{random_word().decode()}")
+    into = check_target(target, len(sources))
+    prefix = target if into else os.path.dirname(target.rstrip("/"))
     try:
-        make_folder(folder)
+        place = Tree(target if into else f"{prefix or '.'}/")
+    except OSError as error:
+        raise ThoptersError(f"cannot write to {prefix or '.'}: {error.strerror}") from None
+    with place, Workshop(place) as workshop:
+        folder = workshop.open()
         with sprite.console.working(f"copying from {sprite.name}"):
-            copy = download(sprite, list(map(os.fsencode, sources)), folder, into=into)
-        top = os.path.join(folder, "t")
-        if names[0] in ALL_IN_IT:
-            found = plan_moves(top, target)
+            copy = download(sprite, sources, folder, style, workshop.umask)
+        if not copy.entries:
+            raise nothing_copied(sprite, copy)
+        placing = Placing(folder, place, prefix)
+        new = "" if into else last_part(target)
+        if last_part(sources[0]) in ALL_IN_IT:
+            placing.plan("t", new)
         else:
-            found = [
-                pair
-                for entry in os.listdir(top)
-                for pair in plan_moves(
-                    os.path.join(top, entry), os.path.join(target, entry) if into else target
-                )
-            ]
+            for entry in folder.names("t"):
+                check_folder(folder, below("t", entry), new and target)
+                placing.plan(below("t", entry), new or entry)
         with SignalsWait():
-            put_in_place(found)
-    finally:
-        remove_tree(folder)
+            placing.put()
     return report_copy(sprite, copy)
 
 
-def make_folder(folder: str) -> None:
-    try:
-        os.mkdir(folder, 0o700)
-    except OSError as error:
-        place = os.path.dirname(folder)
-        raise ThoptersError(f"cannot write to {place}: {error.strerror}") from None
+def check_target(target: str, count: int) -> bool:
+    """Return whether it is a folder to copy into; ThoptersError where it can't be the target.
+
+    Nothing is written through a link, which a sprite may have sent in a copy before.
+    """
+    if os.path.isdir(target):
+        if os.path.islink(target):
+            hint = f"to copy into that directory: {target}/"
+            raise ThoptersError(f"{target} is a link to a directory", hint=hint)
+        return True
+    is_new_folder = target.endswith("/") and not os.path.lexists(target.rstrip("/"))
+    if count > 1 or not target or (target.endswith("/") and not is_new_folder):
+        raise ThoptersError(f"{target or repr(target)} is not a directory")
+    return False
+
+
+def check_folder(tree: Tree, name: str, target: str) -> None:
+    """Raise ThoptersError where what is no folder should become one."""
+    if target.endswith("/") and not stat.S_ISDIR(tree.stat(name).st_mode):
+        raise ThoptersError(f"{target} is not a directory", hint=NOT_PUT)
 
 
 def last_part(path: str) -> str:
@@ -7911,12 +8771,22 @@ def check_names(names: list[str]) -> None:
         raise UsageError("what is in a directory can't be copied with others")
 
 
+def nothing_copied(sprite: Sprite, copy: Copy) -> ThoptersError:
+    """Say what was left out, and return the error for a copy that has copied nothing."""
+    name = next(iter(copy.left_out))
+    why = copy.left_out.pop(name)
+    report_copy(sprite, copy)
+    return ThoptersError(f"cannot copy {name}: {why}", hint=NOT_PUT)
+
+
 def report_copy(sprite: Sprite, copy: Copy) -> int:
     """Say what was left out, which makes it a failure, as with cp, and what may be torn."""
-    if copy.has_changed:
-        sprite.console.warn("some files changed while they were read")
-    for member in copy.left_out:
-        sprite.console.warn(f"left out: {member}: a special file, or a link that leads outside")
+    for name in copy.changed:
+        sprite.console.warn(f"{name} changed while it was read")
+    for name, why in copy.left_out.items():
+        sprite.console.warn(f"left out: {name}: {why}")
+    if not copy.keeps_modes:
+        sprite.console.warn("the disk here does not keep modes")
     return EXIT_FAILED if copy.left_out else EXIT_OK
 
 
@@ -9925,9 +10795,22 @@ def different_ports(texts: Sequence[str], name: str) -> list[tuple[int, int]]:
     return pairs
 
 
+def cp_habit(option: str, text: str) -> Argument:
+    """Return an option of cp's; those that are given make `args.habits`, in their order."""
+    letter = option.lstrip("-")
+    return Argument(
+        option, dest="habits", action="append_const", const=letter, default=[], help=text
+    )
+
+
 @Command(
     "cp",
     "copy files and directories into a sprite, or out of it",
+    Argument("-r", "-R", action="store_true", help="changes nothing: directories need no option"),
+    cp_habit("-a", "keep links as links, and modes as with -p"),
+    cp_habit("-p", "keep modes whole: your umask takes nothing from what comes down"),
+    cp_habit("-P", "keep links as links, also those that you name"),
+    cp_habit("-L", "follow all links; the last of -a, -P and -L counts"),
     Argument("paths", metavar="SRC", nargs="+", help="PATH, or NAME:PATH in a sprite"),
     Argument("target", metavar="DST", help="likewise; one side is a sprite's"),
     examples=(
@@ -9937,19 +10820,21 @@ def different_ports(texts: Sequence[str], name: str) -> list[tuple[int, int]]:
     ),
 )
 def cmd_cp(app: App, args: argparse.Namespace) -> int:
+    style = CopyStyle(args.habits)
     sources = [split_path(text) for text in args.paths]
     name, target = split_path(args.target)
     if name:
         if any(place for place, _ in sources):
             hint = "copy to a local file in between; a local name with a colon is ./a:b"
             raise UsageError("both sides are in sprites", hint=hint)
-        return copy_in(app.sprite(name), [path for _, path in sources], os.fsencode(target or "."))
+        return copy_in(app.sprite(name), [path for _, path in sources], target or ".", style)
     names = {place for place, _ in sources}
     if len(names) != 1 or None in names:
         raise UsageError(
             "one side has to be in a sprite", hint="thopters cp PATH NAME:PATH, or the other way"
         )
-    return copy_out(app.sprite(str(names.pop())), [path or "." for _, path in sources], target)
+    paths = [path or "." for _, path in sources]
+    return copy_out(app.sprite(str(names.pop())), paths, target, style)
 
 
 @Command(

@@ -17,6 +17,7 @@ import termios
 import threading
 import unicodedata
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,18 @@ import pytest
 from emulation import Emulator, Fault, exec
 from emulation.machine import namespace_kind
 from emulation.state import Sprite
+from support.copies import (
+    archive,
+    described,
+    evil,
+    leftovers,
+    member,
+    pack,
+    put_program,
+    put_tar,
+    same,
+    unpack,
+)
 from support.program import MODULE, Thopters, both
 from support.sessions import needs_namespace
 from support.waiting import until
@@ -68,49 +81,30 @@ def test_names_that_are_one_on_our_disk_are_not_put_over_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], clash: str
 ) -> None:
     """As on those of macOS and Windows, which take names that differ in case for the same."""
+    make_folder, make_file = os.mkdir, os.open
 
-    def exists(path: str) -> bool:
-        folder, name = os.path.split(path)
-        there = os.listdir(folder) if os.path.isdir(folder) else []
-        return fold(name) in map(fold, there)
+    def find(name: str, folder: int | None) -> str:
+        return next((n for n in os.listdir(folder) if fold(n) == fold(name)), name)
 
-    monkeypatch.setattr(os.path, "lexists", exists)
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
-        for name in names:
-            member = tarfile.TarInfo(name.rstrip("/"))
-            if name.endswith("/"):
-                member.type, member.mode = tarfile.DIRTYPE, 0o755
-            archive.addfile(member)
-    stream.seek(0)
-    copy = program.Copy(program.Console(io.StringIO(), io.StringIO(), {}))
-    unpacker = program.Unpacker(copy, str(tmp_path), None, "")
+    def mkdir(name: str, mode: int = 0o777, dir_fd: int | None = None) -> None:
+        make_folder(find(name, dir_fd) if dir_fd else name, mode, dir_fd=dir_fd)
+
+    def open_file(name: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        return make_file(find(name, dir_fd) if dir_fd else name, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    monkeypatch.setattr(os, "open", open_file)
+    monkeypatch.setattr(os, "O_PATH", 0)
+    folders = [name.endswith("/") for name in names]
+    kinds = [tarfile.DIRTYPE if is_folder else tarfile.REGTYPE for is_folder in folders]
+    pairs = zip(names, kinds, strict=True)
+    data = archive(*(member(name.rstrip("/"), kind, mode=0o755) for name, kind in pairs))
+    copy = unpack(tmp_path, data)
     if not clash:
-        unpacker.run(stream)
+        assert copy.error is None
         assert sorted(os.listdir(tmp_path / "t" / "Lib")) == ["a", "b"]
         return
-    with pytest.raises(program.Garbled, match=f"takes {clash} for another name"):
-        unpacker.run(stream)
-
-
-def described(folder: Path) -> str:
-    """Return kinds, modes, targets, times and sizes of all but directories, by find."""
-    told = subprocess.run(
-        ["find", ".", "-type", "l", "-printf", r"%P %l\0", "-o", "-type", "f",
-         "-printf", r"%P %m %Ts %s\0"],
-        cwd=folder, capture_output=True, check=True,
-    )  # fmt: skip
-    return "\n".join(sorted(told.stdout.decode("latin-1").split("\0")))
-
-
-def same(one: Path, other: Path) -> None:
-    subprocess.run(["diff", "-r", "--no-dereference", str(one), str(other)], check=True)
-
-
-def leftovers(*folders: Path) -> list[Path]:
-    return [path for folder in folders for path in folder.glob("*thopters-*")] + [
-        path for folder in folders for path in folder.glob(".thopters-*")
-    ]
+    assert f"takes ./{clash} for another name" in str(copy.error)
 
 
 @both
@@ -268,8 +262,9 @@ def test_a_folder_that_nobody_may_write_in_stays_so_when_nothing_can_be_moved(
     (target / "d" / "f").mkdir(parents=True)
     for folder in (source, target):
         folder.chmod(0o555)
-    with pytest.raises(OSError, match="not empty"):
-        program.move(str(source), str(target / "d"))
+    trees = program.Tree(str(source.parent)), program.Tree(str(target))
+    with trees[0], trees[1], pytest.raises(OSError, match="not empty"):
+        program.Placing(*trees, "").move("d", "d")
     assert [folder.stat().st_mode & 0o777 for folder in (source, target)] == [0o555, 0o555]
 
 
@@ -412,13 +407,15 @@ def test_a_file_that_grows_meanwhile_is_copied_with_a_warning(
     """tar says so by status 1; it has sent as much as the file held at first."""
     real = shutil.which("tar", path="/usr/bin:/bin")
     put_tar(
-        sprite, monkeypatch, f'{real} "$@"; echo "tar: ./f: file changed as we read it"; exit 1'
+        sprite,
+        monkeypatch,
+        f'{real} "$@"; echo "tar: .//f: file changed as we read it" >&2; exit 1',
     )
     (sprite.home / "f").write_text("f")
     sprite.machine.own(sprite.home)
     done = thopters("cp", "dev:f", "g")
     assert (done.code, done.out) == (0, ""), done
-    assert done.err == "thopters: warning: some files changed while they were read\n"
+    assert done.err == "thopters: warning: f changed while it was read\n"
     assert (thopters.home / "g").read_text() == "f"
 
 
@@ -508,13 +505,13 @@ def test_a_link_to_a_folder_is_not_looked_into(thopters: Thopters, sprite: Sprit
     for home in (thopters.home, sprite.home):
         (home / "l").symlink_to("/etc")
     sprite.machine.own(sprite.home)
-    done = thopters("cp", "l", "dev:")
+    done = thopters("cp", "-P", "l", "dev:")
     assert (done.code, done.err) == (0, ""), done
     assert os.readlink(sprite.home / "l") == "/etc"
 
 
-@pytest.mark.parametrize("words", [["f", "dev:link"], ["-", "dev:link"], ["dev:f", "link"]])
-def test_a_link_at_the_destination_stays_one(
+@pytest.mark.parametrize("words", [["f", "dev:link"], ["-", "dev:link"]])
+def test_a_link_at_a_destination_in_a_sprite_stays_one(
     thopters: Thopters, sprite: Sprite, words: list[str]
 ) -> None:
     for home in (thopters.home, sprite.home):
@@ -523,12 +520,11 @@ def test_a_link_at_the_destination_stays_one(
         (home / "dotfiles" / "real").write_text("old")
         (home / "link").symlink_to("dotfiles/real")
     sprite.machine.own(sprite.home)
-    target = sprite.home if words[1].startswith("dev:") else thopters.home
     done = thopters("cp", *words, stdin=b"new")
     assert (done.code, done.err) == (0, ""), done
-    assert os.readlink(target / "link") == "dotfiles/real"
-    assert (target / "dotfiles" / "real").read_text() == "new"
-    assert not leftovers(target, target / "dotfiles")
+    assert os.readlink(sprite.home / "link") == "dotfiles/real"
+    assert (sprite.home / "dotfiles" / "real").read_text() == "new"
+    assert not leftovers(sprite.home, sprite.home / "dotfiles")
 
 
 @pytest.mark.parametrize("words", [["f", "dev:pipe"], ["-", "dev:pipe"], ["dev:f", "pipe"]])
@@ -615,7 +611,6 @@ def test_special_files_are_left_out_and_said(thopters: Thopters, sprite: Sprite)
         (home / "d" / "file").write_text("x")
         os.mkfifo(home / "d" / "pipe")
         make_socket(home / "d" / "a socket")
-    (sprite.home / "d" / "passwd").symlink_to("/etc/passwd")
     (thopters.home / "d" / "version").symlink_to("/proc/version")  # a link is one, and no file
     sprite.machine.own(sprite.home)
     done = thopters("cp", "d", "dev:e")
@@ -624,7 +619,8 @@ def test_special_files_are_left_out_and_said(thopters: Thopters, sprite: Sprite)
     assert sorted(os.listdir(sprite.home / "e")) == ["file", "version"]
     done = thopters("cp", "dev:d", "e")
     assert done.code == 1
-    assert sorted(re.findall("left out: (.*?):", done.err)) == ["d/a socket", "d/passwd", "d/pipe"]
+    assert sorted(re.findall("left out: (.*?):", done.err)) == ["d/a socket", "d/pipe"]
+    assert done.err.count(": it is not a file, directory or link\n") == 2
     assert sorted(os.listdir(thopters.home / "e")) == ["file"]
 
 
@@ -638,11 +634,11 @@ def test_a_file_that_tells_no_size_is_not_copied_as_an_empty_one(
     thopters: Thopters, sprite: Sprite
 ) -> None:
     done = thopters("cp", "/proc/version", "dev:")
-    assert (done.code, "left out: version" in done.err) == (1, True)
+    assert (done.code, "cannot copy /proc/version: it tells no size" in done.err) == (1, True)
     assert not (sprite.home / "version").exists()
     done = thopters("cp", "dev:/proc/version", ".")
     assert (done.code, done.out) == (1, "")
-    assert "cannot copy: /proc/version tells no size; copy it to -" in done.err
+    assert "cannot copy /proc/version: it tells no size; copy it to -" in done.err
     assert not leftovers(thopters.home) and not (thopters.home / "version").exists()
     assert thopters("cp", "dev:/proc/version", "-").out == Path("/proc/version").read_text()
     (thopters.home / "empty").write_bytes(b"")
@@ -653,53 +649,31 @@ def test_a_file_that_tells_no_size_is_not_copied_as_an_empty_one(
 def test_a_local_file_that_grows_meanwhile_is_copied_with_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "log").write_text("one\n")
-    copy_bytes = tarfile.copyfileobj  # type: ignore[attr-defined]
-
-    def grow(*words: Any, **more: Any) -> None:
-        copy_bytes(*words, **more)
-        with open(tmp_path / "log", "a") as log:
-            log.write("two\n")
-
-    monkeypatch.setattr(tarfile, "copyfileobj", grow)
-    assert packed(tmp_path / "log") == b"one\n"
+    path = tmp_path / "log"
+    path.write_text("one\n")
+    copy, member = packed_while(path, monkeypatch, lambda: os.truncate(path, 8))
+    assert (copy.changed, copy.left_out) == ([str(path)], {})
+    assert member == b"one\n"
 
 
-def packed(path: Path) -> bytes:
-    """Pack a file that changes meanwhile, and return what comes of it."""
-    copy = program.Copy(program.Console(io.StringIO(), io.StringIO(), {}))
-    ours, theirs = socket.socketpair()
-    copy.pack([(str(path), "log")], theirs)
-    with ours, ours.makefile("rb") as stream, tarfile.open(mode="r|", fileobj=stream) as archive:
-        member = archive.next()
-        data = archive.extractfile(member).read()  # type: ignore[union-attr, arg-type]
-    assert (copy.error, copy.has_changed, copy.left_out) == (None, True, [])
-    return data
+def packed_while(
+    path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]
+) -> tuple[program.Copy, bytes]:
+    """Pack a file that changes before it is read, and return what comes of it."""
+    begin = program.Content.__init__
 
+    def make(*words: Any) -> None:
+        begin(*words)
+        change()
 
-def test_a_local_file_that_shrinks_meanwhile_is_copied_with_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "log").write_text("one\n")
-    copy_bytes = tarfile.copyfileobj  # type: ignore[attr-defined]
-
-    def shrink(*words: Any, **more: Any) -> None:
-        os.truncate(tmp_path / "log", 2)
-        copy_bytes(*words, **more)
-
-    monkeypatch.setattr(tarfile, "copyfileobj", shrink)
-    assert packed(tmp_path / "log") == b"on\0\0"
+    monkeypatch.setattr(program.Content, "__init__", make)
+    copy, data = pack(path)
+    with tarfile.open(fileobj=io.BytesIO(data)) as made:
+        read = made.extractfile(made.getmembers()[0])
+        return copy, read.read() if read else b""
 
 
 # what a hostile sprite could send
-
-
-def member(name: str, kind: bytes = tarfile.REGTYPE, **fields: Any) -> tarfile.TarInfo:
-    made = tarfile.TarInfo(name)
-    made.type = kind
-    for key, value in fields.items():
-        setattr(made, key, value)
-    return made
 
 
 HOSTILE: dict[str, list[tarfile.TarInfo]] = {
@@ -716,29 +690,11 @@ HOSTILE: dict[str, list[tarfile.TarInfo]] = {
 }
 
 
-def unpack(folder: Path, data: bytes, names: list[str] | None = None) -> program.Copy:
-    """Unpack a stream as `download` does."""
-    console = program.Console(io.StringIO(), io.StringIO(), {})
-    copy = program.Copy(console)
-    ours, theirs = socket.socketpair()
-    thread = threading.Thread(target=copy.unpack, args=(str(folder), names, theirs))
-    thread.start()
-    with ours, contextlib.suppress(ConnectionError):
-        ours.sendall(data)
-    thread.join(30)
-    assert not thread.is_alive()
-    return copy
-
-
 @pytest.mark.parametrize("case", HOSTILE)
 def test_nothing_gets_out_of_the_destination(tmp_path: Path, case: str) -> None:
     (tmp_path / "secret").write_text("secret")
     (inside := tmp_path / "inside").mkdir()
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
-        for made in HOSTILE[case]:
-            archive.addfile(made, io.BytesIO(b"evil") if made.isreg() else None)
-    copy = unpack(inside, stream.getvalue())
+    copy = unpack(inside, archive(*HOSTILE[case]))
     if case == "absolute":  # what is left of the name lies inside
         assert (inside / "t" / "tmp" / "thopters-escaped").read_bytes() == b"evil"
     else:
@@ -748,31 +704,6 @@ def test_nothing_gets_out_of_the_destination(tmp_path: Path, case: str) -> None:
     assert (tmp_path / "secret").stat().st_nlink == 1
     for path in inside.rglob("*"):
         assert not path.is_symlink()
-
-
-def put_tar(sprite: Sprite, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    put_program(sprite, monkeypatch, "tar", script)
-
-
-def put_program(sprite: Sprite, monkeypatch: pytest.MonkeyPatch, name: str, script: str) -> None:
-    """Put a program of our own into the sprite."""
-    (folder := sprite.home / ".programs").mkdir(exist_ok=True)
-    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
-    (folder / name).chmod(0o755)
-    path = f"{sprite.machine.home_inside}/.programs:/usr/bin:/bin"
-    monkeypatch.setattr(exec, "DEFAULT_PATH", path)
-    sprite.machine.own(sprite.home)
-
-
-def evil(sprite: Sprite, monkeypatch: pytest.MonkeyPatch, *members: tarfile.TarInfo) -> None:
-    """Have the sprite's tar send these instead of what was asked for."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for made in members:
-            archive.addfile(made, io.BytesIO(b"evil") if made.isreg() else None)
-    (sprite.home / "x").mkdir()
-    (sprite.home / "stream").write_bytes(stream.getvalue())
-    put_tar(sprite, monkeypatch, f"cat {sprite.machine.home_inside}/stream")
 
 
 FOLDER = member("x", tarfile.DIRTYPE, mode=0o755)
@@ -785,7 +716,7 @@ EVIL: dict[str, tuple[str, list[tarfile.TarInfo]]] = {
     "a folder that was not": (NOT_ASKED_FOR, [FOLDER, member(".ssh/authorized_keys", size=4)]),
     "upwards": (NOT_ASKED_FOR, [FOLDER, member("x/../../secret", size=4)]),
     "a link, and a file through it": (
-        "File exists",
+        "the sprite sent x/l twice",
         [FOLDER, member("x/l", tarfile.SYMTYPE, linkname=".."), member("x/l/.bashrc", size=4)],
     ),
     "a link through a link": (
@@ -802,22 +733,6 @@ EVIL: dict[str, tuple[str, list[tarfile.TarInfo]]] = {
             FOLDER,
             member("x/l", tarfile.SYMTYPE, linkname="../../../.."),
             member("x/l/new/planted", tarfile.SYMTYPE, linkname="/etc/passwd"),
-        ],
-    ),
-    "a link out of it by two steps": (
-        "left out: x/r:",
-        [
-            FOLDER,
-            member("x/r", tarfile.SYMTYPE, linkname="q/../.."),
-            member("x/q", tarfile.SYMTYPE, linkname=".."),
-        ],
-    ),
-    "a circle": (
-        "left out: x/a:",
-        [
-            FOLDER,
-            member("x/a", tarfile.SYMTYPE, linkname="b"),
-            member("x/b", tarfile.SYMTYPE, linkname="a"),
         ],
     ),
     "a hard link to what is outside": (
@@ -859,7 +774,7 @@ def test_a_hostile_sprite_reaches_nothing_else(
 ) -> None:
     if not filters:
         use_old_tarfile(thopters)
-    evil(sprite, monkeypatch, *EVIL[case][1])
+    evil(sprite, monkeypatch, *deepcopy(EVIL[case][1]))
     (thopters.home / "p" / "q").mkdir(parents=True)
     for folder in (thopters.home, thopters.home / "p", victim := thopters.home / "victim"):
         folder.mkdir(exist_ok=True)
@@ -943,19 +858,8 @@ def test_no_folder_is_merged_through_a_link(thopters: Thopters, sprite: Sprite) 
     assert not leftovers(thopters.home)
 
 
-def test_no_set_user_id_arrives(tmp_path: Path) -> None:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
-        archive.addfile(member("f", size=1, mode=0o6777), io.BytesIO(b"x"))
-    assert unpack(tmp_path, stream.getvalue()).error is None
-    assert (tmp_path / "t" / "f").stat().st_mode & 0o7777 == 0o777
-
-
 def test_a_stream_that_is_cut_or_rubbish_is_an_error(tmp_path: Path) -> None:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
-        archive.addfile(member("f", size=2000), io.BytesIO(b"x" * 2000))
-    data = stream.getvalue()
+    data = archive(member("f", size=2000), data=b"x" * 2000)
     for size in (1, 300, 511, 600, 1500, 2511):
         folder = tmp_path / str(size)
         folder.mkdir()
@@ -1085,9 +989,12 @@ def test_what_lies_on_another_disk_is_not_lost(thopters: Thopters, sprite: Sprit
     assert thopters("exec", "dev", "--", "cat", "d/m/f").out == "new"
 
 
-def test_a_deep_tree_goes_both_ways_and_is_cleared_away(thopters: Thopters, sprite: Sprite) -> None:
-    """Deeper than Python calls functions within each other."""
-    deep = "/".join(["d"] * 1020)
+@pytest.mark.parametrize("depth", [100, pytest.param(1020, marks=pytest.mark.slow)])
+def test_a_deep_tree_goes_both_ways_and_is_cleared_away(
+    thopters: Thopters, sprite: Sprite, depth: int
+) -> None:
+    """The second is deeper than Python calls functions within each other."""
+    deep = "/".join(["d"] * depth)
     subprocess.run(["mkdir", "-p", str(thopters.home / "top" / deep)], check=True)
     (thopters.home / "top" / deep / "f").write_text("x")
     assert thopters("cp", "top", "dev:").code == 0
@@ -1098,23 +1005,6 @@ def test_a_deep_tree_goes_both_ways_and_is_cleared_away(thopters: Thopters, spri
     assert not leftovers(thopters.home)
     for place in (thopters.home, sprite.home):  # pytest's own way can't
         subprocess.run(["rm", "-rf", *map(str, place.glob("*"))], check=True)
-
-
-def test_a_link_out_of_a_folder_that_becomes_the_destination_is_left_out(
-    thopters: Thopters, sprite: Sprite
-) -> None:
-    """What lies beside it there is something else here."""
-    (sprite.home / "p" / "sub").mkdir(parents=True)
-    (sprite.home / "p" / "f").write_text("x")
-    (sprite.home / "p" / "keys").symlink_to("../.ssh/authorized_keys")
-    (sprite.home / "p" / "up").symlink_to("..")
-    (sprite.home / "p" / "sub" / "fine").symlink_to("../f")
-    sprite.machine.own(sprite.home)
-    done = thopters("cp", "dev:p", "./new")
-    assert done.code == 1
-    assert sorted(re.findall("left out: (.*?):", done.err)) == ["p/keys", "p/up"]
-    assert sorted(os.listdir(thopters.home / "new")) == ["f", "sub"]
-    assert os.readlink(thopters.home / "new" / "sub" / "fine") == "../f"
 
 
 @pytest.mark.parametrize("name", [r"a\nb", r"d\101", r"\\", "*", "[a]", "a b ", "-x", "\n"])
@@ -1157,18 +1047,9 @@ def test_a_full_disk_here_leaves_the_old(thopters: Thopters, sprite: Sprite) -> 
     (thopters.home / "f").write_text("old")
     done = thopters("cp", "dev:f", "f", preexec_fn=limit(1_000_000))
     assert (done.code, done.out) == (1, "")
-    assert done.err.startswith("thopters: error: cannot copy: File too large\n")
+    assert done.err.startswith("thopters: error: cannot copy f: File too large\n")
     assert (thopters.home / "f").read_text() == "old"
     assert not leftovers(thopters.home)
-
-
-def test_a_file_that_can_not_be_read_ends_the_copy(thopters: Thopters, sprite: Sprite) -> None:
-    (thopters.home / "d").mkdir()
-    (thopters.home / "d" / "f").touch(mode=0)
-    done = thopters("cp", "d", "dev:", **thopters.as_somebody())
-    assert (done.code, done.out) == (1, "")
-    assert done.err.startswith("thopters: error: cannot copy d/f: Permission denied\n")
-    assert not (sprite.home / "d").exists()
 
 
 # what a killed copy leaves in a sprite

@@ -8,11 +8,14 @@ not Windows, so this proves that nothing else is asked for, and no more.
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 from pathlib import Path
 
 import pytest
 from emulation import Emulator
+from emulation.state import Sprite
 from support.program import MODULE, Result, Thopters
 
 PRELUDE = """\
@@ -30,6 +33,7 @@ for name in (
     "fork", "forkpty", "geteuid", "getuid", "getegid", "getgid", "setuid", "setgid", "setsid",
     "getpgid", "getpgrp", "setpgid", "killpg", "execve", "execv", "execvpe", "chown", "lchown",
     "fchmod", "fchown", "openpty", "O_NOFOLLOW", "O_DIRECTORY", "O_NONBLOCK", "mkfifo", "uname",
+    "O_PATH", "SEEK_DATA", "SEEK_HOLE", "setxattr", "getxattr", "listxattr",
     "wait", "WIFSIGNALED", "sched_getaffinity", "set_blocking", "ttyname", "posix_spawn",
 ):
     if hasattr(os, name):
@@ -52,6 +56,8 @@ msvcrt.locking = lambda fd, mode, count: None
 msvcrt.setmode = lambda fd, mode: mode
 sys.modules["msvcrt"] = msvcrt
 os.O_BINARY = 0
+for name in ("supports_dir_fd", "supports_fd", "supports_follow_symlinks"):
+    setattr(os, name, {os.stat} if name == "supports_follow_symlinks" else set())
 os.name, sys.platform = "nt", "win32"
 
 sys.path.insert(0, sys.argv.pop(1))
@@ -138,6 +144,32 @@ def test_windows_commands_in_a_sprite(windows: Thopters, emulator: Emulator) -> 
     (windows.home / "file").write_bytes(b"a\r\nb\n")
     ok(windows("cp", "file", "dev:copied"))
     assert windows("cp", "dev:copied", "-").out_bytes == b"a\r\nb\n"
+
+
+def test_s5_windows_takes_no_name_for_a_way_out(windows: Thopters, sprite: Sprite) -> None:
+    """Folders go both ways; names that mean something else there are left out, and named."""
+    (sprite.home / "d" / "sub").mkdir(parents=True)
+    (sprite.home / "d" / "sub" / "fine").write_text("fine")
+    (sprite.home / "d" / "second").hardlink_to(sprite.home / "d" / "sub" / "fine")
+    (sprite.home / "d" / "link").symlink_to("sub")
+    strange = ["..\\..\\x", "C:x", "\\x", "f:stream", "nul", "..."]
+    for name in strange:
+        (sprite.home / "d" / name).write_text("x")
+    (sprite.home / "d" / ".. ").mkdir()
+    (sprite.home / "d" / ".. " / "x").write_text("x")
+    sprite.machine.own(sprite.home)
+    (windows.home / "place").mkdir()
+    for words in (["dev:d", "place"], ["dev:d", "place"], ["dev:d/.", "place/new/"]):
+        done = windows("cp", *words)
+        assert done.code == 1, done
+        told = re.findall(r"left out: (.*): this system has no such names", done.err)
+        assert len(told) == len(strange) + 2, done
+    for folder in (windows.home / "place" / "d", windows.home / "place" / "new"):
+        assert sorted(os.listdir(folder)) == ["link", "second", "sub"]
+        assert os.listdir(folder / "sub") == ["fine"]
+    assert os.listdir(windows.home) == ["place"]
+    ok(windows("cp", "place/d", "dev:again/"))
+    assert sorted(os.listdir(sprite.home / "again")) == ["link", "second", "sub"]
 
 
 def test_windows_without_the_program_there_is_no_shell(
