@@ -4043,7 +4043,11 @@ class Sprite:
             self._compare(info, identity)
 
     def _compare(self, info: SpriteInfo, identity: str) -> None:
-        if identity and info.id and info.id != identity:
+        """Raise ThoptersError unless two ids are the same, as far as both are told.
+
+        The platform writes one as a UUID, or with `sprite-` before it.
+        """
+        if identity and info.id and info.id[-36:] != identity[-36:]:
             raise ThoptersError(
                 f"{self.name} was made anew meanwhile: the new sprite was left alone",
                 hint=f"look at it: thopters list --prefix {self.name}",
@@ -9336,12 +9340,19 @@ def wait_for_first_command(sprite: Sprite) -> None:
         wait_until_ready(sprite, READY_LIMIT_S)
 
 
-def put_keys_into_new(sprite: Sprite, config: Config | None, *, made: bool) -> dict[str, Any]:
-    """Put the keys in; whatever ends it, the sprite is kept, and it is said how to go on."""
+def put_keys_into_new(
+    sprite: Sprite, info: SpriteInfo, config: Config | None, *, made: bool
+) -> dict[str, Any]:
+    """Put the keys in; whatever ends it, the sprite is kept, and it is said how to go on.
+
+    One that was made has taken its time to be ready, so what has the name now is looked at again.
+    """
     name, was = sprite.name, "was created" if made else "exists"
     keep = f"thopters init {name}; or remove it: thopters destroy {name}"
     note = f"{name} {was}, but not all keys may be in it. Go on with: {keep}"
     with IfInterrupted(sprite.console, note), After(f"{name} {was}", f"put them in: {keep}"):
+        if made:
+            sprite.require_same(info.id)
         return put_keys_in(sprite, config)
 
 
@@ -9617,14 +9628,13 @@ def require_checkpoint(sprite: Sprite, identity: str) -> list[str]:
     return known
 
 
-def confirm_restore(sprite: Sprite, identity: str, *, has_backup: bool) -> None:
+def confirm_restore(sprite: Sprite, shown: SpriteInfo, identity: str, *, has_backup: bool) -> None:
     """Ask; UsageError for a no, ThoptersError where another sprite has the name by then."""
-    asked_about = sprite.require().id
     lost = "a checkpoint is taken first" if has_backup else "the present state is lost"
     question = f"Put the disk of {sprite.name} back to {identity}? Its programs end; {lost}. [y/N]"
     if sprite.console.ask(question).strip().lower() not in YES:
         raise UsageError(f"{sprite.name} was left as it is")
-    sprite.require_same(asked_about)
+    sprite.require_same(shown.id)
 
 
 # A restore is asynchronous: after its stream has ended, the old environment may still answer. So a
@@ -9636,11 +9646,12 @@ OLD_BACKUP_S = 10.0  # that a restore had to wait, so that its backup lacks what
 
 
 def restore_disk(
-    sprite: Sprite, identity: str, saved: str | None, config: Config | None
+    sprite: Sprite, shown: SpriteInfo, identity: str, saved: str | None, config: Config | None
 ) -> KeysCheck:
-    """Put the disk back to a checkpoint, and see it happen.
+    """Put the disk of the sprite that was shown back to a checkpoint, and see it happen.
 
-    `saved` is a checkpoint of the present. Returns what was seen of the keys before.
+    `saved` is a checkpoint of the present. Returns what was seen of the keys before. ThoptersError
+    also where another sprite has the name by now: its checkpoints may have the same ids.
     """
     keys = KeysCheck(config)
     marker = f".thopters-restore-{os.urandom(8).hex()}".encode()
@@ -9649,6 +9660,7 @@ def restore_disk(
     note = not_restored = f"{sprite.name} was not restored{backup}"
     try:
         keys.take(require_output(sprite, b": > ~/" + marker + b" || exit\n" + keys.script))
+        sprite.require_same(shown.id)
         note = f"{sprite.name} may or may not be at {identity} now{undo}"
         words = when_it_begins(sprite, saved, sprite.restore_checkpoint(identity))
         try:
@@ -9689,11 +9701,12 @@ def remove_marker(sprite: Sprite, marker: bytes) -> None:
 
 
 def renew_keys(
-    sprite: Sprite, identity: str, config: Config | None, keys: KeysCheck
+    sprite: Sprite, shown: SpriteInfo, identity: str, config: Config | None, keys: KeysCheck
 ) -> dict[str, Any] | None:
     """Put today's keys into a restored sprite, which has those of the checkpoint's day, or none.
 
     None, and nothing done, where it had not shown before that it knows them, and does not now.
+    ThoptersError where another sprite has the name by now.
     """
     name = sprite.name
     note = f"{name} was restored to {identity}, but may hold its old keys"
@@ -9714,6 +9727,7 @@ def renew_keys(
                     f"none were put in; if it is to have yours: thopters init {name}"
                 )
             return None
+        sprite.require_same(shown.id)
         report = put_keys_in(sprite, config)
     sprite.console.note(f"today's keys were put into {name} again")
     return report
@@ -10428,7 +10442,7 @@ def cmd_create(app: App, args: argparse.Namespace) -> int:
             f"there is a sprite {sprite.name} already",
             hint=f"use it: thopters exec {sprite.name} -- COMMAND; or create it with --if-missing",
         )
-    report = None if args.no_init else put_keys_into_new(sprite, config, made=made)
+    report = None if args.no_init else put_keys_into_new(sprite, info, config, made=made)
     seconds = app.clock.monotonic() - started
     fields = {"created": made, "init": report, "seconds": round(seconds, 3)}
     name, url = clean(info.name), clean(info.url)
@@ -11054,21 +11068,21 @@ def cmd_restore(app: App, args: argparse.Namespace) -> int:
     if not args.yes and not app.console.can_ask():
         raise no_consent(f"restore {identity} of {sprite.name}")
     config = app.config_if_any()  # what is wrong with it comes first
-    known = require_checkpoint(sprite, identity)
+    known, shown = require_checkpoint(sprite, identity), sprite.require()
     if not args.yes:
-        confirm_restore(sprite, identity, has_backup=not args.no_backup)
+        confirm_restore(sprite, shown, identity, has_backup=not args.no_backup)
     saved, done = None, f"{sprite.name} was restored to {identity}"
     if not args.no_backup:
         saved = take_checkpoint(sprite, f"before restore of {identity}", known)
         done += f" (checkpoint {saved} holds the state before)"
     with After(f"checkpoint {saved} of the present was made" if saved else ""):
-        keys = restore_disk(sprite, identity, saved, config)
+        keys = restore_disk(sprite, shown, identity, saved, config)
     seconds = app.clock.monotonic() - started
     app.console.say_done(f"restored {sprite.name} to {identity} in {seconds:.1f} s")
     if saved and not args.json:
         app.console.hint(f"undo it: thopters restore {sprite.name} {saved}")
     with After(done):
-        report = renew_keys(sprite, identity, config, keys)
+        report = renew_keys(sprite, shown, identity, config, keys)
     fields = {"name": sprite.name, "restored": identity, "backup": saved, "init": report}
     app.console.result({**fields, "seconds": round(seconds, 3)})
     return EXIT_OK

@@ -43,6 +43,7 @@ from support.keys import (
 )
 from support.program import Thopters, both
 from support.runs import shorten
+from support.waiting import until
 from support.words import nasty_words
 
 import thopters as program
@@ -520,7 +521,49 @@ def test_create_that_is_interrupted_in_init_says_how_to_go_on(
     assert b"thopters init dev" in err
 
 
+def made_anew_while_it_starts(emulator: Emulator, process: subprocess.Popen[bytes], ws: int) -> str:
+    """Let the command with this number say that the sprite starts, and another take its name."""
+    emulator.fault(Fault("WS *", "starting", after=ws))
+    until(lambda: len(emulator.journal.requests("WS")) > ws, "it is asked for")
+    del emulator.sprites["dev"]
+    emulator.add_sprite("dev", status="running").add_checkpoint("")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert b"dev was made anew meanwhile: the new sprite was left alone" in err, err
+    return err.decode()
+
+
+def keys_that_were_sent(emulator: Emulator) -> int:
+    wrote = b"".join(request.stdin + request.body for request in emulator.journal)
+    return sum(wrote.count(value.encode()) for value in CONFIG["secrets"].values())
+
+
+def test_s19_create_fills_no_sprite_but_the_one_that_it_made(
+    thopters: Thopters, emulator: Emulator, config: Path
+) -> None:
+    """A name is no identity: while it starts, it can be made anew by somebody else."""
+    err = made_anew_while_it_starts(emulator, thopters.start("create", "dev"), 0)
+    assert "thopters: error: dev was created, but dev was made anew" in err
+    assert not keys_that_were_sent(emulator)
+
+
 # restore
+
+
+@pytest.mark.parametrize(("ws", "restores"), [(0, 0), (1, 1)], ids=["before", "behind"])
+def test_s19_restore_changes_and_fills_no_sprite_but_the_one_that_was_looked_at(
+    thopters: Thopters, emulator: Emulator, config: Path, ws: int, restores: int
+) -> None:
+    """Another sprite's checkpoints have the same ids."""
+    assert thopters("create", "dev").code == 0
+    emulator.sprite("dev").add_checkpoint("")
+    emulator.journal.clear()
+    process = thopters.start("restore", "dev", "v1", "--yes")
+    err = made_anew_while_it_starts(emulator, process, ws)
+    posted = [request.path for request in emulator.journal.requests("POST")]
+    assert len([path for path in posted if path.endswith("/restore")]) == restores
+    assert ("dev was restored to v1" in err) == bool(restores)
+    assert not keys_that_were_sent(emulator)
 
 
 def test_restore_puts_todays_keys_in(thopters: Thopters, emulator: Emulator, config: Path) -> None:
@@ -569,6 +612,16 @@ def test_s1_a_sprite_that_does_not_know_our_keys_gets_none_by_a_restore(
     if content:
         assert "the keys in dev are not those of your configuration" in done.err
         assert "if it is to have yours: thopters init dev" in done.err
+
+
+def test_s1_no_answer_of_before_proves_that_a_sprite_knows_our_keys() -> None:
+    """A sprite that had them once, or has seen another one's answer, could say that again."""
+    checks = [program.KeysCheck(None) for _ in range(8)]
+    assert len({check.script for check in checks}) == 8
+    digests = {check._expected for check in checks}
+    assert len(digests) == 8
+    checks[0].take(checks[1]._expected + b"  -\n")
+    assert (checks[0].has_ours, checks[0].has_others) == (False, True)
 
 
 def test_s7_a_restore_that_had_to_wait_says_that_its_backup_is_old(

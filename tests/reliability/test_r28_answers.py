@@ -393,7 +393,7 @@ CHANGES = {
     "checkpoint": (["checkpoint", "dev"], 0, "the checkpoint of dev was made, but "),
     "restore": (
         ["restore", "dev", "v1", "--yes"],
-        1,
+        2,
         "checkpoint v2 of the present was made, but ",
     ),
     "create": (["create", "new", "--no-init"], 1, "new may have been created ("),

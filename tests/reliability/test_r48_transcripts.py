@@ -229,6 +229,7 @@ GOLDEN: dict[str, tuple[list[str], dict[str, bytes], int, str, str]] = {
         ["restore", "my-sprite", "v3", "--yes", "--no-backup"],
         {
             f"GET {ONE}/checkpoints?includeAuto=true": answer(CHECKPOINTS),
+            f"GET {ONE}": answer(MADE),
             f"WS {ONE}/exec": messages(BEGUN, b"\3\0"),  # the new file of ours is gone
             f"POST {ONE}/checkpoints/v3/restore": stream(RESTORED),
         },

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pytest
 from support.units import FakeClock, make_answer, make_transport
@@ -144,3 +146,24 @@ def test_what_is_no_sprite_is_not_left_out_of_a_list(item: object) -> None:
 )
 def test_a_checkpoints_id_in_the_platforms_words(texts: list[str], identity: str) -> None:
     assert thopters.checkpoint_id(texts) == identity
+
+
+UUID = "01234567-89ab-cdef-0123-456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("other", "is_same"),
+    [
+        (UUID, True),
+        ("sprite-" + UUID, True),  # the platform writes it both ways
+        ("", True),  # it is not told
+        ("sprite-" + UUID[:-1] + "0", False),
+        ("sprite-1", False),
+    ],
+)
+def test_s19_a_sprite_is_the_same_by_its_id_alone(other: str, is_same: bool) -> None:
+    nobody: Any = None
+    sprite = thopters.Sprite("dev", nobody, nobody, nobody)
+    info = thopters.SpriteInfo({"name": "dev", "id": other})
+    with contextlib.nullcontext() if is_same else pytest.raises(thopters.ThoptersError):
+        sprite._compare(info, UUID)
