@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -38,6 +40,47 @@ def test_exec_keeps_everything_out_of_the_url(thopters: Thopters, emulator: Emul
     assert b"canary-3" in request.stdin
     assert len(request.target) < 300
     assert not emulator.journal.oddities
+
+
+def test_s18_each_upgrade_has_a_key_of_its_own(thopters: Thopters, emulator: Emulator) -> None:
+    """RFC 6455, 4.1: by it an answer that was kept somewhere is known for what it is."""
+    emulator.add_sprite("dev", status="running")
+    for _ in range(2):
+        assert thopters("exec", "dev", "--", "true").code == 0
+    keys = {request.headers["Sec-WebSocket-Key"] for request in emulator.journal.requests("WS")}
+    assert len(keys) == 2
+    assert all(len(set(base64.b64decode(key))) > 4 for key in keys)
+
+
+def test_s18_what_we_run_for_ourselves_runs_without_the_users_variables(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    """The file that sets them is the sprite's to write, and could change what our scripts do."""
+    sprite = emulator.add_sprite("dev", status="running")
+    (sprite.home / ".thopters").mkdir()
+    (sprite.home / ".thopters" / "env").write_text("echo >> ~/read\nexport PATH=/nowhere\n")
+    sprite.machine.own(sprite.home)
+    for words in (
+        ["hold", "dev", "--for", "1h"],
+        ["hold", "dev", "--release"],
+        ["kill", "dev", "1"],
+    ):
+        assert thopters(*words).code == 0
+    assert not (sprite.home / "read").exists()
+    assert thopters("exec", "dev", "--", "/bin/true").code == 0
+    assert (sprite.home / "read").read_text() == "\n"
+
+
+def test_s19_nothing_of_our_environment_goes_into_a_sprite_unasked(
+    thopters: Thopters, emulator: Emulator
+) -> None:
+    emulator.add_sprite("dev", status="running")
+    names = ("AWS_SECRET_ACCESS_KEY", "MINE", "LC_ALL", "EDITOR", "SSH_AUTH_SOCK", "BASH_ENV")
+    thopters.env |= {name: f"canary-{name}" for name in names}
+    done = thopters("exec", "dev", "--env", "MINE", "--", "env")
+    assert re.findall("canary-.*", done.out) == ["canary-MINE"]
+    sent = b"".join(r.head + r.body + r.stdin for r in emulator.journal)
+    assert re.findall(rb"canary-\w+", sent) == [b"canary-MINE"]
 
 
 def test_exec_passes_any_argument(thopters: Thopters, emulator: Emulator) -> None:

@@ -388,6 +388,14 @@ def test_r01_wrong_usage_shows_no_secret_of_the_environment(
         assert "****" in done.out + done.err
 
 
+def test_r01_a_traceback_shows_no_secret(watch: Watch) -> None:
+    done = watch.thopters("list", watch.emulator.token, env={"THOPTERS_DEBUG": "1"})
+    traceback, found, _ = done.err.partition("thopters: error: ")
+    assert (done.code, found != "") == (2, True), done
+    assert "Traceback" in traceback and "****" in traceback
+    watch.check(done.out_bytes + done.err_bytes, "what it says")
+
+
 def test_r01_the_name_of_a_sprite_is_none(thopters: Thopters, emulator: Emulator) -> None:
     """Though a variable for sprites has it as its value, or a part of it."""
     path = thopters.home / ".sprite-thopters" / "config.json"

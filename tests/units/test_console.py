@@ -238,6 +238,7 @@ def test_a_secret_is_no_pattern() -> None:
     [
         lambda console: console.answer(CANARY),
         lambda console: console.answer_json({"a": [CANARY]}),
+        lambda console: console.answer_json({"a": json.dumps({"b": CANARY})}),
         lambda console: console.note(CANARY),
         lambda console: console.warn(CANARY),
         lambda console: console.hint(CANARY),

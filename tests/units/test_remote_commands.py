@@ -65,6 +65,17 @@ def test_a_command_gets_its_words_variables_directory_and_input(
     assert stdin == b"the rest\0\xff"
 
 
+def test_s18_input_that_goes_ahead_in_pieces_can_be_read_by_nobody_else(tmp_path: Path) -> None:
+    """It waits in a file of the home until the command takes it."""
+    for place, piece in ((b"0", b"first"), (b"5", b"second")):
+        words = [b"bash", b"-c", thopters.PIECE_SCRIPT, b"thopters", b"file", place]
+        script = thopters.RemoteCommand(words, with_keys=False).script()
+        done = run_script(tmp_path, b"umask 0\n" + script + b"\0" + piece)
+        assert (done.returncode, done.stderr) == (0, b"")
+    assert (tmp_path / "file").read_bytes() == b"firstsecond"
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_relative_directory_is_not_looked_for_elsewhere(tmp_path: Path) -> None:
     for folder in ("src", "else/src"):
         (tmp_path / folder).mkdir(parents=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
-from support.frames import BROKEN_FRAMES, cut, server_frame
+from support.frames import BROKEN_FRAMES, Peer, cut, server_frame
 
 import thopters
 
@@ -168,6 +168,26 @@ def test_a_sent_frame_is_final_masked_and_minimal(opcode: int, size: int) -> Non
     head = bytearray(server_frame(opcode, payload)[: -size or None])
     head[1] |= 0x80
     assert thopters.encode_frame(opcode, payload, key) == bytes(head) + key + xor(payload, key)
+
+
+def test_s18_each_frame_has_a_mask_that_nobody_can_know_beforehand() -> None:
+    """RFC 6455, 5.3: else whoever chooses what we send chooses what is on the wire."""
+    ours, theirs = socket.socketpair()
+    peer: Any = Peer(ours)
+    with ours, theirs:
+        websocket = thopters.WebSocket(peer, server_frame(9), thopters.Clock())
+        list(websocket.messages())  # a ping, which is answered
+        for _ in range(8):
+            websocket.send(2, b"same", input_bytes=4)
+            websocket.ping()
+        websocket.close()
+        stream, masks = theirs.recv(1 << 16), []
+        while stream:
+            end = 6 + (stream[1] & 0x7F)
+            masks.append(stream[2:6])
+            stream = stream[end:]
+    assert len(masks) == len(set(masks)) == 18
+    assert bytes(4) not in masks
 
 
 # how it begins and ends
