@@ -473,6 +473,19 @@ def test_n17_what_was_made_anew_while_the_question_stood_there_stays(
     assert not emulator.journal.requests("DELETE")
 
 
+def test_s19_what_was_made_anew_while_a_restore_asked_gets_not_even_a_checkpoint(
+    thopters: Thopters, emulator: Emulator, start: Start
+) -> None:
+    emulator.add_sprite("dev").add_checkpoint("")
+    session = start("restore", "dev", "v1")
+    session.expect("[y/N]")
+    make_anew(emulator, "dev")
+    session.type("y\r")
+    session.expect("dev was made anew meanwhile: the new sprite was left alone")
+    assert session.end() == 1
+    assert not emulator.journal.requests("POST")
+
+
 def test_n17_a_second_try_does_not_delete_what_was_made_anew(
     thopters: Thopters, emulator: Emulator
 ) -> None:
