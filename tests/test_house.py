@@ -76,6 +76,24 @@ def test_the_tables_of_the_tests_name_every_test_module_and_no_other() -> None:
         assert (TESTS / place).exists(), place
 
 
+def test_s19_each_promise_of_the_specification_names_a_test_that_there_is() -> None:
+    """A promise without a test is none."""
+    spec = (ROOT / "SPEC.md").read_text()
+    tests = {
+        f"{path.stem}::{name}"
+        for path in TESTS.rglob("test_*.py")
+        for name in re.findall(r"(?m)^def (\w+)", path.read_text())
+    }
+    named = re.findall(r"`(test_\w+::\w+)`", spec)
+    assert len(named) > 50
+    assert not set(named) - tests
+    section = re.split(r"(?m)^## ", spec)[14]
+    promises = re.split(r"What is promised:\n", section)[1:]
+    assert len(promises) == 5
+    for promise in re.findall(r"(?m)^- .*", "".join(part.split("\n**")[0] for part in promises)):
+        assert "`test_" in promise, promise
+
+
 def functions() -> list[ast.FunctionDef]:
     tree = ast.parse((ROOT / "thopters.py").read_text())
     return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
