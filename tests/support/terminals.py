@@ -131,10 +131,14 @@ class Session:
         try:
             while data := os.read(self._master, 65536):
                 with self._changed:
-                    self.output += data
+                    self.take(data)
                     self._changed.notify_all()
         except OSError as error:
             self._read_until = error.errno
+
+    def take(self, data: bytes) -> None:
+        """Keep what the program has written; the lock is held."""
+        self.output += data
 
     def expect(self, text: str) -> None:
         """Wait until `text` has been written, behind what was waited for before."""

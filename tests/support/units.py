@@ -53,8 +53,6 @@ def make_answer(status: int, body: bytes = b"{}", **headers: str) -> thopters.An
     return thopters.Answer(status, message, body)
 
 
-def make_transport(clock: thopters.Clock) -> thopters.Transport:
+def make_transport(clock: thopters.Clock, base: str = "https://api.example") -> thopters.Transport:
     credential = thopters.Credential(thopters.Secret(CANARY), "a test")
-    return thopters.Transport(
-        "https://api.example", credential, console=make_console(), clock=clock, environ={}
-    )
+    return thopters.Transport(base, credential, console=make_console(), clock=clock, environ={})
