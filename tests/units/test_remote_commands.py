@@ -69,7 +69,7 @@ def test_s18_input_that_goes_ahead_in_pieces_can_be_read_by_nobody_else(tmp_path
     """It waits in a file of the home until the command takes it."""
     for place, piece in ((b"0", b"first"), (b"5", b"second")):
         words = [b"bash", b"-c", thopters.PIECE_SCRIPT, b"thopters", b"file", place]
-        script = thopters.RemoteCommand(words, with_keys=False).script()
+        script = thopters.RemoteCommand(words, with_keys=False).stream_script()
         done = run_script(tmp_path, b"umask 0\n" + script + b"\0" + piece)
         assert (done.returncode, done.stderr) == (0, b"")
     assert (tmp_path / "file").read_bytes() == b"firstsecond"
