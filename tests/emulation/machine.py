@@ -1,17 +1,21 @@
 """What a sprite is made of here: a directory, and real processes that see it as /home/sprite.
 
 Where mount namespaces can be had, a holder process keeps one per sprite: a root of the host's
-own directories with a fresh /home, /tmp and /.sprite. Elsewhere HOME is the host's path.
+own directories with a fresh /home, /tmp and /.sprite. It begins as a copy of one namespace that
+has the host's directories in place, since that takes many mounts. Elsewhere HOME is the host's
+path.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -21,10 +25,9 @@ SPRITE_UID = 52000  # of the processes, when the emulator runs as root
 
 BUILD_ROOT = r"""
 set -e
-PATH=$PATH:/usr/sbin:/sbin  # for chroot, where a user has none of these
-root=$1 home=$2 run=$3 checkpoints=$4
+root=$1
 mount --make-rprivate /
-mount -t tmpfs tmpfs "$root"
+mount -t tmpfs -o mode=755 tmpfs "$root"
 for entry in /*; do
   case $entry in /home|/.sprite|/tmp) continue;; esac
   if [ -L "$entry" ]; then cp -P "$entry" "$root$entry"
@@ -32,11 +35,19 @@ for entry in /*; do
   fi
 done
 mkdir -p "$root/home/sprite" "$root/.sprite" "$root/tmp"
-chmod 1777 "$root/tmp"
+mount -o remount,bind,ro "$root" || :  # not in every user namespace
+echo ready
+exec cat
+"""
+FILL_ROOT = r"""
+set -e
+PATH=$PATH:/usr/sbin:/sbin  # for chroot, where a user has none of these
+root=$1 home=$2 run=$3 checkpoints=$4
+mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
 mount --bind "$home" "$root/home/sprite"
 mount --bind "$run" "$root/.sprite"
 mount --bind "$checkpoints" "$root/.sprite/checkpoints"
-mount -o remount,bind,ro "$root/.sprite/checkpoints" || :  # not in every user namespace
+mount -o remount,bind,ro "$root/.sprite/checkpoints" || :
 exec chroot "$root" /bin/sh -c 'cd /home/sprite && echo ready && exec cat'
 """
 
@@ -68,6 +79,58 @@ def namespace_kind() -> str:
     return ("root" if os.geteuid() == 0 else "user") if works else ""
 
 
+def hold_namespace(words: list[str]) -> subprocess.Popen[bytes]:
+    """Start what makes a namespace and keeps it; it reads until we are gone, however we end."""
+    holder = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout
+    if holder.stdout.readline() != b"ready\n":
+        raise RuntimeError("no mount namespace could be made for a sprite")
+    return holder
+
+
+def end_holder(holder: subprocess.Popen[bytes]) -> None:
+    holder.kill()
+    holder.wait()
+    for stream in (holder.stdin, holder.stdout):
+        if stream:
+            stream.close()
+
+
+def namespace_of(pid: int) -> str:
+    return os.readlink(f"/proc/{pid}/ns/mnt")
+
+
+class CommonRoot:
+    """A root of the host's directories that waits for a sprite's own, as long as we live."""
+
+    _lock = threading.Lock()
+
+    def __init__(self) -> None:
+        self.path = tempfile.mkdtemp(prefix="sprites-root-")
+        atexit.register(os.rmdir, self.path)
+        options = ["-m"] if namespace_kind() == "root" else ["-U", "-r", "-m"]
+        words = ["unshare", *options, "/bin/sh", "-c", BUILD_ROOT, "sh", self.path]
+        self._holder = hold_namespace(words)
+        atexit.register(end_holder, self._holder)
+
+    @classmethod
+    def get(cls) -> CommonRoot:
+        with cls._lock:
+            return cls._only()
+
+    @classmethod
+    @functools.cache
+    def _only(cls) -> CommonRoot:
+        return cls()
+
+    def copy(self, home: Path, run: Path, checkpoints: Path) -> subprocess.Popen[bytes]:
+        """Start the holder of a sprite's namespace."""
+        user = ["--user", "--preserve-credentials"] if namespace_kind() == "user" else []
+        enter = ["nsenter", "--target", str(self._holder.pid), *user, "--mount"]
+        words = [*enter, "unshare", "-m", "/bin/sh", "-c", FILL_ROOT, "sh"]
+        return hold_namespace([*words, self.path, str(home), str(run), str(checkpoints)])
+
+
 class Machine:
     """The directory and the processes of one sprite."""
 
@@ -82,8 +145,7 @@ class Machine:
         self._lock = threading.Lock()
         self.recent = base / "recent"
         self.older = base / "older"
-        mount_points = (base / "root", self.run / "checkpoints")
-        for folder in (self.home, self.run, self.recent, self.older, *mount_points):
+        for folder in (self.home, self.run / "checkpoints", self.recent, self.older):
             folder.mkdir(parents=True)
         (self.home / ".bashrc").write_text(BASHRC)
         (self.home / ".profile").write_text(PROFILE)
@@ -91,8 +153,8 @@ class Machine:
 
     def own(self, path: Path) -> None:
         """Give a tree to the sprite's user."""
-        if os.geteuid() == 0:
-            subprocess.run(["chown", "-R", f"{SPRITE_UID}:{SPRITE_UID}", str(path)], check=True)
+        for place in (path, *path.rglob("*")) if os.geteuid() == 0 else ():
+            os.chown(place, SPRITE_UID, SPRITE_UID, follow_symlinks=False)
 
     @property
     def home_inside(self) -> str:
@@ -107,20 +169,9 @@ class Machine:
 
     def _start_holder(self) -> int:
         with self._lock:
-            return self._holder.pid if self._holder else self._make_holder()
-
-    def _make_holder(self) -> int:
-        options = ["-m"] if namespace_kind() == "root" else ["-U", "-r", "-m"]
-        words = ["unshare", *options, "/bin/sh", "-c", BUILD_ROOT, "sh"]
-        paths = [str(self.base / "root"), str(self.home), str(self.run), str(self.recent)]
-        holder = subprocess.Popen(
-            [*words, *paths], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )  # it reads until we are gone, however we end
-        assert holder.stdout
-        if holder.stdout.readline() != b"ready\n":
-            raise RuntimeError("no mount namespace could be made for a sprite")
-        self._holder = holder
-        return holder.pid
+            if not self._holder:
+                self._holder = CommonRoot.get().copy(self.home, self.run, self.recent)
+            return self._holder.pid
 
     def command(self, argv: list[str], directory: str) -> list[str]:
         """Return the host's words that run `argv` inside."""
@@ -147,22 +198,22 @@ class Machine:
 
     def processes(self) -> set[int]:
         """Return the processes of this sprite that live: of its sessions, or in its namespace."""
-        ours = set()
-        space = self._namespace(self._holder.pid) if self._holder else None
-        for entry in os.listdir("/proc") if os.path.isdir("/proc") else ():
-            if entry.isdigit() and (not self._holder or int(entry) != self._holder.pid):
-                with contextlib.suppress(OSError, IndexError, ValueError):
-                    fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
-                    if fields[0] in "ZX":
-                        continue
-                    inside = space is not None and self._namespace(int(entry)) == space
-                    if inside or int(fields[3]) in self.leaders:
-                        ours.add(int(entry))
-        return ours
+        if not self.leaders and not self._holder:
+            return set()
+        pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+        return {pid for pid in pids if self._is_ours(pid)}
 
-    @staticmethod
-    def _namespace(pid: int) -> str:
-        return os.readlink(f"/proc/{pid}/ns/mnt")
+    def _is_ours(self, pid: int) -> bool:
+        holder = self._holder.pid if self._holder else None
+        try:
+            inside = holder is not None and namespace_of(pid) == namespace_of(holder)
+            if pid == holder or not (inside or self.leaders):
+                return False
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+            return fields[0] not in b"ZX" and (inside or int(fields[3]) in self.leaders)
+        except (OSError, IndexError, ValueError):  # it is gone, or another user's
+            return False
 
     def signal_all(self, number: signal.Signals) -> None:
         for pid in self.processes():
@@ -211,9 +262,5 @@ class Machine:
     def remove(self) -> None:
         self.end_all()
         if self._holder:
-            self._holder.kill()
-            self._holder.wait()
-            for stream in (self._holder.stdin, self._holder.stdout):
-                if stream:
-                    stream.close()
+            end_holder(self._holder)
         shutil.rmtree(self.base, ignore_errors=True)
