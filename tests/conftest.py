@@ -70,7 +70,10 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     item = take()
     while item:
         following = take()
+        failed = session.testsfailed
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        with open(f"{path}.results", "ab") as results:  # a byte for each test, for who watches
+            results.write(b"F" if session.testsfailed > failed else b".")
         if session.shouldfail:
             raise session.Failed(session.shouldfail)
         if session.shouldstop:

@@ -3,8 +3,9 @@
   python tests/run.py [options of pytest]
 
 Most tests wait most of the time, for a sprite or for a limit, so there are three processes for
-each core, and the tests are mixed: those of one file all wait, or all work. What one process says
-is shown when it is done; the exit status is the worst.
+each core, and the tests are mixed: those of one file all wait, or all work. A line every ten
+seconds tells how far they are; what each process says is shown at the end. The exit status is the
+worst.
 """
 
 from __future__ import annotations
@@ -19,15 +20,41 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+TELL_S = 10.0
+
+
+def collect(options: list[str]) -> str:
+    """Return how many tests there are; what they are compiled to is kept for all processes.
+
+    To compile them is a twentieth of all work.
+    """
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    argv = [sys.executable, "-m", "pytest", "-q", "--collect-only", *options]
+    done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True)
+    found = re.search(r"^(\d+)(?:/\d+)? tests? collected", done.stdout, re.M)
+    return found[1] if found else "?"
+
+
+def watch(processes: list[subprocess.Popen[bytes]], results: Path, total: str) -> None:
+    """Wait for all, and tell now and then how far they are."""
+    began = time.monotonic()
+    for process in processes:
+        while True:
+            try:
+                process.wait(TELL_S)
+                break
+            except subprocess.TimeoutExpired:
+                done = results.read_bytes() if results.exists() else b""
+                failed = f", {done.count(b'F')} failed" if b"F" in done else ""
+                said = f"{len(done)} of {total} tests done{failed}"
+                print(f"{said}; {time.monotonic() - began:.0f} s", flush=True)
 
 
 def main() -> int:
     count = 3 * (os.cpu_count() or 1)
     began = time.monotonic()
-    # to compile the tests is a twentieth of all work: one does it, and keeps it for the others
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    collect = [sys.executable, "-m", "pytest", "-q", "--collect-only", *sys.argv[1:]]
-    subprocess.run(collect, cwd=ROOT, env=env, stdout=subprocess.DEVNULL)
+    print("collecting the tests", flush=True)
+    total = collect(sys.argv[1:])
     running = []
     # each has a folder of its own: in the usual one they would clear up in each other's way
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -38,7 +65,9 @@ def main() -> int:
             argv = [sys.executable, "-m", "pytest", *options, *sys.argv[1:]]
             process = subprocess.Popen(argv, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
             running.append((process, output))
-        worst = max(abs(process.wait()) for process, _ in running)
+        processes = [process for process, _ in running]
+        watch(processes, Path(folder, "turns.results"), total)
+        worst = max(abs(process.returncode) for process in processes)
     totals = Counter[str]()
     for _, output in running:
         output.seek(0)
