@@ -7,7 +7,6 @@ nothing of the user's, and no token, proxy or colour setting comes through.
 from __future__ import annotations
 
 import os
-import py_compile
 import random
 import signal
 import subprocess
@@ -23,7 +22,8 @@ from emulation.state import Sprite
 from support.configs import GitHub, write
 from support.keys import CONFIG
 from support.logins import Api, Login
-from support.program import MODULE, ROOT, Thopters
+from support.program import ROOT, Thopters
+from support.pythons import compiled_by
 
 from thopters import Transport
 
@@ -109,7 +109,7 @@ def left_connections(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def compiled() -> Path:
     """Return the module as Python keeps it: to compile it anew costs as much as all else."""
-    return Path(py_compile.compile(str(MODULE), doraise=True) or MODULE)
+    return compiled_by(sys.executable)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ Nothing leaves this machine, and nothing stays on it: HOME is a temporary folder
 from __future__ import annotations
 
 import os
+import py_compile
 import signal
 import subprocess
 import sys
@@ -39,7 +40,8 @@ thopters list
 def environment(emulator: Emulator, home: Path) -> dict[str, str]:
     """Return the variables of a place where `thopters` is a command and the emulator its API."""
     launchers = home / ".launchers"
-    write_launcher(launchers, "thopters", (sys.executable, str(ROOT / "thopters.py")))
+    program = py_compile.compile(str(ROOT / "thopters.py"), str(launchers / "thopters.pyc"))
+    write_launcher(launchers, "thopters", (sys.executable, str(program)))
     write_launcher(launchers, "sprite", SPRITE_PROGRAM)
     kept = {
         name: value

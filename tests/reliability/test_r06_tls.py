@@ -13,7 +13,6 @@ import re
 import socket
 import ssl
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,7 +23,7 @@ from emulation import Emulator
 from support.certificates import OPENSSL, Authority, describe
 from support.configs import write
 from support.program import MODULE, Result, Thopters
-from support.pythons import find_python
+from support.pythons import compiled_by, find_python
 from support.runs import run_here
 from support.servers import ConnectProxy, Server, TlsRelay, allow_old_tls
 from support.units import FakeClock, make_console
@@ -78,29 +77,20 @@ thopters.leave(thopters.main())
 """
 
 
-def compiled_by(python: str, folder: Path) -> Path:
-    """Return the module as that Python keeps it, for the many runs of one test."""
-    path = folder / "thopters.pyc"
-    if not path.exists():
-        code = "import py_compile, sys; py_compile.compile(*sys.argv[1:], doraise=True)"
-        subprocess.run([python, "-c", code, MODULE, path], check=True)
-    return path
-
-
 def on_every_python(
     thopters: Thopters, *words: str, env: dict[str, str], patient: bool = True
 ) -> dict[str, Result]:
     """Run the program on all Pythons of this machine at once."""
-    before, running = thopters.env, {}
+    before, argv, running = thopters.env, thopters.argv, {}
     thopters.env = before | env
     for version in VERSIONS:
         python = find_python(version)
         if python:
-            compiled = compiled_by(python, thopters.home.with_name(version))
-            hurried = ["-c", IMPATIENT, str(compiled.parent)]
-            thopters.argv = [python, *([str(compiled)] if patient else hurried)]
+            compiled = str(compiled_by(python))
+            hurried = ["-c", IMPATIENT, str(MODULE.parent)]
+            thopters.argv = [python, *([compiled] if patient else hurried)]
             running[version] = thopters.start(*words)
-    thopters.env = before
+    thopters.env, thopters.argv = before, argv
     results = {}
     for version, process in running.items():
         out, err = process.communicate(timeout=60)
@@ -219,7 +209,6 @@ def test_r06_the_right_authority_is_accepted(
         env = {"SPRITES_API_URL": relay.url, variable: str(used.certificate)}
         for version, done in on_every_python(thopters, "list", env=env).items():
             assert (done.code, done.out[:12]) == (0, "dev\trunning\t"), (variable, version, done)
-    thopters.argv = [sys.executable, str(MODULE)]
     done = thopters("exec", "dev", "--", "echo", "over TLS", env=env)
     assert (done.code, done.out, done.err) == (0, "over TLS\n", ""), done
     assert relay.accepted == relay.handshakes == len(emulator.journal)

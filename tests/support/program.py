@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from emulation import Emulator
 
+from support.pythons import compiled_by
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODULE = ROOT / "thopters.py"
 
@@ -89,8 +91,8 @@ class Thopters:
                     break
         else:
             pytest.skip("no Python here can be run by another user")
-        copy = self.home.with_name("thopters.py")
-        copy.write_bytes(MODULE.read_bytes())
+        copy = self.home.with_name("thopters.pyc")
+        copy.write_bytes(compiled_by(python).read_bytes())
         self.argv = [python, str(copy)]
         for folder in copy.parents[:3]:
             folder.chmod(0o755)

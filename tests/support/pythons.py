@@ -1,4 +1,4 @@
-"""Where the other Pythons of this machine are, for the tests that need one."""
+"""Where the other Pythons of this machine are, and the program as each of them keeps it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 SEARCH_PATH = os.environ.get("PATH", os.defpath)  # taken before any fixture seals it
 
 
@@ -44,3 +45,20 @@ def find_python(version: str) -> str | None:
         if done.returncode == 0 and found == version:
             return executable or candidate
     return None
+
+
+@functools.cache
+def compiled_by(python: str) -> Path:
+    """Return the program as that Python keeps it; to compile it for each run costs as much as it.
+
+    It lies where Python looks for it when the program is imported.
+    """
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import thopters; print(thopters.__cached__)"
+    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    argv = [python, "-S", "-c", code, str(ROOT)]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=True)
+    path = Path(done.stdout.strip())
+    assert path.exists(), f"{python} cannot keep what it has compiled"
+    return path
