@@ -67,7 +67,7 @@ def main() -> int:
             running.append((process, output))
         processes = [process for process, _ in running]
         watch(processes, Path(folder, "turns.results"), total)
-        worst = max(abs(process.returncode) for process in processes)
+        worst = max(abs(process.wait()) for process in processes)
     totals = Counter[str]()
     for _, output in running:
         output.seek(0)
