@@ -250,12 +250,12 @@ def test_a_home_that_can_not_be_written_is_said(home: Path) -> None:
 
 @pytest.mark.long
 def test_odd_homes(tmp_path: Path) -> None:
-    homes(tmp_path, range(16))
+    homes(tmp_path, range(8))
 
 
 @pytest.mark.slow
 def test_hundreds_of_odd_homes(tmp_path: Path) -> None:
-    homes(tmp_path, range(16, 240))
+    homes(tmp_path, range(240))
 
 
 # what is seen in a sprite, by every way in

@@ -65,7 +65,9 @@ class Sprite:
         self.last_running_at: float | None = None
         self.last_warming_at: float | None = None
         self.hidden_gets = personality.late_get
-        self.machine = Machine(base)
+        self._base = base
+        self._machine: Machine | None = None
+        self._machine_lock = threading.Lock()
         self.sessions: dict[str, Session] = {}
         self.checkpoints: list[Checkpoint] = []
         self.wires: set[Wire] = set()
@@ -80,6 +82,13 @@ class Sprite:
         self._status_since = clock.now()
         self._shown_before = "cold"
         self.lock = threading.RLock()
+
+    @property
+    def machine(self) -> Machine:
+        """Return what runs it. Its folders are made now: many sprites are only told about."""
+        with self._machine_lock:
+            self._machine = self._machine or Machine(self._base)
+            return self._machine
 
     @property
     def home(self) -> Path:
@@ -221,7 +230,8 @@ class Sprite:
             if self.inner:
                 self.inner.close()
             self.drop_connections()
-            self.machine.remove()
+            if self._machine:
+                self._machine.remove()
 
     def stamp(self, moment: float | None) -> str | None:
         if moment is None:

@@ -564,7 +564,7 @@ class Upload(Case):
 
 class Download(Case):
     argv = ("cp", "dev:file", "PLACE")
-    step = 43
+    step = 431
     old, new = b"old\n", b"new\n" * 40
 
     def begin(self) -> None:
@@ -716,7 +716,7 @@ def test_r21_github_that_is_cut_is_no_rejection(world: World, github_relay: Rela
     assert sweep(world, Setup(world), upward=False, step=5, relay=github_relay) >= 25
 
 
-UPWARD = {"exec": 31, "exec by POST": 67, "init": 331, "restore": 499}
+UPWARD = {"exec": 67, "exec by POST": 113, "init": 491, "restore": 641}
 
 
 @pytest.mark.parametrize("name", UPWARD)

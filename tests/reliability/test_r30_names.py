@@ -163,7 +163,7 @@ ALLOWED = ("a", "0")
 @pytest.mark.parametrize(
     ("command", "every"),
     [
-        *((command, 3) for command in COMMANDS),
+        *((command, 6) for command in COMMANDS),
         *(pytest.param(command, 1, marks=pytest.mark.slow) for command in COMMANDS),
     ],
 )
