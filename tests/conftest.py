@@ -221,6 +221,13 @@ def login(thopters: Thopters, tmp_path: Path) -> Iterator[Login]:
 
 
 @pytest.fixture
+def login_here(login: Login) -> Login:
+    """Return the same for a sweep: the program runs in this process."""
+    login.is_here = True
+    return login
+
+
+@pytest.fixture
 def home(tmp_path: Path) -> Path:
     """Return a home like a fresh Ubuntu's, whose .bashrc ends early for commands."""
     home = tmp_path / "sprite"

@@ -96,9 +96,9 @@ MALFORMED = {
 
 @pytest.mark.parametrize("case", MALFORMED)
 @pytest.mark.parametrize("source", ["SPRITE_TOKEN", "SPRITES_TOKEN"])
-def test_a_malformed_token_goes_nowhere(login: Login, source: str, case: str) -> None:
+def test_a_malformed_token_goes_nowhere(login_here: Login, source: str, case: str) -> None:
     token, words = MALFORMED[case]
-    err = login.fails(**{source: token})
+    err = login_here.fails(**{source: token})
     assert f"the token from {source} is malformed: {words}" in err
     assert "cAnArY" not in err and "Evil" not in err and "\x1b" not in err
     assert len(err.splitlines()) == 2
@@ -114,20 +114,22 @@ def test_bytes_that_are_no_text_are_no_token(login: Login) -> None:
 
 @pytest.mark.parametrize("case", [*MALFORMED, "NUL", "lone surrogate"])
 @pytest.mark.parametrize("place", ["inline", "keyring"])
-def test_a_malformed_stored_token_goes_nowhere(login: Login, place: str, case: str) -> None:
+def test_a_malformed_stored_token_goes_nowhere(login_here: Login, place: str, case: str) -> None:
     more = {
         "NUL": ("cAnArY-one\0cAnArY-two", "character 11 of 21"),
         "lone surrogate": ("cAnArY-one\ud800", "character 11 of 11"),
     }
     token, words = (MALFORMED | more)[case]
     if place == "inline":
-        path = login.store(login.layout({"personal": {"token": token}}))
+        path = login_here.store(login_here.layout({"personal": {"token": token}}))
     else:
-        login.store(login.layout({"personal": {}}, disable_keyring=True))
+        login_here.store(login_here.layout({"personal": {}}, disable_keyring=True))
         encoded = base64.b64encode(token.encode("utf-8", "surrogatepass")).decode()
         value = "go-keyring-base64:" + encoded
-        path = login.keyring_file("sprites-cli", f"sprites:org:{login.url}:personal", value)
-    err = login.fails()
+        path = login_here.keyring_file(
+            "sprites-cli", f"sprites:org:{login_here.url}:personal", value
+        )
+    err = login_here.fails()
     assert f"the token from {path} is malformed: " in err.replace("//", "/")
     if place == "inline" or case != "lone surrogate":
         assert words in err
@@ -190,8 +192,10 @@ def test_a_token_is_never_sent_unencrypted_to_another_machine(login: Login, url:
         "https://" + "cAnArY" * 11 + ".test",
     ],
 )
-def test_what_an_address_may_not_hold(login: Login, url: str) -> None:
-    err = login.fails(2, SPRITES_API_URL=url.format(port=login.api.port), SPRITE_TOKEN="x" * 32)
+def test_what_an_address_may_not_hold(login_here: Login, url: str) -> None:
+    err = login_here.fails(
+        2, SPRITES_API_URL=url.format(port=login_here.api.port), SPRITE_TOKEN="x" * 32
+    )
     assert "SPRITES_API_URL" in err
     assert "cAnArY" not in err
 
@@ -327,12 +331,14 @@ DAMAGED = {
 
 @pytest.mark.parametrize("case", DAMAGED)
 @pytest.mark.parametrize("whose", ["main", "user"])
-def test_a_damaged_store_is_named_and_not_shown(login: Login, whose: str, case: str) -> None:
+def test_a_damaged_store_is_named_and_not_shown(login_here: Login, whose: str, case: str) -> None:
     data, words = DAMAGED[case]
-    path = login.store(data, user_file("user-1") if whose == "user" else "sprites.json")
+    path = login_here.store(data, user_file("user-1") if whose == "user" else "sprites.json")
     if whose == "user":
-        login.store(login.layout({"personal": {"token": login.token()}}, current_user="user-1"))
-    err = login.fails(1)
+        login_here.store(
+            login_here.layout({"personal": {"token": login_here.token()}}, current_user="user-1")
+        )
+    err = login_here.fails(1)
     assert str(path) in err and words in err
     assert "cAnArY" not in err
     assert len(err.splitlines()) == 1
@@ -753,24 +759,26 @@ def test_what_can_not_be_executed_is_not_the_program(login: Login) -> None:
 @secret_service
 @pytest.mark.parametrize("present", list(itertools.product([False, True], repeat=4)))
 @pytest.mark.parametrize("stored_url", ["ours", "another"])
-def test_the_order_of_the_sources(login: Login, present: tuple[bool, ...], stored_url: str) -> None:
+def test_the_order_of_the_sources(
+    login_here: Login, present: tuple[bool, ...], stored_url: str
+) -> None:
     sources = ("env", "inline", "keyring", "file")
-    tokens = {name: login.token(name) for name in sources}
+    tokens = {name: login_here.token(name) for name in sources}
     has = dict(zip(sources, present, strict=True))
     record = {"token": tokens["inline"]} if has["inline"] else {}
-    url = login.url if stored_url == "ours" else OTHER_URL
-    login.store(login.layout({"personal": record}, url))
+    url = login_here.url if stored_url == "ours" else OTHER_URL
+    login_here.store(login_here.layout({"personal": record}, url))
     account = f"sprites:org:{url}:personal"
     if has["keyring"]:
-        login.secret_tool("sprites-cli", account, tokens["keyring"])
+        login_here.secret_tool("sprites-cli", account, tokens["keyring"])
     if has["file"]:
-        login.keyring_file("sprites-cli", account, tokens["file"])
+        login_here.keyring_file("sprites-cli", account, tokens["file"])
     env = {"SPRITE_TOKEN": tokens["env"]} if has["env"] else {}
     usable = [name for name in sources if has[name] and (stored_url == "ours" or name == "env")]
     if usable:
-        assert "warning" not in login.uses(tokens[usable[0]], **env).err
+        assert "warning" not in login_here.uses(tokens[usable[0]], **env).err
     else:
-        login.fails(**env)
+        login_here.fails(**env)
 
 
 # --- no home ----------------------------------------------------------------------------------
