@@ -34,6 +34,7 @@ for entry in /*; do
   elif [ -d "$entry" ]; then mkdir "$root$entry"; mount --rbind "$entry" "$root$entry"
   fi
 done
+[ ! -d "$root/dev/shm" ] || mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
 mkdir -p "$root/home/sprite" "$root/.sprite" "$root/tmp"
 mount -o remount,bind,ro "$root" || :  # not in every user namespace
 echo ready
