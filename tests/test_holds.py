@@ -389,11 +389,12 @@ def test_hold_and_release_by_hand(thopters: Thopters, emulator: Emulator, sprite
     done = thopters("hold", "dev", "--for", "1h30m")
     assert (done.code, done.out) == (0, "dev stays awake for 5400 s\n"), done
     [first] = sprite.tasks
-    assert thopters("hold", "dev", "--for", "2h").code == 0
+    done = thopters("hold", "dev", "--for", "2h")
+    assert done.code == 0, done
     until(lambda: first not in sprite.tasks, "the first one is replaced")
     [second] = sprite.tasks
     paused = thopters("pause", "dev", "--timeout", "0")
-    assert paused.code == 7
+    assert paused.code == 7, paused
     assert f"hold {second} (until " in paused.err
     done = thopters("hold", "dev", "--release")
     assert (done.code, done.out) == (0, "dev may sleep again\n")

@@ -25,6 +25,7 @@ import pytest
 from emulation import SPRITE_PROGRAM, Emulator, write_launcher
 from support.ports import free_ports
 from support.program import Thopters, both
+from support.runs import run_here
 from support.terminals import CTRL_C, Start
 
 each_command = pytest.mark.parametrize("command", ["shell", "proxy"])
@@ -596,7 +597,7 @@ BAD_PORTS = [
 def test_what_is_no_port_is_refused(thopters: Thopters, emulator: Emulator, ran: Path) -> None:
     emulator.add_sprite("dev", status="running")
     for text in BAD_PORTS:
-        done = thopters("proxy", "dev", "3000", text)
+        done = run_here(["proxy", "dev", "3000", text], thopters.env)
         assert (done.code, done.out) == (2, ""), text
         assert repr(text) in done.err or text.startswith("-")
     assert not ran.exists()

@@ -268,7 +268,8 @@ def test_r26_a_sprite_that_a_get_has_missed_is_not_called_ours(
 
 @pytest.fixture
 def held(thopters: Thopters, sprite: Sprite) -> Iterator[str]:
-    assert thopters("hold", "dev", "--for", "1h").code == 0
+    done = thopters("hold", "dev", "--for", "1h")
+    assert done.code == 0, done
     yield next(iter(sprite.live_tasks()))
 
 
@@ -301,7 +302,8 @@ def test_a_hold_that_can_not_be_noted_says_so_at_once(thopters: Thopters, sprite
 @needs_namespace
 @pytest.mark.usefixtures("held")
 def test_a_hold_by_hand_is_released(thopters: Thopters, sprite: Sprite) -> None:
-    assert thopters("hold", "dev", "--release").out == "dev may sleep again\n"
+    done = thopters("hold", "dev", "--release")
+    assert done.out == "dev may sleep again\n", done
     assert not sprite.live_tasks()
 
 
