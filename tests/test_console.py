@@ -324,7 +324,7 @@ def test_the_progress_line_leaves_nothing_behind(emulator: Emulator, start: Star
     session.expect("waiting for dev (")
     assert session.end() == 0
     *others, restored, hint, last = session.screen.lines
-    assert others[-2:] == ["  Restarting the environment", "  Restore from v1 complete"]
+    assert others[-2:] == ["> Restarting the environment", "> Restore from v1 complete"]
     assert re.fullmatch(r"restored dev to v1 in [\d.]+ s", restored)
     assert (hint, last) == ("hint: undo it: thopters restore dev v2", "")
     assert "waiting" not in session.screen.text
@@ -446,6 +446,6 @@ def test_the_platforms_progress_reaches_the_terminal_as_escapes(
     emulator.fault(Fault("POST */checkpoint", "status", status=200, body=body, content_type=kind))
     session = start("checkpoint", "dev", columns=1000)
     assert session.end() == 1
-    progress = ["  " + line for line in SHOWN.split(r"\r")]  # each of its lines on one of ours
+    progress = ["> " + line for line in SHOWN.split(r"\r")]  # each of its lines on one of ours
     failure = f"thopters: error: cannot checkpoint dev: {SHOWN}"
     assert session.screen.lines == [*progress, failure, ""]
