@@ -231,6 +231,9 @@ def test_r23_a_detached_command_begins_within_the_limit() -> None:
     class Pinging:
         """A connection on which nothing comes but pings."""
 
+        def receive_in_small_parts(self, most_bytes: int) -> None:
+            pass
+
         def messages(self) -> list[tuple[int, bytes]]:
             return []
 
