@@ -96,6 +96,7 @@ WORKFLOWS = {
         "",
     ),
     "GREETING=hello": (r"hello\n", ""),
+    "echo started": (r"started\n", ""),
     "bash -s": (r"work/\n(work/(greeting|lines)\.txt\n){2}", ""),
     "while read": (r" *3 lines\.txt\n *1 greeting\.txt\n", ""),
     "cp project": (r"a page\nhello\n", ""),
