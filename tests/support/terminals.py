@@ -247,8 +247,8 @@ class Tty(Session):
 
     @property
     def shown(self) -> bytes:
-        """Return the output without the line that says what is waited for, on a slow machine."""
-        return re.sub(rb"\r(waiting for [^\r\n]* \(\d+ s\))?\x1b\[K", b"", self.output)
+        """Return the output without the line that says what takes long, on a slow machine."""
+        return re.sub(rb"\r([^\r\n]* \(\d+ s\))?\x1b\[K", b"", self.output)
 
     @property
     def text(self) -> str:
