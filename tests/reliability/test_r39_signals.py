@@ -53,7 +53,7 @@ class Scene:
         self.emulator.fault(Fault("POST */checkpoint", "drip", interval=0.002))
 
     def session(self) -> None:
-        """Have a command in the sprite that keeps it awake, and a sprite that tires soon."""
+        """Have a command in the sprite that keeps it awake."""
         self.sprite()
         sprite = self.emulator.sprite("dev")
         while not sprite.enter():
@@ -61,7 +61,6 @@ class Scene:
         kept = RemoteSession(sprite, self.emulator.personality, ["sleep", "60"], env=[],
                              directory="", tty=False, stdin=False)  # fmt: skip
         sprite.sessions[str(kept.id)] = kept
-        self.emulator.idle_s = 1.0
 
     def program(self) -> None:
         self.sprite()
@@ -188,6 +187,7 @@ def interrupt(scene: Scene, command: str, number: signal.Signals, point: int) ->
     except subprocess.TimeoutExpired:
         before = scene.progress()
         process.send_signal(number)
+    scene.emulator.idle_s = 1.0  # no sooner: else a slow machine's signal comes when all is over
     out_bytes, err_bytes = process.communicate(timeout=60)
     out, err = out_bytes.decode(), err_bytes.decode()
     told = f"{command}, {number.name} after {after} requests: {process.returncode}\n{out}\n{err}"
