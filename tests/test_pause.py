@@ -51,9 +51,9 @@ def chatter(
     name: str = "dev",
     words: Sequence[str] = CHATTER,
 ) -> tuple[subprocess.Popen[bytes], RemoteSession]:
-    """Start a command that prints for ever; return its client and its session."""
+    """Start a command that prints for ever and holds nothing; return its client and its session."""
     before = set(emulator.sprite(name).sessions)
-    process = thopters.start("exec", name, "--", *words)
+    process = thopters.start("exec", name, "--no-hold", "--", *words)
     assert process.stdout
     assert process.stdout.readline() == b"x\n"
     [identity] = set(emulator.sprite(name).sessions) - before
@@ -338,8 +338,7 @@ def test_sessions_are_found_in_every_shape(
     sessions = [chatter(thopters, emulator)[1] for _ in range(2)]
     done = thopters("pause", "dev", "--force", "--no-wait", "--json")
     [paused] = json.loads(done.out)["paused"]
-    ended = [what for what in paused["ended"] if not what.startswith("hold")]  # after a second
-    assert ended == [f"session {session.id}" for session in sessions]
+    assert paused["ended"] == [f"session {session.id}" for session in sessions]
     assert all(session.ended.is_set() for session in sessions)
 
 
@@ -374,10 +373,11 @@ def test_a_session_that_ended_by_itself_is_no_failure(
     thopters: Thopters, emulator: Emulator, start: Start, status: int
 ) -> None:
     sprite = awake(emulator)
-    _, session = chatter(thopters, emulator)
+    words = ("sh", "-c", "echo x; until [ -e go ]; do sleep 0.05; done")
+    _, session = chatter(thopters, emulator, words=words)
     asking = start("pause", "dev", "--no-wait", columns=200)
     asking.expect("End it, so that dev can sleep? [y/N] ")
-    session.signal(signal.SIGKILL)
+    (sprite.home / "go").touch()
     assert session.ended.wait(30)
     if status == 404:
         del sprite.sessions[str(session.id)]
