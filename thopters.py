@@ -5794,11 +5794,12 @@ done
 )
 
 
-# What has expired, or died, leaves its file; the id of its process may be another's by now
+# What has expired, or died, leaves its file; the id of its process may be another's by now. It is
+# looked for first: without its file it may end before that
 RELEASE_SCRIPT = b"""\
 read -r token task < ~/.thopters/hold || exit 0
-rm -f ~/.thopters/hold || exit 1
 ! grep -qsaF -f <(echo "$token") /proc/[0-9]*/cmdline || echo "$task"
+rm -f ~/.thopters/hold || exit 1
 """
 
 

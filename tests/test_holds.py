@@ -402,6 +402,28 @@ def test_hold_and_release_by_hand(thopters: Thopters, emulator: Emulator, sprite
     assert thopters("hold", "dev", "--release").out == "dev was not held by hand\n"
 
 
+def test_a_hold_that_ends_once_its_file_is_gone_is_still_released(tmp_path: Path) -> None:
+    """The keeper looks at its file, and may do so before the script looks at anything else."""
+    (tmp_path / ".thopters").mkdir()
+    (tmp_path / ".thopters" / "hold").write_text("0123456789abcdef thopters-7\n")
+    words = ["bash", "-c", "read", "keeper", "0123456789abcdef"]
+    keeper = subprocess.Popen(words, stdin=subprocess.PIPE)
+    remove = tmp_path / "rm"
+    remove.write_text(
+        f'#!/bin/sh\n/bin/rm "$@" && kill -KILL {keeper.pid}\n'
+        f"while grep -qsa . /proc/{keeper.pid}/cmdline; do :; done\n"
+    )
+    remove.chmod(0o755)
+    env = {"HOME": str(tmp_path), "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    with keeper:
+        until(lambda: b"read" in Path(f"/proc/{keeper.pid}/cmdline").read_bytes())
+        script = program.RELEASE_SCRIPT.decode()
+        done = subprocess.run(["bash", "-c", script], env=env, capture_output=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"thopters-7\n", b"")
+        assert keeper.wait(60) == -signal.SIGKILL
+    assert not (tmp_path / ".thopters" / "hold").exists()
+
+
 @needs_curl
 @needs_namespace
 def test_attach_never_meets_what_holds(
