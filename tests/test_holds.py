@@ -152,7 +152,8 @@ def fail_refreshes(sprite: Sprite, monkeypatch: pytest.MonkeyPatch, numbers: set
     monkeypatch.setattr(sprite.inner, "_set", fail_some)
 
 
-QUIET = "until [ -e go ]; do sleep 0.1; done; exit 42"
+UNTIL_GO = "until [ -e go ]; do sleep 0.1; done"
+QUIET = f"{UNTIL_GO}; exit 42"
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def test_without_the_task_api_nothing_keeps_asking(
 ) -> None:
     fail_refreshes(sprite, monkeypatch, set(range(1000)))
     shorten(thopters, HOLD_FIRST_S=0.02, HOLD_EVERY_S=0.02, HOLD_AGAIN_S=0.02)
-    client = thopters.start("exec", "dev", "--", "sh", "-c", f"{QUIET[:-8]}; sleep 0.5; exit 42")
+    client = thopters.start("exec", "dev", "--", "sh", "-c", f"{UNTIL_GO}; sleep 0.5; exit 42")
 
     until(lambda: sprite.inner and len(sprite.inner.requests) >= 3, "it has asked")
     (sprite.home / "go").touch()
@@ -304,7 +305,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let a hold begin at once and expire soon, so that its refreshing is needed."""
     monkeypatch.setattr(program, "HOLD_FIRST_S", 0.2)
     monkeypatch.setattr(program, "HOLD_EVERY_S", 0.5)
-    monkeypatch.setattr(program, "HOLD_EXPIRY_S", 2)
+    monkeypatch.setattr(program, "HOLD_EXPIRY_S", 4)
     yield
 
 
@@ -328,10 +329,16 @@ def run_held(emulator: Emulator, script: str, *, hold_max_s: int = 100) -> int:
 def test_a_quiet_command_that_is_held_outlives_many_idle_windows(
     emulator: Emulator, sprite: Sprite, quick: None
 ) -> None:
-    emulator.idle_s = 0.7
-    assert run_held(emulator, "sleep 4; exit 42") == 42
+    statuses: list[int] = []
+    command = threading.Thread(target=lambda: statuses.append(run_held(emulator, QUIET)))
+    command.start()
+    until_held_on(emulator, sprite)
     assert sprite.inner
     assert sprite.inner.requests.count(sprite.inner.requests[0]) >= 3  # refreshed
+    emulator.idle_s = 30.0
+    (sprite.home / "go").touch()
+    command.join(60)
+    assert statuses == [42]
     until(lambda: not sprite.tasks, "the hold is released")
 
 
