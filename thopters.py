@@ -4488,7 +4488,8 @@ def sprite_program_for(sprite: Sprite, info: SpriteInfo) -> list[str] | None:
 # process group, and then runs the user's command with its words, variables and directory.
 #
 #   RemoteCommand   what is to run, as data; writes the script
-#   ExecDecoder     messages in, events out: Started, Output, Identity, Exit; no socket, no clock
+#   ExecDecoder     messages in, events out: Started, Output, Identity, Ended, Exit; no socket, no
+#                   clock
 #   ExecSession     the one loop: look, hand output on, send input, wait
 #     StreamSession   over a WebSocket: input and output as numbered streams
 #     TerminalSession on a remote terminal (see that room)
@@ -4516,6 +4517,9 @@ PREAMBLE = b"thopters-exec "
 # when the command ends. By its first byte, which text does not hold, a part of it is known
 END_MARK = b"\x1dthopters-end "
 PART_LIMIT_S = 0.05  # for the rest of what looks like the mark's beginning, and may be output
+# A helper that the command does not wait for, as in `exec > >(tee log)`, may still write the last
+# of its output. So its streams get a moment to close: so much silence, and so much time in all
+CLOSE_QUIET_S, CLOSE_LIMIT_S = 0.3, 2.0
 MOST_BEFORE = 1 << 14  # bytes that may stand before it, and are searched each time something comes
 PID_DIGITS = 10  # at most: int() itself refuses thousands
 WIPE = b"\x1b[H\x1b[2J"  # on a terminal: takes it off the screen that an attach shows again
@@ -4813,6 +4817,15 @@ class Identity:
         self.text = text
 
 
+class Ended:
+    """The command has ended with `status`, though what it has started may still write."""
+
+    __slots__ = ("status",)
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+
 class Exit:
     """The command has ended with `status`, and all of its output has come before."""
 
@@ -4829,7 +4842,7 @@ class Ready:
 
 
 if TYPE_CHECKING:
-    Event = Started | Output | Identity | Exit | Ready
+    Event = Started | Output | Identity | Ended | Exit | Ready
 
 
 class ExecDecoder:
@@ -4890,8 +4903,7 @@ class ExecDecoder:
             elif mark:
                 self._ends += 1
                 if self._ends == 2:
-                    yield from self.let_go()
-                    yield Exit(int(status or b"255"))
+                    yield Ended(int(status or b"255"))
 
     def _read(self, opcode: int, payload: bytes | memoryview) -> Iterator[Event]:
         if opcode == OP_TEXT:
@@ -5049,6 +5061,9 @@ class ExecSession:
         self.group: int | None = None  # the remote process group, once the script runs
         self.identity = ""  # the platform's, as soon as it tells
         self._sinks = sinks
+        self._status: int | None = None  # the command has ended with it, its streams may be open
+        self._ended_at = 0.0
+        self._came_at = 0.0  # the newest output
 
     def run(
         self,
@@ -5096,6 +5111,8 @@ class ExecSession:
                 else:
                     self.notice(event)
         except (WebSocketLost, Garbled) as error:
+            if self._status is not None:
+                return self._status
             lost = self.lost(str(error))
             lost.is_cut = isinstance(error, WebSocketLost)
             raise lost from None
@@ -5107,6 +5124,13 @@ class ExecSession:
             self.group = event.group
         elif isinstance(event, Identity):
             self.identity = event.text
+        elif isinstance(event, Ended):
+            self._status, self._ended_at = event.status, self.clock.monotonic()
+
+    def closing_s(self) -> float:
+        """Return for how long the streams of a command that has ended are still waited for."""
+        end = min(self._came_at + CLOSE_QUIET_S, self._ended_at + CLOSE_LIMIT_S)
+        return end - self.clock.monotonic()
 
     def lost(self, why: str) -> ExecLost:
         return ExecLost(why, started=self.decoder.started)
@@ -5147,7 +5171,6 @@ class StreamSession(ExecSession):
         self.websocket = websocket
         self._stdin: SocketInput | None = None  # until it has ended
         self._since_ping = 0  # bytes of input
-        self._came_at = 0.0  # the newest message
 
     def begin(
         self,
@@ -5173,9 +5196,12 @@ class StreamSession(ExecSession):
             self._came_at = self.clock.monotonic()
         elif self.clock.monotonic() - self._came_at > PART_LIMIT_S:
             yield from self.decoder.let_go()
+        if self._status is not None and self.closing_s() <= 0:
+            yield from self.decoder.let_go()
+            yield Exit(self._status)
 
     def exchange(self, timeout_s: float) -> None:
-        if self.decoder.has_part():
+        if self.decoder.has_part() or self._status is not None:
             timeout_s = min(timeout_s, PART_LIMIT_S)
         stdin = self._stdin
         has_room = stdin is not None and self.websocket.unsent() < 1 << 18
@@ -5225,6 +5251,7 @@ class PostSession(ExecSession):
         self.starting_limit_s = starting_limit_s
         self._pieces: Iterator[bytes] = iter(())
         self._opened = contextlib.ExitStack()
+        self._limit: Callable[[float], None] = lambda seconds: None  # for the rest of the answer
 
     def begin(
         self, command: RemoteCommand, stdin: SocketInput | None, data: bytes, limit_s: float | None
@@ -5255,6 +5282,7 @@ class PostSession(ExecSession):
         if limit_s is None:
             deadline.renew(NO_LIMIT_S)
         self._opened.enter_context(response)
+        self._limit = deadline.renew
         self._pieces = transport.pieces(response, deadline, sys.maxsize)
 
     def _request_body(
@@ -5277,13 +5305,16 @@ class PostSession(ExecSession):
         return command.reading(path).stream_script(in_hex=True) + b"\0"
 
     def events(self) -> Iterator[Event]:
+        if self._status is not None:
+            self._limit(max(0.0, self.closing_s()))
         try:
             piece = next(self._pieces, b"")
         except NoAnswerError as lost:
             raise Garbled(str(lost)) from None
         if not piece:
             raise Garbled("the answer ended before the exit status")
-        return self._body.piece(piece)
+        yield from self._body.piece(piece)
+        self._came_at = self.clock.monotonic()
 
     def exchange(self, timeout_s: float) -> None:
         """Nothing is left to be sent, and the next look waits."""

@@ -310,6 +310,32 @@ def test_p9_a_command_is_killed_with_its_session(
     until(lambda: not sprite.machine.processes(), "nothing of it is left")
 
 
+@pytest.mark.parametrize("way", ["socket", "post"])
+def test_p9_what_a_helper_writes_last_arrives(
+    thopters: Thopters, emulator: Emulator, sprite: Sprite, way: str
+) -> None:
+    """bash waits for no `>(tee log)`, so the command has ended before its last words are out."""
+    if way == "post":
+        refuse_websockets(emulator)
+    shorten(thopters, CLOSE_QUIET_S=30, CLOSE_LIMIT_S=30)
+    script = "exec > >(sleep 0.2; exec tee log) 2>&1; echo some; echo words >&2; exit 7"
+    done = thopters("exec", "dev", "--", "bash", "-c", script)
+    assert (done.code, done.out, done.err) == (7, "some\nwords\n", "")
+
+
+@pytest.mark.parametrize("way", ["socket", "post"])
+def test_p9_a_server_that_keeps_writing_is_not_waited_for(
+    thopters: Thopters, emulator: Emulator, sprite: Sprite, way: str
+) -> None:
+    if way == "post":
+        refuse_websockets(emulator)
+    shorten(thopters, CLOSE_QUIET_S=30, CLOSE_LIMIT_S=0.3)
+    script = "while :; do echo tick; sleep 0.01; done & exit 7"
+    done = thopters("exec", "dev", "--", "sh", "-c", script, timeout=30)
+    assert (done.code, done.err) == (7, "")
+    assert set(done.out.split()) <= {"tick"}
+
+
 def watches(pid: int) -> bool:
     """Tell whether this is the process beside a command, in a session of its own."""
     with contextlib.suppress(OSError):

@@ -118,7 +118,7 @@ def decode(messages: list[bytes], decoder: thopters.ExecDecoder | None = None) -
         for event in decoder.message(thopters.OP_BINARY, message):
             if isinstance(event, thopters.Output):
                 out[event.stream] += bytes(event.data)
-            elif isinstance(event, thopters.Exit):
+            elif isinstance(event, (thopters.Ended, thopters.Exit)):
                 return out[1], out[2], str(event.status).encode()
     return out[1], out[2], b""
 
