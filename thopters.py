@@ -4542,21 +4542,24 @@ exit "$?"
 # A command of the user's without a terminal ends when its own process ends, with its status, though
 # its children may go on and hold the streams open: the wrapper marks the end on both. It has a
 # process group of its own (`set -m`), since the platform kills the wrapper's once we have left. The
-# loop below kills it if the wrapper is killed before the end. Signals to the wrapper are passed on
+# loop below kills it if the wrapper is killed before the end, and is told of it before anything of
+# it runs. Signals to the wrapper are passed on. A sprite's variables can set modes: with `set -e`
+# there would be no mark, and in POSIX mode a status can be asked for only once
 APART = b"""\
 unset _thopters
 [ -n "${HOME-}" ] || export HOME=~
 exec 3>&2 2>/dev/null
-%(watch)sset -m
+%(watch)strap '' PIPE
+set -m
 (
+echo "$BASHPID" >&9
 printf 'thopters-exec %%s\n%(wipe)s' "$BASHPID" >&5
 exec 5>&- 9>&-
+trap - PIPE
 %(keys)s%(exports)s%(chdir)sexec 2>&3 3>&-
 exec -- %(argv)s
 ) <&0 &
-set +m
-trap '' PIPE
-echo "$!" >&9
+set +em +o posix
 for _thopters in INT TERM HUP QUIT USR1 USR2; do
   trap "kill -s $_thopters -- -$!" "$_thopters"
 done

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import random
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -94,6 +95,29 @@ def test_a_script_that_is_cut_short_does_not_run(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     assert run_script(tmp_path, script + b"\0").returncode == 0
     assert [path.name for path in tmp_path.iterdir()] == ["ran"]
+
+
+@pytest.mark.parametrize("options", ["posix", "errexit", "nounset", "errexit:posix:noclobber"])
+@pytest.mark.parametrize("status", [0, 7])
+def test_p9_the_end_is_marked_in_every_mode_of_bash(
+    tmp_path: Path, options: str, status: int
+) -> None:
+    """A sprite's own variables can set one, and the command gets them as they are."""
+    command = thopters.RemoteCommand([b"sh", b"-c", b"echo $SHELLOPTS; exit %d" % status])
+    done = run_script(tmp_path, command.stream_script() + b"\0", {"SHELLOPTS": options})
+    mark = b"%s%d\n" % (command.mark, status)
+    assert (done.returncode, done.stderr) == (status, mark)
+    _, told, rest = done.stdout.split(b"\n", 2)
+    assert (set(options.split(":")) - set(told.decode().split(":")), rest) == (set(), mark)
+
+
+def test_p9_a_command_whose_wrapper_is_killed_at_once_is_killed_too(tmp_path: Path) -> None:
+    """It would hold the streams, whose end is waited for."""
+    script = thopters.RemoteCommand([b"sleep", b"600"]).stream_script()
+    begun = b") <&0 &\n"
+    assert begun in script
+    done = run_script(tmp_path, script.replace(begun, begun + b"kill -s KILL $$\n") + b"\0")
+    assert done.returncode == -signal.SIGKILL
 
 
 # The end: our marks among the output
