@@ -4567,6 +4567,7 @@ while kill -0 "$!"; do wait "$!"; done
 wait "$!"
 set -- "$?"
 echo 0 >&9
+exec 9>&-
 printf '%(mark)s%%s\n' "$1"
 printf '%(mark)s%%s\n' "$1" >&3
 exit "$1"

@@ -24,7 +24,14 @@ from emulation.state import Sprite
 from emulation.wire import Reply
 from support.program import Thopters
 from support.runs import shorten
-from support.sessions import IGNORING, detach, needs_curl, needs_namespace, session_of
+from support.sessions import (
+    IGNORING,
+    detach,
+    needs_curl,
+    needs_namespace,
+    refuse_websockets,
+    session_of,
+)
 from support.terminals import LEAVE, Tty
 from support.units import make_console
 from support.waiting import until
@@ -175,6 +182,21 @@ def test_a_quiet_command_outlives_many_idle_windows(
     (sprite.home / "go").touch()
     assert client.wait(30) == 42
     until_released(sprite)
+
+
+def test_p9_a_command_that_has_ended_holds_nothing_though_nobody_takes_its_output(
+    thopters: Thopters, emulator: Emulator, sprite: Sprite
+) -> None:
+    """By POST the script may then wait for ever, for the platform need not end it."""
+    refuse_websockets(emulator)
+    client = started(thopters, sprite, "--", "head", "-c", "30M", "/dev/zero")
+
+    def has_ended() -> bool:
+        client.send_signal(signal.SIGINT)
+        return client.poll() is not None
+
+    until(has_ended, "the second signal has ended it")
+    until(lambda: not sprite.tasks, "it is not held any more")
 
 
 def test_without_the_task_api_nothing_keeps_asking(
