@@ -5547,12 +5547,13 @@ def wait_until_ready(sprite: Sprite, limit_s: float, script: bytes = b":") -> No
 
 # To a whole process group in a sprite: the platform's own call may reach its leader alone, which is
 # our wrapper. Unless the group is known to be one, its id has to be a session's. What a command has
-# left behind is found by the session, when its leader has gone.
+# left behind is found by the session, when its leader has gone, where there are pgrep and pkill.
 # 0 it is gone, 3 there is no such group, 4 it is still there after `looks` tenths of a second
 SIGNAL_SCRIPT = b"""\
 id=$1 name=$2 is_known=$3 looks=$4
 send() { kill -s "$1" -- "-$id" || pkill "-$1" -s "$id"; }
-[ "$is_known" ] || pgrep -s "$id" > /dev/null || exit 3
+leads() { read -r stat < "/proc/$id/stat" && set -- ${stat##*)} && [ "$4" = "$id" ]; }
+[ "$is_known" ] || leads || pgrep -s "$id" > /dev/null || exit 3
 send "$name" || { [ "$is_known" ] && pkill "-$name" -P "$id"; } || exit 3
 for ((; looks > 0; looks--)); do send 0 || exit 0; sleep 0.1; done
 exit 4

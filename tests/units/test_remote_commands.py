@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import random
 import re
+import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -118,6 +120,17 @@ def test_p9_a_command_whose_wrapper_is_killed_at_once_is_killed_too(tmp_path: Pa
     assert begun in script
     done = run_script(tmp_path, script.replace(begun, begun + b"kill -s KILL $$\n") + b"\0")
     assert done.returncode == -signal.SIGKILL
+
+
+def test_a_session_is_signalled_without_programs_too(tmp_path: Path) -> None:
+    """An image may lack pgrep and pkill."""
+    (tmp_path / "bash").symlink_to(str(shutil.which("bash")))
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as process:
+        words = [thopters.SIGNAL_SCRIPT, b"thopters", b"%d" % process.pid, b"TERM", b"", b"0"]
+        script = thopters.RemoteCommand([b"bash", b"-c", *words], with_keys=False).stream_script()
+        done = run_script(tmp_path, b"PATH=%s\n" % bytes(tmp_path) + script + b"\0")
+        process.kill()  # where it was not reached
+    assert (done.returncode, process.returncode) == (thopters.GROUP_STAYS, -signal.SIGTERM)
 
 
 # The end: our marks among the output
