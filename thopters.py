@@ -6769,10 +6769,11 @@ def is_listed(sprite: Sprite, identity: str) -> bool:
 
 
 # What a sprite does not know is replaced, or left out: programs would fail, or show no more than
-# ASCII. tput says by 3 that it does not know a terminal, and bash, in words, a locale
+# ASCII. tput says by 3 that it does not know a terminal, and bash, in words, a locale. The keys'
+# file may say `set -e`
 TERM_SETUP = b"""\
-tput -T %(value)s longname > /dev/null
-[ $? = 3 ] && export TERM=xterm-256color || export TERM=%(value)s
+tput -T %(value)s longname > /dev/null || [ $? != 3 ] &&
+  export TERM=%(value)s || export TERM=xterm-256color
 """
 LANG_SETUP = b"""\
 [ "$( (LC_ALL=%(value)s) 2>&1 )" ] || export LANG=%(value)s
@@ -6800,7 +6801,7 @@ def terminal_setup(environ: Mapping[str, str]) -> bytes:
     ]
     if os.name == "posix" and sys.stdin is not None and sys.stdin.isatty():
         words = map(quote_argument, stty_words())
-        parts.append(b"stty " + b" ".join(words) + b"\n")
+        parts.append(b"stty " + b" ".join(words) + b" || :\n")
     return b"".join(parts)
 
 

@@ -413,6 +413,18 @@ def test_p3_a_locale_that_the_sprite_does_not_know_is_left_out(
     until(lambda: (dev.sprite("dev").home / "lang").read_text() == f"{there}\n", "it runs")
 
 
+def test_p3_what_the_sprite_does_not_know_ends_nothing_under_set_e(
+    thopters: Thopters, dev: Emulator
+) -> None:
+    keys = dev.sprite("dev").home / ".thopters" / "env"
+    keys.parent.mkdir()
+    keys.write_text("set -e\nstty() { return 1; }\n")
+    thopters.env |= {"TERM": "xterm-nobody", "LANG": "xx_XX.UTF-8"}
+    with Tty(thopters, "exec", "dev", "--", "sh", "-c", "echo [$TERM]; exit 7") as command:
+        command.expect("[xterm-256color]")
+        assert command.end_restored() == 7
+
+
 # --- what is under way ------------------------------------------------------------------
 
 
