@@ -4890,6 +4890,9 @@ class ExecDecoder:
         One comes on each stream, or both on one where something has joined them.
         """
         rest = self._parts.pop(stream, b"") + data
+        if self.mark[:1] not in rest:  # quickly, for there may be gigabytes
+            yield Output(stream, rest)
+            return
         while rest:
             before, mark, rest = rest.partition(self.mark)
             status, newline, rest = rest.partition(b"\n")
