@@ -3,7 +3,7 @@
 A program on a terminal runs twice, here and in the sprite, with the same keys, and has to look the
 same. Its terminal is the package `pyte`, which also answers what programs ask of one. That and the
 public WebSocket test suite, as the package `kosoku` runs it, come from PyPI into a folder that is
-thrown away. What can't be had is skipped.
+thrown away; Ink and blessed come from npm in the same way. What can't be had is skipped.
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ class Emulation(Tty):
         """Return what is shown: each character with its colours, and where the cursor is."""
         with self._changed:
             screen = self._screen
-            cells = [[screen.buffer[y][x] for x in range(screen.columns)] for y in range(ROWS)]
+            rows = [screen.buffer[y] for y in range(screen.lines)]
+            cells = [[row[x] for x in range(screen.columns)] for row in rows]
             return cells, (screen.cursor.x, screen.cursor.y)
 
     @property
@@ -163,7 +164,7 @@ class Pair:
         remote = Emulation(self._pyte, self._thopters, "shell", "dev", "--native")
         self.sessions.append(remote)
         remote.expect(PROMPT)
-        remote.type(f"exec {' '.join(words)}\r")
+        remote.type(f"clear; exec {' '.join(words)}\r")
 
     def play(self, *steps: tuple[str, str]) -> None:
         """Type the keys of each step in both; they come to show its text, and the same."""
@@ -274,6 +275,151 @@ def test_mc_makes_folders_and_copies(pair: Pair, way: str) -> None:
     pair.end("")
     for folder in pair.folders:
         assert (folder / "größe" / "copy").read_bytes() == TEXT
+
+
+# --- programs made with a framework -----------------------------------------------------
+
+INK = """\
+import { writeFileSync } from 'node:fs';
+import { createElement as make, useEffect, useState } from 'react';
+import { Box, Static, Text, render, useApp, useInput, useStdout } from 'ink';
+
+function Program() {
+  const { exit } = useApp();
+  const { stdout } = useStdout();
+  const [told, tell] = useState({ typed: '', lines: [], chosen: 0 });
+  const [columns, setColumns] = useState(stdout.columns);
+  useEffect(() => {
+    const resized = () => setColumns(stdout.columns);
+    stdout.on('resize', resized);
+    return () => stdout.off('resize', resized);
+  }, []);
+  useEffect(() => writeFileSync('file', told.lines.concat(told.typed).join('\\n')), [told]);
+  useInput((input, key) => {
+    if (key.escape) exit();
+    else tell(({ typed, lines, chosen }) => {
+      if (key.return) return { typed: '', lines: [...lines, typed], chosen };
+      if (key.backspace || key.delete) typed = [...typed].slice(0, -1).join('');
+      else if (key.downArrow) chosen += 1;
+      else if (key.upArrow) chosen -= 1;
+      else typed += input;
+      return { typed, lines, chosen };
+    });
+  });
+  const rows = ['größe', '漢字', 'plain'].map((text, row) => make(
+    Text, { key: row, color: row === told.chosen ? 'green' : undefined, wrap: 'truncate' },
+    (row === told.chosen ? '> ' : '  ') + text.repeat(20)));
+  const frame = { borderStyle: 'round', borderColor: 'cyan', flexDirection: 'column', columns };
+  return make(Box, { flexDirection: 'column' },
+    make(Static, { items: told.lines }, (line, at) => make(Text, { key: at, bold: true }, line)),
+    make(Box, { ...frame, width: columns }, ...rows),
+    make(Text, { inverse: true }, `${told.lines.length}:${told.chosen}:${columns}:${told.typed}.`));
+}
+render(make(Program));
+"""
+
+BLESSED = """\
+import { writeFileSync } from 'node:fs';
+import blessed from 'blessed';
+
+const screen = blessed.screen({ smartCSR: true, fullUnicode: true, resizeTimeout: 1 });
+const border = { type: 'line' };
+const list = blessed.list({
+  parent: screen, width: '50%', height: '100%-1', border, keys: true, mouse: true,
+  style: { selected: { bg: 'blue', fg: 'white' }, border: { fg: 'green' } },
+  items: Array.from({ length: 60 }, (_, row) => `row ${row} 漢字 größe`),
+});
+const log = blessed.log({
+  parent: screen, left: '50%', width: '50%', height: '100%-1', border, label: ' log ',
+});
+const line = blessed.textbox({ parent: screen, bottom: 0, height: 1, style: { bg: 'red' } });
+const lines = [];
+const tell = text => {
+  lines.push(text);
+  log.log(text);
+  writeFileSync('file', lines.join('\\n'));
+  screen.render();
+};
+list.on('select item', (_, row) => log.setLabel(` row ${row} `));
+list.on('select', (_, row) => tell(`chosen ${row}`));
+screen.on('resize', () => tell(`size ${screen.width} ${screen.height}`));
+list.key('i', () => {
+  log.setLabel(' typing ');
+  line.readInput((_, text) => {
+    line.clearValue();
+    list.focus();
+    tell(`typed ${text}`);
+  });
+  screen.render();
+});
+list.key('q', () => process.exit(0));
+list.focus();
+screen.render();
+"""
+DOWN, UP, WHEEL_UP = "\x1b[B", "\x1b[A", "\x1b[<64;10;5M"
+
+
+@pytest.fixture(scope="session")
+def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install packages from npm, and return the folder that they are in."""
+    need("node", "npm")
+    folder = tmp_path_factory.mktemp("npm")
+    packages = ["ink@6.8.0", "react@19.2.0", "blessed@0.1.81"]
+    words = ["npm", "install", "--no-audit", "--no-fund", "--prefix", ".", *packages]
+    subprocess.run(words, cwd=folder, env=ENVIRON, capture_output=True, timeout=240)
+    for package in ("ink", "blessed"):
+        probe = ["node", "--input-type=module", "-e", f"await import('{package}')"]
+        done = subprocess.run(probe, cwd=folder, env=ENVIRON, capture_output=True)
+        if done.returncode:
+            pytest.skip(f"{package} can't be had, or wants another Node")
+    return folder / "node_modules"
+
+
+def add_program(pair: Pair, text: str, node_modules: Path) -> None:
+    here, there = pair.folders
+    (here / "node_modules").symlink_to(node_modules)
+    shutil.copytree(node_modules, there / "node_modules", symlinks=True)
+    for folder in pair.folders:
+        (folder / "program.mjs").write_text(text)
+
+
+@by_both_ways
+def test_ink_shows_what_is_typed(pair: Pair, node_modules: Path, way: str) -> None:
+    add_program(pair, INK, node_modules)
+    pair.start(way, "node", "program.mjs", file=b"")
+    pair.play(
+        ("", "0:0:80:."),
+        ("größe 漢字", "0:0:80:größe 漢字."),
+        ("\x7f", "0:0:80:größe 漢."),
+        ("\r", "1:0:80:."),
+        (DOWN, "1:1:80:."),
+    )
+    for session in pair.sessions:
+        session.resize(60, 20)
+    pair.play(("", "1:1:60:."), (DOWN, "1:2:60:."), (UP, "1:1:60:."), ("last", "1:1:60:last."))
+    saved = pair.end(ESCAPE)
+    assert saved.startswith("größe 漢\n".encode()) and saved.endswith(b"last")
+
+
+@by_both_ways
+def test_blessed_draws_its_widgets(pair: Pair, node_modules: Path, way: str) -> None:
+    add_program(pair, BLESSED, node_modules)
+    pair.start(way, "node", "program.mjs", file=b"")
+    pair.play(
+        ("", "row 20"),
+        (DOWN * 30, " row 30 "),
+        ("\r", "chosen 30"),
+        ("i", " typing "),
+        ("größe 漢字", "größe 漢字"),
+        ("\r", "typed größe 漢字"),
+        (WHEEL_UP, " row 28 "),
+        (UP, " row 27 "),
+    )
+    for session in pair.sessions:
+        session.resize(60, 20)
+    pair.play(("", "size 60 20"), ("\r", "chosen 27"))
+    saved = pair.end("q")
+    assert saved.startswith("chosen 30\ntyped größe 漢字\n".encode())
 
 
 # --- programs that bring their own protocol ---------------------------------------------
