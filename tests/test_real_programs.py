@@ -3,7 +3,8 @@
 A program on a terminal runs twice, here and in the sprite, with the same keys, and has to look the
 same. Its terminal is the package `pyte`, which also answers what programs ask of one. That and the
 public WebSocket test suite, as the package `kosoku` runs it, come from PyPI into a folder that is
-thrown away; Ink and blessed come from npm in the same way. What can't be had is skipped.
+thrown away; Ink and blessed come from npm in the same way. What a session leaves on the screen is
+asked of xterm and kitty. What can't be had is skipped.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import pytest
 from emulation import Emulator
 from emulation.machine import SPRITE_UID, namespace_kind
 from emulation.state import Sprite
+from support.displays import TERMINALS, Display
 from support.ports import free_ports
 from support.program import MODULE, Thopters
 from support.terminals import PROMPT, Tty
@@ -420,6 +422,63 @@ def test_blessed_draws_its_widgets(pair: Pair, node_modules: Path, way: str) -> 
     pair.play(("", "size 60 20"), ("\r", "chosen 27"))
     saved = pair.end("q")
     assert saved.startswith("chosen 30\ntyped größe 漢字\n".encode())
+
+
+# --- real terminals ---------------------------------------------------------------------
+
+# It asks a terminal for its modes and settings; the answer to the last question comes from each
+ASK_FOR_STATE = """\
+import os, pathlib, re, sys, termios, tty
+before = termios.tcgetattr(0)
+tty.setraw(0)
+modes = (1, 5, 6, 7, 9, 25, 47, 66, 69, 1000, 1002, 1003, 1004, 1005, 1006, 1015, 1016,
+         1047, 1049, 2004, 2026, 2031, 2048)
+asked = "".join(f"\\x1b[?{mode}$p" for mode in modes) + "\\x1b[4$p\\x1b[20$p"
+asked += "".join(f"\\x1bP$q{setting}\\x1b\\\\" for setting in ("r", "s", "m", " q"))
+os.write(1, f"{asked}\\x1b[?4m\\x1b[?u\\x1b[1$w\\x1b[c".encode())
+told = b""
+while not re.search(rb"\\x1b\\[\\?[0-9;]*c", told):
+    told += os.read(0, 4096)
+termios.tcsetattr(0, termios.TCSADRAIN, before)
+told = re.sub(rb"(\\x1bP1\\$u)[0-9]+;[0-9]+", rb"\\1", told)  # but for where the cursor is
+pathlib.Path(sys.argv[1]).write_bytes(told)
+"""
+LEFT_BEHIND = {
+    # apt's bar below a scroll region; insert mode; modes of the cursor, mouse, focus and pastes
+    "\\033[1;20r\\033[21;1H\\033[42;30mbar\\033[4;20h\\033[?1;5h\\033[?7;25l\\033=\\033[6 q"
+    "\\033[?1000;1002;1003;1004;1006;2004;2026h": "",
+    # margins, line drawing, colours, a link; two ways of sending keys
+    "\\033[?69h\\033[5;60s\\033[3;9r\\033[1;4;7;38;5;1m\\033]8;;http://a\\033\\\\"
+    "\\033)0\\016\\033[>4;2m\\033[>31u": "\\033]0;a title that is cut",
+    # the other screen
+    "\\033(0\\033[?1049h\\033[5;10r\\033[=5u\\033[?1015;1016;9h\\033[4mdrawn": "\\033[38;5;1",
+}
+
+
+@pytest.mark.parametrize("terminal", TERMINALS)
+@pytest.mark.parametrize(("left_behind", "cut"), LEFT_BEHIND.items())
+def test_p11_ctrl_backslash_leaves_a_real_terminal_clean(
+    thopters: Thopters, dev: Emulator, tmp_path: Path, terminal: str, left_behind: str, cut: str
+) -> None:
+    """The program in the sprite knows by an answer that the terminal has all but what is cut."""
+    there = dev.sprite("dev").home
+    (there / "dirty").write_text(
+        f"stty raw -echo; printf '{left_behind}\\033[c'; head -c 1 > answer\n"
+        f"printf '{cut}'; touch up; sleep 300"
+    )
+    (tmp_path / "ask.py").write_text(ASK_FOR_STATE)
+    remote = shlex.join([*thopters.argv, "exec", "dev", "--", "sh", "dirty"])
+    ask = f"{sys.executable} ask.py"
+    usual = "printf '\\033[0 q'"  # the cursor's shape, which xterm tells of only once it is set
+    script = f"cd {tmp_path}; {usual}; {ask} before; {remote}; echo $? > status; {ask} after"
+    with Display(terminal, tmp_path, ["sh", "-c", script], thopters.env) as display:
+        until(lambda: (there / "up").exists() or display.has_ended, "the program runs")
+        assert not display.has_ended, (tmp_path / "log").read_text()
+        display.type("ctrl+backslash")
+        until(lambda: display.has_ended, "it is left")
+    before, after = [(tmp_path / name).read_bytes() for name in ("before", "after")]
+    assert (tmp_path / "status").read_text() == "0\n"
+    assert after == before and before.count(b"$y") == 25
 
 
 # --- programs that bring their own protocol ---------------------------------------------
