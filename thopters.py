@@ -9683,6 +9683,7 @@ def confirm_restore(sprite: Sprite, shown: SpriteInfo, identity: str, *, has_bac
 # does not see that file. It is never sent twice. Whatever goes wrong, it is said what is known of
 # the disk, and the file is taken away again.
 MARKER_SCRIPT = b"[ ! -e ~/%s ] || exit %d"
+RESTORE_BEGINS_S = 0.25  # a look sooner would see the old disk, and cost a connection
 OLD_BACKUP_S = 10.0  # that a restore had to wait, so that its backup lacks what came since
 
 
@@ -9710,6 +9711,7 @@ def restore_disk(
             note = not_restored if error.is_refusal else note
             raise
         with sprite.console.working(f"waiting for {sprite.name}"):
+            sprite.clock.sleep(RESTORE_BEGINS_S)
             wait_until_ready(sprite, WAKE_LIMIT_S, MARKER_SCRIPT % (marker, NOT_YET))
     except BaseException as error:
         if isinstance(error, NotReadyError) and error.answers:

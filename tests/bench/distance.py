@@ -208,7 +208,6 @@ def pairs(
 
 def counts(far: Distance) -> Iterator[Row]:
     """Yield a row for each of the other commands that have a target: a sprite's life, once."""
-    far.platform.set(restore_delay_s=0.0)  # each look at a disk that is not back yet opens one more
     for name in ("one", "two"):
         far.bench.check(far.ours("create", name))
     steps = (
