@@ -5945,6 +5945,9 @@ SHOWN_IN_PART = (
 )
 MODE_SWITCH = rb"\x1b(?:\[\?[0-9;]*[hl]|c)"  # of those; the second one puts all back
 OTHER_SCREEN = {b"47", b"1047", b"1049"}  # modes in which a program has a screen of its own
+ORIGIN = {b"6"}  # the mode in which rows count from the scroll region's first
+# Leaves it; the cursor has to move for that, and no other escape brings it back where it was
+LEAVE_ORIGIN = b"\x1b[?6l\x1b[r\x1b[999;1H"
 OWN_KEYS = b"\x1b[=0u\x1b[<99u"  # ends the kitty protocol; each of the two screens has it apart
 # Whatever a program has left behind, in one order that changes nothing on a clean screen: an escape
 # that was cut; then, with the cursor put back where it was, the ways of sending keys, margins and
@@ -6066,14 +6069,14 @@ def cut_at_leave(token: bytes, new: bytes) -> tuple[bytes, bool]:
     return before, bool(pressed)
 
 
-def shows_other_screen(token: bytes) -> bool | None:
-    """Return whether an escape switches to the other screen, or back; None for all else."""
+def switched(token: bytes, modes: Container[bytes], before: bool) -> bool:
+    """Return whether one of some modes is on behind an escape, as it was `before` or changed."""
     if token == b"\x1bc":
         return False
     is_switch = token[:3] == b"\x1b[?" and token[-1:] in b"hl"
-    if not is_switch or OTHER_SCREEN.isdisjoint(token[3:-1].split(b";")):
-        return None
-    return token[-1:] == b"h"
+    if is_switch and any(mode in modes for mode in token[3:-1].split(b";")):
+        return token[-1:] == b"h"
+    return before
 
 
 def what_draws(data: bytes, start: int) -> bytes:
@@ -6205,7 +6208,7 @@ class LocalTerminal:
         self.types_end = types_end
         self._shows = os.isatty(1)
         self._shown = Escapes(MODE_SWITCH, SHOWN_IN_PART)  # by remote programs
-        self._on_other_screen = self._is_used = False
+        self._on_other_screen = self._in_origin_mode = self._is_used = False
         self.pending = b""  # keys that were read for a remote program, which has not got them yet
         self._sent = Escapes(SENT, SENT_IN_PART)  # by our terminal
         self._read_at = 0.0  # on the monotonic clock
@@ -6255,8 +6258,8 @@ class LocalTerminal:
         if self._shows:
             self._is_used = True
             for token, _ in self._shown.feed(data):
-                switched = shows_other_screen(token)
-                self._on_other_screen = self._on_other_screen if switched is None else switched
+                self._on_other_screen = switched(token, OTHER_SCREEN, self._on_other_screen)
+                self._in_origin_mode = switched(token, ORIGIN, self._in_origin_mode)
         write_all(1, data)
 
     def forget_keys(self) -> None:
@@ -6278,10 +6281,11 @@ class LocalTerminal:
     def reset_screen(self) -> None:
         """Put our screen back, as the remote program could not; always in the same way."""
         back = OWN_KEYS + b"\x1b[?1049l" if self._on_other_screen else b""
+        back += LEAVE_ORIGIN if self._in_origin_mode else b""
         if self._is_used:
             with contextlib.suppress(OutputError):  # taken away
                 write_all(1, back + RESET)
-        self._on_other_screen = self._is_used = False
+        self._on_other_screen = self._in_origin_mode = self._is_used = False
 
     def _resized(self, signum: int, frame: FrameType | None) -> None:
         with contextlib.suppress(BlockingIOError):
