@@ -581,7 +581,7 @@ def is_in_background() -> bool:
 
 
 def home_directory(environ: Mapping[str, str]) -> str:
-    """Return the user's home; NoHomeError where HOME is no absolute path."""
+    """Return the user's home; NoHomeError where HOME is not an absolute path."""
     home = environ.get("USERPROFILE" if os.name == "nt" else "HOME", "")
     if not os.path.isabs(home):
         raise NoHomeError(
@@ -652,9 +652,9 @@ NOT_HERE = (errno.EPERM, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOT
 
 
 def open_private(path: str, flags: int) -> int:
-    """Be the opener of a file that is ours alone; where a link lies in its place, it fails.
+    """Open a file that its owner alone can use; OSError where a link stands in its place.
 
-    Where the file system takes no modes, the file is as that has it.
+    Where the file system keeps no modes, it has those of the file system.
     """
     fd = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
     try:
@@ -1697,7 +1697,7 @@ class Config:
     def check_place(self) -> None:
         """Raise ThoptersError where nothing can be saved, or should not be."""
         if is_placeless(self.real_path):
-            raise ThoptersError(f"{self.path} is no file, so nothing can be saved in it")
+            raise ThoptersError(f"{self.path} is not a file, so nothing can be saved in it")
         if self.is_named or os.name != "posix" or os.geteuid() != 0:
             return
         place = nearest_there(self.folder)
@@ -4589,7 +4589,7 @@ exec 9> >(
 UPTIME = b"uptime() { read -r now _ < /proc/uptime; now=${now/.*/}; }\n"
 # An empty line says that somebody is attached, and refreshes the task. Another one tells the group
 # that is to be killed if the wrapper ends without a word: 0 when the command has ended. Without the
-# task API the first tries all fail; one that fails later is no reason to give up
+# task API the first tries all fail, and the loop gives up; a later failure does not end it
 HOLD_LOOP = (
     UPTIME
     + b"""\
@@ -6666,7 +6666,7 @@ class TerminalSession(ExecSession):
             self.websocket.send(OP_BINARY, b"\x04")
 
     def resize(self, size: tuple[int, int] | None) -> None:
-        """Tell the size of our window, where there is one."""
+        """Tell the size of our window, if it has one."""
         if size:
             message = {"type": "resize", "cols": size[0], "rows": size[1]}
             self.websocket.send(OP_TEXT, encode_json(message))
@@ -6736,7 +6736,7 @@ def attach_terminal(
 def open_session_socket(sprite: Sprite, identity: str) -> WebSocket | None:
     """Open a WebSocket to a session that runs; None if there is none any more.
 
-    A 404 alone is no proof: the API gives one now and then for what is there, its list lags
+    A 404 alone does not prove that: the API gives one now and then for what is there, its list lags
     behind what has ended, and sprites of before rc30 know a session by the query.
     """
     import itertools
@@ -8802,7 +8802,7 @@ def check_target(target: str, count: int) -> bool:
 
 
 def check_folder(tree: Tree, name: str, target: str) -> None:
-    """Raise ThoptersError where what is no folder should become one."""
+    """Raise ThoptersError where something else than a folder should become a folder."""
     if target.endswith("/") and not stat.S_ISDIR(tree.stat(name).st_mode):
         raise ThoptersError(f"{target} is not a directory", hint=NOT_PUT)
 
@@ -9310,7 +9310,7 @@ def post_and_look(
 def is_new(info: SpriteInfo, since: datetime.datetime | None) -> bool:
     """Return whether a sprite was made after we began, by the server's clock, as far as it tells.
 
-    A GET misses one now and then: that it was not found at first is no proof.
+    A GET misses one now and then: not to be found at first proves nothing.
     """
     made = parse_time(info.created_at)
     return not made or not since or (since - made).total_seconds() < OLD_AFTER_S

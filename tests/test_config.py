@@ -563,7 +563,7 @@ def test_a_pipe_of_the_shells_is_read(thopters: Thopters, emulator: Emulator, pl
             capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         assert done.returncode == code, done
-        assert ("is no file, so nothing can be saved in it" in done.stderr) == bool(code)
+        assert ("is not a file, so nothing can be saved in it" in done.stderr) == bool(code)
     assert thopters("exec", "dev", "--", "printenv", "MINE").out == "abc\n"
     assert not (thopters.home / ".sprite-thopters").exists()
 
@@ -574,7 +574,7 @@ def test_a_here_document_is_read(thopters: Thopters, emulator: Emulator) -> None
     argv, temporary = shlex.join(thopters.argv), str(thopters.home)
     for words, code, says in (
         ("config", 0, "MINE\t**** (3 characters)\n"),
-        ("setup --from-env", 1, "is no file, so nothing can be saved in it"),
+        ("setup --from-env", 1, "is not a file, so nothing can be saved in it"),
     ):
         command = f"exec 3<<'END'\n{content}\nEND\nTHOPTERS_CONFIG=/dev/fd/3 {argv} {words}"
         done = subprocess.run(

@@ -489,7 +489,7 @@ def test_s19_what_was_made_anew_while_a_restore_asked_gets_not_even_a_checkpoint
 def test_n17_a_second_try_does_not_delete_what_was_made_anew(
     thopters: Thopters, emulator: Emulator
 ) -> None:
-    """The first try was carried out, though its answer is an error."""
+    """S6: the first try was carried out, though its answer is an error."""
     emulator.add_sprite("dev")
     emulator.fault(Fault("DELETE /v1/sprites/dev", "done_but", status=502))
     process = thopters.start("destroy", "dev", "--yes")

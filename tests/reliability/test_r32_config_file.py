@@ -681,7 +681,7 @@ def test_r36_what_is_no_file_is_left_as_it_is(thopters: Thopters, tmp_path: Path
     console = program.Console(io.StringIO(), io.StringIO(), {})
     config = program.Config({"HOME": str(home)}, console)
     config.path = config.real_path = str(place)
-    with pytest.raises(program.ThoptersError, match="is no file, so nothing can be saved in it"):
+    with pytest.raises(program.ThoptersError, match="is not a file, so nothing can be saved in it"):
         config.update(lambda document: None)
     assert place.is_fifo() and mode(place) == 0o666
     assert not [entry for entry in tmp_path.iterdir() if entry.name.startswith("place.")]

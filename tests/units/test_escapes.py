@@ -141,7 +141,7 @@ def test_s8_what_never_ends_takes_linear_time_and_little_room(byte: bytes, piece
             for token, new in parser.feed(data[at : at + piece]):
                 thopters.is_key(token)
                 thopters.control_key(token)
-                thopters.shows_other_screen(token)
+                thopters.switched(token, thopters.OTHER_SCREEN, False)
                 found += new
             assert parser.held <= thopters.LONGEST_ESCAPE
         assert found + parser.give_up() == data
@@ -157,15 +157,42 @@ SWITCHES = [
 ]
 
 
+def is_on_behind(shown: bytes, size: int, modes: set[bytes], before: bool) -> bool:
+    """Return whether one of some modes is on when `shown` has come in pieces of a size."""
+    parser, is_on = thopters.Escapes(thopters.MODE_SWITCH, thopters.SHOWN_IN_PART), before
+    for at in range(0, len(shown), size):
+        for token, _ in parser.feed(shown[at : at + size]):
+            is_on = thopters.switched(token, modes, is_on)
+    return is_on
+
+
 @pytest.mark.parametrize(("shown", "is_on"), SWITCHES)
 def test_p11_the_other_screen_is_known_however_its_switch_is_cut(
     shown: bytes, is_on: bool | None
 ) -> None:
     for size in range(1, len(shown)):
-        parser = thopters.Escapes(thopters.MODE_SWITCH, thopters.SHOWN_IN_PART)
-        pieces = (shown[at : at + size] for at in range(0, len(shown), size))
-        found = [thopters.shows_other_screen(token) for p in pieces for token, _ in parser.feed(p)]
-        assert next((on for on in reversed(found) if on is not None), None) == is_on
+        for before in (False, True):
+            wanted = before if is_on is None else is_on
+            assert is_on_behind(shown, size, thopters.OTHER_SCREEN, before) == wanted
+
+
+@pytest.mark.parametrize(
+    ("shown", "is_on"),
+    [
+        (b"\x1b[?6h", True),
+        (b"\x1b[?7;6;25h\x1b[?66l\x1b[6l", True),
+        (b"\x1b[?6h\x1b[?25;6l", False),
+        (b"\x1b[?6h\x1bc", False),
+        (b"\x1b[6h\x1b[?16h\x1b[?60h", None),
+    ],
+)
+def test_p11_origin_mode_is_known_however_its_switch_is_cut(
+    shown: bytes, is_on: bool | None
+) -> None:
+    for size in range(1, len(shown)):
+        for before in (False, True):
+            wanted = before if is_on is None else is_on
+            assert is_on_behind(shown, size, thopters.ORIGIN, before) == wanted
 
 
 # what a replay may show
