@@ -5949,13 +5949,13 @@ ORIGIN = {b"6"}  # the mode in which rows count from the scroll region's first
 # Leaves it; the cursor has to move for that, and no other escape brings it back where it was
 LEAVE_ORIGIN = b"\x1b[?6l\x1b[r\x1b[999;1H"
 OWN_KEYS = b"\x1b[=0u\x1b[<99u"  # ends the kitty protocol; each of the two screens has it apart
-# Whatever a program has left behind, in one order that changes nothing on a clean screen: an escape
-# that was cut; then, with the cursor put back where it was, the ways of sending keys, margins and
-# the scroll region; insert mode, and that a line feed is a new line too; the modes of the cursor,
-# mouse, focus, pastes, sizes and colours; the keypad, the cursor's shape, links, character sets,
-# and colours
+END_OF_STRING = b"\x1b\\"  # of an escape that was cut, such as a title; else it does nothing
+# Whatever a program has left behind, in one order that changes nothing on a clean screen: with the
+# cursor put back where it was, the ways of sending keys, margins and the scroll region; insert
+# mode, and that a line feed is a new line too; the modes of the cursor, mouse, focus, pastes, sizes
+# and colours; the keypad, the cursor's shape, links, character sets, and colours
 RESET = (
-    b"\x1b\\\x1b7" + OWN_KEYS + b"\x1b[>4m\x1b[?69l\x1b[r\x1b8\x1b[4;20l"
+    b"\x1b7" + OWN_KEYS + b"\x1b[>4m\x1b[?69l\x1b[r\x1b8\x1b[4;20l"
     b"\x1b[?1;5;9;1000;1002;1003;1004;1005l\x1b[?1006;1015;1016;2004;2026;2031;2048l"
     b"\x1b[?7;25h\x1b>\x1b[0 q\x1b]8;;\x1b\\\x1b(B\x1b)B\x0f\x1b[m"
 )
@@ -6284,7 +6284,7 @@ class LocalTerminal:
         back += LEAVE_ORIGIN if self._in_origin_mode else b""
         if self._is_used:
             with contextlib.suppress(OutputError):  # taken away
-                write_all(1, back + RESET)
+                write_all(1, END_OF_STRING + back + RESET)
         self._on_other_screen = self._in_origin_mode = self._is_used = False
 
     def _resized(self, signum: int, frame: FrameType | None) -> None:

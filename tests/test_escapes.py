@@ -100,6 +100,7 @@ LEFT_BEHIND = [
     "\\033[?1049h\\033[5;10r\\033[?6;7h\\033[4mdrawn",
     "\\033[4h\\033[38;5;1",  # an escape that is cut
     "\\033]0;a title that is cut",
+    "\\033[?1049h\\033[3;9r\\033[?6h\\033]0;a title that is cut",
 ]
 
 
@@ -127,7 +128,7 @@ def test_p11_ctrl_backslash_leaves_a_clean_terminal(
 
 @needs_tmux
 def test_p11_the_reset_changes_nothing_on_a_clean_screen(tmp_path: Path) -> None:
-    (tmp_path / "reset").write_bytes(program.RESET)
+    (tmp_path / "reset").write_bytes(program.END_OF_STRING + program.RESET)
     rows = "".join(f"\\033[3{row % 8}mrow {row}\\033[m\\n" for row in range(30))
     script = f"stty -echo; printf '{rows}\\033[7;5H'; read -r _; cat reset; touch done; sleep 300"
     env = {"PATH": "/usr/bin:/bin"}
