@@ -105,6 +105,7 @@ class ThoptersError(Exception):
 
     exit_code = EXIT_FAILED
     code = "failed"  # the stable name in --json
+    keeps_status = False  # whether it ends with `exit_code` also where 255 is for failures of ours
     names_sprite = True  # whether the text says which sprite it is about, if it is about one
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
@@ -130,6 +131,7 @@ class ThoptersError(Exception):
 class UsageError(ThoptersError):
     exit_code = EXIT_USAGE
     code = "usage"
+    keeps_status = True
 
 
 class NoHomeError(UsageError):
@@ -143,6 +145,12 @@ class NotOursError(ThoptersError):
 class NotFoundError(ThoptersError):
     exit_code = EXIT_NOT_FOUND
     code = "not_found"
+
+
+class NoWorkError(NotFoundError):
+    """No job or session has such an id, or it does not run any more."""
+
+    keeps_status = True
 
 
 class AuthError(ThoptersError):
@@ -169,6 +177,12 @@ class TimedOutError(ThoptersError):
     code = "timed_out"
 
 
+class TimeUpError(TimedOutError):
+    """The time is up that the user gave for the end of a command."""
+
+    keeps_status = True
+
+
 class OutputError(ThoptersError):
     """Our own output can't be written; so this is said on stderr, with --json too."""
 
@@ -190,6 +204,7 @@ class NoProgramError(ThoptersError):
 
     exit_code = EXIT_NO_PROGRAM
     code = "no_program"
+    keeps_status = True
 
 
 class NotSentError(ThoptersError):
@@ -264,6 +279,11 @@ def to_bytes(text: str) -> bytes:
         return text.encode("utf-8", "surrogateescape")  # the command line's bytes
     except UnicodeEncodeError:
         return text.encode("utf-8", "surrogatepass")
+
+
+def from_bytes(data: bytes) -> str:
+    """Return bytes that are UTF-8 as a rule as the text that gives them back, in every locale."""
+    return data.decode("utf-8", "surrogateescape")
 
 
 def quote_argument(value: bytes) -> bytes:
@@ -344,17 +364,47 @@ HOLD_LEAST_S = 10  # a shorter one could end before it is seen
 
 
 def duration(text: str) -> int:
-    """Return the seconds of a hold: 90, 45s, 30m, 2h or 1h30m."""
+    """Return the seconds of a TIME: 90, 45s, 30m, 2h or 1h30m."""
     import re
 
     found = re.fullmatch(r"(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,9})s?)?", text)
-    parts = [int(part or 0) for part in found.groups()] if found else [0]
-    if not any(parts):
-        raise UsageError(f"{text[:64]!r} is no time", hint="use 90, 45s, 30m, 2h or 1h30m")
-    seconds = parts[0] * 3600 + parts[1] * 60 + parts[2]
+    if not found or not text:
+        raise UsageError(f"{text[:64]!r} is not a time", hint="use 90, 45s, 30m, 2h or 1h30m")
+    hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def hold_time(text: str) -> int:
+    """Return the seconds of a hold, likewise."""
+    seconds = duration(text)
     if seconds < HOLD_LEAST_S:
         raise UsageError(f"a hold can't be shorter than {HOLD_LEAST_S} s")
     return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """Return seconds as a TIME, such as 1h30m."""
+    left, parts = max(0, round(seconds)), []
+    for size, unit in ((3600, "h"), (60, "m"), (1, "s")):
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
+
+
+def format_until(seconds: float, now: datetime.datetime) -> str:
+    """Return when a time from now on ends, by the local clock: "until 18:42 (2h)".
+
+    Of one that no calendar holds nobody knows the end.
+    """
+    import datetime
+
+    try:
+        end = (now + datetime.timedelta(seconds=seconds)).astimezone()
+    except OverflowError:
+        return "until nobody knows when"
+    day = "" if end.date() == now.astimezone().date() else f"{end:%Y-%m-%d} "
+    return f"until {day}{end:%H:%M} ({format_duration(seconds)})"
 
 
 def shell_syntax(value: str, *, strictly: bool = True) -> str:
@@ -435,11 +485,45 @@ def valid_checkpoint(text: str) -> str:
     return "v" + text if text.isdigit() else text
 
 
-def valid_session(text: str) -> str:
+JOB_ID = r"[0-9a-f]{10}"
+
+
+def valid_work(text: str) -> str:
+    """Check what stands for a job or a session: an id, or a label.
+
+    A bare number is refused. It is the platform's own, which may mean another session by now.
+    """
     import re
 
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", text):
-        raise UsageError(f"{text[:64]!r} is not a session's id", hint="see: thopters sessions NAME")
+    hint = "see: thopters sessions NAME"
+    if text.isdigit() and not re.fullmatch(JOB_ID, text):
+        raise UsageError(f"{text[:64]} is a number that the platform uses again", hint=hint)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", text):
+        raise UsageError(f"{text[:64]!r} is not an id or a label", hint=hint)
+    return text
+
+
+def line_count(text: str) -> int:
+    """Return how many lines are meant, such as 20."""
+    if not text.isdigit() or len(text) > 9:
+        raise UsageError(f"{text[:64]!r} is not a number of lines")
+    return int(text)
+
+
+def is_label(text: str) -> bool:
+    """Return whether a text can be a label: short, and neither a number nor a job's id."""
+    import re
+
+    form = re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", text)
+    return bool(form) and not text.isdigit() and not re.fullmatch(JOB_ID, text)
+
+
+def valid_label(text: str) -> str:
+    if not is_label(text):
+        raise UsageError(
+            f"{text[:64]!r} can't be a label",
+            hint="use a-z, 0-9 and -, not a number and not 10 hexadecimal digits, as ids are",
+        )
     return text
 
 
@@ -1292,8 +1376,13 @@ class Console:
         if error.hint:
             self.hint(error.hint)
 
-    def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Print rows: aligned under a header on a terminal, tab-separated and bare elsewhere."""
+    def table(
+        self, header: Sequence[str], rows: Iterable[Sequence[str]], *, cut: int | None = None
+    ) -> None:
+        """Print rows: aligned under a header on a terminal, tab-separated and bare elsewhere.
+
+        The column `cut` gives way on a terminal, so that a row fits into its window.
+        """
         cells = [[self.safe(cell) for cell in row] for row in rows]
         if not self.out_is_terminal:
             for row in cells:
@@ -1301,23 +1390,38 @@ class Console:
             return
         cells = [[self._shown(cell) for cell in row] for row in cells]
         widths = [max(map(display_width, column)) for column in zip(header, *cells, strict=True)]
+        if cut is not None:
+            room = window_columns(1) - sum(widths) - 2 * (len(widths) - 1) + widths[cut]
+            widths[cut] = min(widths[cut], max(room, len(header[cut])))
+            for row in cells:
+                row[cut] = self._shorten(row[cut], widths[cut])
         rule = [self._rule() * width for width in widths]
         for row in [list(header), rule, *cells]:
             gaps = (size - display_width(cell) for cell, size in zip(row, widths, strict=True))
             padded = (cell + " " * gap for cell, gap in zip(row, gaps, strict=True))
             self.answer("  ".join(padded).rstrip())
 
+    def _shorten(self, text: str, width: int) -> str:
+        """Return a text that is cut to so many columns, with a mark where it is cut."""
+        if display_width(text) <= width:
+            return text
+        mark = self._rule("…", ".")
+        while text and display_width(text + mark) > width:
+            text = text[:-1]
+        return text + mark
+
     def _shown(self, text: str) -> str:
         """Return a text as it is shown: what the output's encoding lacks is escaped, and wider."""
         encoding = self.out.encoding
         return text.encode(encoding, "backslashreplace").decode(encoding) if encoding else text
 
-    def _rule(self) -> str:
+    def _rule(self, char: str = "─", plain: str = "-") -> str:
+        """Return a character, or a plain one where the output's encoding lacks it."""
         try:
-            "─".encode(self.out.encoding or "ascii")
+            char.encode(self.out.encoding or "ascii")
         except (UnicodeEncodeError, LookupError):
-            return "-"
-        return "─"
+            return plain
+        return char
 
     def can_ask(self) -> bool:
         return sys.stdin is not None and sys.stdin.isatty() and self.err_is_terminal
@@ -1371,13 +1475,18 @@ class Console:
         return Activity(self, text)
 
 
+def window_columns(fd: int) -> int:
+    """Return how many columns the terminal of a stream has; many where it does not tell."""
+    try:
+        return os.get_terminal_size(fd).columns or 10_000
+    except OSError:
+        return 10_000
+
+
 def cut_to_window(line: str) -> str:
     """Return as much of a line as a terminal shows on one of its own, for it to be wiped again."""
-    try:
-        columns = os.get_terminal_size(2).columns
-    except OSError:
-        return line
-    while columns and display_width(line) >= columns:
+    columns = window_columns(2)
+    while display_width(line) >= columns:
         line = line[:-1]
     return line
 
@@ -3552,7 +3661,7 @@ def text_field(item: dict[str, Any], *keys: str) -> str:
     return next((item[key] for key in keys if isinstance(item.get(key), str)), "")
 
 
-def known_fields(item: SpriteInfo | Checkpoint | Session) -> dict[str, Any]:
+def known_fields(item: SpriteInfo | Checkpoint) -> dict[str, Any]:
     """Return the fields of an object, None for a text that is empty."""
     values = {key: getattr(item, key) for key in item.__slots__}
     return {key: None if value == "" else value for key, value in values.items()}
@@ -3647,8 +3756,17 @@ def order_of(identity: str) -> tuple[int, str]:
     return int(found[0]) if found else -1, identity
 
 
+def same_moment(first: float, second: float) -> bool:
+    """Return whether two times of creation, in seconds, are one; 0 is not known and may be."""
+    return not first or not second or abs(first - second) < 2  # one may lack a part of a second
+
+
 class Session:
-    """A command that runs in a sprite, and perhaps outlives its client; times are RFC 3339."""
+    """A command that runs in a sprite, and perhaps outlives its client; times are RFC 3339.
+
+    The platform's number `id` means another session after a cold boot, so `lasting_id` has the time
+    of creation as well, in base 36.
+    """
 
     __slots__ = ("command", "created", "id", "is_terminal", "last_activity")
 
@@ -3660,8 +3778,25 @@ class Session:
         self.last_activity = text_field(item, "last_activity")
         self.is_terminal = item.get("tty") is True
 
-    def to_json(self) -> dict[str, Any]:
-        return known_fields(self)
+    @property
+    def created_at(self) -> float:
+        """Return when it was created, in seconds of the epoch; 0 if that is not told."""
+        moment = parse_time(self.created)
+        return max(0, moment.timestamp()) if moment else 0
+
+    @property
+    def lasting_id(self) -> str:
+        return lasting_id(self.id, self.created_at)
+
+
+def lasting_id(number: str, created_at: float) -> str:
+    import string
+
+    rest, digits = int(created_at), ""
+    while rest:
+        rest, digit = divmod(rest, 36)
+        digits = (string.digits + string.ascii_lowercase)[digit] + digits
+    return f"{number}.{digits or '0'}"
 
 
 def read_items(
@@ -4089,12 +4224,12 @@ class Sprite:
             items = []
         return read_items(Session, items, f"sessions of {self.name}")
 
-    def kill_session(self, identity: str, signal_name: str) -> None:
+    def kill_session(self, session: Session, signal_name: str) -> None:
         """End a session, by SIGKILL after 10 s; one that is gone already counts."""
         query = [("signal", signal_name), ("timeout", "10s")]
-        path = self.path("exec", identity, "kill")
+        path = self.path("exec", session.id, "kill")
         try:
-            doing = f"end session {identity} of {self.name}"
+            doing = f"end session {session.lasting_id} of {self.name}"
             for _ in self._stream_progress(path, {}, doing, query=query):
                 pass
         except NotFoundError:
@@ -4585,6 +4720,14 @@ exec 9> >(
   exec $(command -v setsid) "$BASH" -pc %(loop)s thopters-hold $$ > /dev/null 3>&- 5>&-
 )
 """
+# Sets the task that $task names to expire in $expiry seconds
+PUT_TASK = b"""\
+put() {
+  curl -fsS -m 10 -X PUT --unix-socket /.sprite/api.sock -d "{\\"expire\\":$expiry}" \\
+    -H 'Content-Type: application/json' "http://sprite$task" ||
+    sprite-env curl -X PUT "$task" -d "{\\"expire\\":$expiry}"
+}
+"""
 # By no clock that is set: one of a sprite may be wrong until it has been awake for a while
 UPTIME = b"uptime() { read -r now _ < /proc/uptime; now=${now/.*/}; }\n"
 # An empty line says that somebody is attached, and refreshes the task. Another one tells the group
@@ -4592,13 +4735,9 @@ UPTIME = b"uptime() { read -r now _ < /proc/uptime; now=${now/.*/}; }\n"
 # task API the first tries all fail, and the loop gives up; a later failure does not end it
 HOLD_LOOP = (
     UPTIME
+    + PUT_TASK
     + b"""\
-task=/v1/tasks/thopters-$1 wait=%(first)s held= tries=3 group=%(group)s
-put() {
-  curl -fsS -m 10 -X PUT --unix-socket /.sprite/api.sock -d '{"expire":%(expiry)d}' \\
-    -H 'Content-Type: application/json' "http://sprite$task" ||
-    sprite-env curl -X PUT "$task" -d '{"expire":%(expiry)d}'
-}
+task=/v1/tasks/thopters-$1 expiry=%(expiry)d wait=%(first)s held= tries=3 group=%(group)s
 let_go() {
   [ ! "$held" ] || curl -fsS -m 10 -X DELETE --unix-socket /.sprite/api.sock "http://sprite$task" ||
     sprite-env curl -X DELETE "$task"
@@ -4710,14 +4849,21 @@ class RemoteCommand:
             return self.script(APART_IN_HEX if in_hex else APART, wipe=HEX_MARK if in_hex else b"")
         return self.script(PLAIN_IN_HEX if in_hex else PLAIN)
 
-    def script(self, form: bytes, *, wipe: bytes = b"") -> bytes:
-        """Return the script that runs it in such a form, in a bash that evaluates the script."""
+    def terminal_script(self) -> bytes:
+        """Return the script that runs it on a terminal."""
+        return self.script(SHELL if self.is_shell else PLAIN, wipe=WIPE)
+
+    def script(self, form: bytes, *, wipe: bytes = b"", **more: bytes | int) -> bytes:
+        """Return the script that runs it in such a form, in a bash that evaluates the script.
+
+        `more` are the parts that this form has besides the usual ones.
+        """
         exports = b"".join(
             b"export " + name.encode() + b"=" + quote_argument(value) + b"\n"
             for name, value in self.env
         )
         place = b"./-" if self.directory == b"-" else self.directory  # `cd -` is something else
-        parts = {
+        parts: dict[bytes, bytes | int] = {
             b"argv": b" ".join(map(quote_argument, self.argv)),
             b"chdir": CHDIR % {b"dir": quote_argument(place)} if self.directory else b"",
             b"exports": exports,
@@ -4728,7 +4874,7 @@ class RemoteCommand:
             b"watch": hold_loop(self.hold_max_s, alone=True, group=b"0"),
             b"wipe": wipe,
         }
-        return form % parts
+        return form % (parts | {name.encode(): value for name, value in more.items()})
 
     def reading(self, path: bytes) -> RemoteCommand:
         """Return the same command, with a file of its directory as its input, gone at once."""
@@ -4813,12 +4959,15 @@ class Output:
 
 
 class Identity:
-    """The platform tells the session's id."""
+    """The platform tells the session's id, and when it was created, in seconds; 0 if not that."""
 
-    __slots__ = ("text",)
+    __slots__ = ("created_at", "text")
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, created_at: object) -> None:
         self.text = text
+        self.created_at = 0.0
+        if isinstance(created_at, (int, float)) and 0 <= created_at < 1e12:
+            self.created_at = created_at
 
 
 class Ended:
@@ -4921,7 +5070,7 @@ class ExecDecoder:
     def _text(self, payload: bytes) -> Iterator[Event]:
         message = json_object(payload)
         if message.get("type") == "session_info" and message.get("session_id"):
-            yield Identity(str(message["session_id"]))
+            yield Identity(str(message["session_id"]), message.get("created"))
         status = exit_status_of_text(payload)
         if status is not None:
             yield from self._end(status)
@@ -5067,6 +5216,7 @@ class ExecSession:
         self.decoder = decoder
         self.group: int | None = None  # the remote process group, once the script runs
         self.identity = ""  # the platform's, as soon as it tells
+        self.created_at: float = 0  # likewise, in seconds of the epoch
         self._sinks = sinks
         self._status: int | None = None  # the command has ended with it, its streams may be open
         self._ended_at = 0.0
@@ -5130,7 +5280,7 @@ class ExecSession:
         if isinstance(event, Started):
             self.group = event.group
         elif isinstance(event, Identity):
-            self.identity = event.text
+            self.identity, self.created_at = event.text, event.created_at
         elif isinstance(event, Ended):
             self._status, self._ended_at = event.status, self.clock.monotonic()
 
@@ -5549,14 +5699,20 @@ def wait_until_ready(sprite: Sprite, limit_s: float, script: bytes = b":") -> No
 
 
 # To a whole process group in a sprite: the platform's own call may reach its leader alone, which is
-# our wrapper. Unless the group is known to be one, its id has to be a session's. What a command has
-# left behind is found by the session, when its leader has gone, where there are pgrep and pkill.
+# our wrapper. Unless the group is known to be one, its id has to be a session's. A shell with jobs
+# is in a group of its own, the terminal's, so that gets the signal too. What a command has left
+# behind is found by the session, when its leader has gone, where there are pgrep and pkill.
 # 0 it is gone, 3 there is no such group, 4 it is still there after `looks` tenths of a second
 SIGNAL_SCRIPT = b"""\
-id=$1 name=$2 is_known=$3 looks=$4
-send() { kill -s "$1" -- "-$id" || pkill "-$1" -s "$id"; }
-leads() { read -r stat < "/proc/$id/stat" && set -- ${stat##*)} && [ "$4" = "$id" ]; }
-[ "$is_known" ] || leads || pgrep -s "$id" > /dev/null || exit 3
+id=$1 name=$2 is_known=$3 looks=$4 front=-1
+send() {
+  [ "$front" -le 1 ] || [ "$front" = "$id" ] || kill -s "$1" -- "-$front"
+  kill -s "$1" -- "-$id" || pkill "-$1" -s "$id"
+}
+leads() {
+  read -r stat < "/proc/$id/stat" && set -- ${stat##*)} && [ "$4" = "$id" ] && front=$6
+}
+leads || [ "$is_known" ] || pgrep -s "$id" > /dev/null || exit 3
 send "$name" || { [ "$is_known" ] && pkill "-$name" -P "$id"; } || exit 3
 for ((; looks > 0; looks--)); do send 0 || exit 0; sleep 0.1; done
 exit 4
@@ -5619,6 +5775,18 @@ def pass_signal_on(sprite: Sprite, group: int, signum: int) -> None:
             tell(f"there was no answer within {PROBE_LIMIT_S:.0f} s")
 
 
+def find_session(sprite: Sprite, identity: str, created_at: float) -> Session | None:
+    """Return the session with this number that was created then, in seconds; None if it is gone.
+
+    After a cold boot a number can be another's. With its sprite a session is gone, too.
+    """
+    with contextlib.suppress(NotFoundError):
+        for session in sprite.list_sessions():
+            if session.id == identity and same_moment(session.created_at, created_at):
+                return session
+    return None
+
+
 def end_session(sprite: Sprite, session: Session, signal_name: str = "") -> bool:
     """Signal a session, and return whether it is gone; without a name, see to that it is."""
     wanted = signal_name or ("HUP" if session.is_terminal else "TERM")  # a shell survives TERM
@@ -5630,24 +5798,25 @@ def end_session(sprite: Sprite, session: Session, signal_name: str = "") -> bool
     except ExecLost as lost:
         if signal_name:
             raise NoAnswerError(
-                f"cannot tell whether session {session.id} of {sprite.name} got {wanted}: {lost}"
+                f"cannot tell whether session {session.lasting_id} of {sprite.name} "
+                f"got {wanted}: {lost}"
             ) from None
         status = NO_SUCH_GROUP
     if status == NO_SUCH_GROUP and signal_name not in ("", "KILL"):
         # the platform's own call is no way: it KILLs after a time
-        if session.id not in [item.id for item in sprite.list_sessions()]:
+        if not find_session(sprite, session.id, session.created_at):
             return True
         raise ThoptersError(
-            f"session {session.id} of {sprite.name} can't be sent {signal_name} alone: "
+            f"session {session.lasting_id} of {sprite.name} can't be sent {signal_name} alone: "
             "its processes were not found",
-            hint=f"end it: thopters kill {sprite.name} {session.id}",
+            hint=f"end it: thopters kill {sprite.name} {session.lasting_id}",
         )
     if status == NO_SUCH_GROUP or (status == GROUP_STAYS and not signal_name):
-        sprite.kill_session(session.id, "SIG" + wanted)
+        sprite.kill_session(session, "SIG" + wanted)
     limit_s = 0.0 if status == GROUP_STAYS and signal_name else SESSION_LAG_S
-    with After(f"session {session.id} of {sprite.name} got {wanted}"):
+    with After(f"session {session.lasting_id} of {sprite.name} got {wanted}"):
         for _ in sprite.clock.polling(limit_s, 0.2):
-            if session.id not in [item.id for item in sprite.list_sessions()]:
+            if not find_session(sprite, session.id, session.created_at):
                 return True
     return False
 
@@ -5808,6 +5977,9 @@ class HoldRefresher:
         info = self.sprite.find()
         if info is None or self.sprite.settled(info).is_asleep():
             return True
+        number, created_at = self.session.identity, self.session.created_at
+        if number and not find_session(self.sprite, number, created_at):
+            return False  # the number may be another's by now
         identity = to_bytes(str(self.session.group or self.session.identity))
         status, _, _ = run_script(
             self.sprite, HERE_SCRIPT, identity, statuses=(0, 3), open_limit_s=PROBE_LIMIT_S
@@ -6079,35 +6251,58 @@ def switched(token: bytes, modes: Container[bytes], before: bool) -> bool:
     return before
 
 
-def what_draws(data: bytes, start: int) -> bytes:
-    """Return what draws, and sets modes, of a program's output from `start` on.
+class Drawing:
+    """Keeps of a program's output what draws, and sets modes, over the borders of reads.
 
     What asks the terminal something, rings, or writes to its clipboard is left out, and so is all
-    that is not known. A mode that draws nothing is set once, to what it was in the end: to switch
-    one on can be a question as well.
+    that is not known. A mode that draws nothing is set once, in the end, to what it was then: to
+    switch one on can be a question as well.
     """
-    import re
 
-    parser = Escapes(SHOWN, SHOWN_IN_PART)
-    whole, drawn, end = re.compile(SHOWN), list[bytes](), 0
-    modes: dict[bytes, bytes] = {}
-    for token, _ in parser.feed(data):
-        begin, end = end, end + len(token)
-        if end <= start:
-            continue
-        if not whole.fullmatch(token):
-            drawn.append(re.sub(DRAWS_NOTHING, b"", token[max(0, start - begin) :]))
-        elif token[:3] == b"\x1b[?" and token[-1:] in b"hl":
-            for number in token[3:-1].split(b";"):
-                switch = b"\x1b[?" + number + token[-1:]
-                if number in DRAWING_MODES:
-                    drawn.append(switch)
-                elif number.isdigit():
-                    modes.pop(number, None)
-                    modes[number] = switch
-        elif re.fullmatch(DRAWS, token):
-            drawn.append(token)
-    return b"".join([*drawn, *modes.values(), parser.give_up()])
+    def __init__(self) -> None:
+        import re
+
+        self._parser = Escapes(SHOWN, SHOWN_IN_PART)
+        self._whole = re.compile(SHOWN)
+        self._modes: dict[bytes, bytes] = {}
+        self._begun = b""  # what may be the first byte of an escape of the second kind
+
+    def feed(self, data: bytes | memoryview, start: int = 0) -> bytes:
+        """Return what draws from `start` on."""
+        text, drawn, end = self._begun + data, list[bytes](), 0
+        self._begun = text[-1:] if text[-1:] == b"\xc2" else b""
+        for token, _ in self._parser.feed(text.removesuffix(self._begun)):
+            begin, end = end, end + len(token)
+            if end > start:
+                drawn.append(self._what_draws(token, max(0, start - begin)))
+        return b"".join(drawn)
+
+    def _what_draws(self, token: bytes, start: int) -> bytes:
+        import re
+
+        if not self._whole.fullmatch(token):
+            return re.sub(DRAWS_NOTHING, b"", token[start:])
+        if token[:3] != b"\x1b[?" or token[-1:] not in b"hl":
+            return token if re.fullmatch(DRAWS, token) else b""
+        drawn = b""
+        for number in token[3:-1].split(b";"):
+            switch = b"\x1b[?" + number + token[-1:]
+            if number in DRAWING_MODES:
+                drawn += switch
+            elif number.isdigit():
+                self._modes.pop(number, None)
+                self._modes[number] = switch
+        return drawn
+
+    def end(self) -> bytes:
+        """Return the modes, and what may go on as an escape."""
+        return b"".join([self._begun, *self._modes.values(), self._parser.give_up()])
+
+
+def what_draws(data: bytes, start: int) -> bytes:
+    """Return what draws, and sets modes, of a program's output from `start` on."""
+    drawing = Drawing()
+    return drawing.feed(data, start) + drawing.end()
 
 
 def text_of(data: bytes) -> str:
@@ -6472,6 +6667,7 @@ class TerminalDecoder(ExecDecoder):
         super().__init__()
         self.started = attached
         self.seen = bytearray(seen)
+        self.preface = b""  # what a new session has said before the command
         self._replay: bytearray | None = bytearray() if attached else None
         self._is_ready = False
 
@@ -6515,6 +6711,7 @@ class TerminalDecoder(ExecDecoder):
 
     def _end(self, status: int) -> Iterator[Event]:
         yield from self.end_replay()
+        self.preface = self.preface or self._held
         yield from super()._end(status)
 
     def _begin(self, data: bytes | memoryview) -> Iterator[Event]:
@@ -6526,7 +6723,8 @@ class TerminalDecoder(ExecDecoder):
             yield Ready()
         begun = re.search(TTY_BEGUN, self._held)
         if begun and self._is_ready:
-            self.started, rest, self._held = True, self._held[begun.end() :], b""
+            self.started, rest = True, self._held[begun.end() :]
+            self.preface, self._held = self._held[: begun.start()], b""
             self._see(rest)
             yield Started(int(begun[1]))
             yield Output(STREAM_STDOUT, rest)
@@ -6562,26 +6760,25 @@ class TerminalSession(ExecSession):
 
     def prepare(self, command: RemoteCommand) -> None:
         """Keep the script until the remote side asks for it."""
-        self._script = command.script(SHELL if command.is_shell else PLAIN, wipe=WIPE)
+        self._script = command.terminal_script()
         self.websocket.keep_alive()
 
     def watch_start(self) -> int:
-        """Return when the command has run for a moment; its status if it has ended in that.
-
-        The identity may never be told: it is waited for some seconds.
-        """
+        """Return when the command has run for a moment; its status if it has ended in that."""
         status = self.await_exit(
             REQUEST_LIMIT_S, lambda: self.decoder.started, 0.1, "it did not begin within"
         )
+        end = self.clock.monotonic() + START_WATCH_S
         if status != STILL_RUNNING:
             return status
-        began = self.clock.monotonic()
+        return self.await_exit(None, lambda: self.clock.monotonic() >= end, 0.1)
 
-        def has_run_a_while() -> bool:
-            limit_s = START_WATCH_S if self.identity else IDENTITY_LIMIT_S
-            return self.clock.monotonic() - began >= limit_s
-
-        return self.await_exit(None, has_run_a_while, 0.1)
+    def await_identity(self) -> int:
+        """Wait some seconds for the session's id, which may never be told; return as above."""
+        end = self.clock.monotonic() + IDENTITY_LIMIT_S
+        return self.await_exit(
+            None, lambda: bool(self.identity) or self.clock.monotonic() >= end, 0.1
+        )
 
     def pass_through(self, terminal: LocalTerminal) -> int:
         """Pass bytes both ways until the exit status comes; Detached, ExecLost."""
@@ -6690,6 +6887,10 @@ class TerminalSession(ExecSession):
             self.resize(terminal.size())
         return max(0, left_s)
 
+    def lasting_id(self) -> str:
+        """Return what stands for the session for good, "" where the platform tells no id."""
+        return lasting_id(self.identity, self.created_at) if self.identity else ""
+
     def lost(self, why: str) -> ExecLost:
         lost = super().lost(why)
         lost.was_idle = self.clock.monotonic() - self._active_at > IDLE_BEFORE_PAUSE_S
@@ -6716,18 +6917,21 @@ def open_terminal(
 
 
 def attach_terminal(
-    sprite: Sprite, out: Sink, identity: str, seen: bytes | bytearray = b""
+    sprite: Sprite, out: Sink, identity: str, created_at: float, seen: bytes | bytearray = b""
 ) -> TerminalSession | None:
     """Attach to a session, waking the sprite; None if there is no such session any more.
 
-    `seen` is the last of what it has shown already.
+    After a cold boot its number can be another's, so it has to be the one that was `created_at`
+    then, in seconds. `seen` is the last of what it has shown already.
     """
+    if not find_session(sprite, identity, created_at):
+        return None
     websocket = open_session_socket(sprite, identity)
     if websocket is None:
         return None
     decoder = TerminalDecoder(attached=True, seen=seen)
     session = TerminalSession(websocket, sprite.clock, out, decoder)
-    session.identity = identity
+    session.identity, session.created_at = identity, created_at
     websocket.ping()  # its answer comes behind what the session has shown before
     websocket.keep_alive()
     return session
@@ -6756,23 +6960,16 @@ def open_session_socket(sprite: Sprite, identity: str) -> WebSocket | None:
             return None
 
     websocket = attempt(by_path)
-    if websocket or not is_listed(sprite, identity):
+    if websocket or not find_session(sprite, identity, 0):
         return websocket
     for _ in itertools.islice(sprite.clock.polling(SESSION_LAG_S, RECHECK_AFTER_S), 1, None):
         websocket = attempt(by_path)
-        if websocket or not is_listed(sprite, identity):
+        if websocket or not find_session(sprite, identity, 0):
             return websocket
     websocket = attempt(by_query)
-    if websocket or not is_listed(sprite, identity):
+    if websocket or not find_session(sprite, identity, 0):
         return websocket
     raise ThoptersError(f"session {identity} of {sprite.name} is listed, but can't be attached to")
-
-
-def is_listed(sprite: Sprite, identity: str) -> bool:
-    try:
-        return identity in [item.id for item in sprite.list_sessions()]
-    except NotFoundError:
-        return False
 
 
 # What a sprite does not know is replaced, or left out: programs would fail, or show no more than
@@ -6832,34 +7029,6 @@ def stty_key(code: int) -> bytes:
     return bytes([code]) if 32 <= code < 127 else b"^" + bytes([code ^ 64])
 
 
-def start_detached(sprite: Sprite, command: RemoteCommand) -> tuple[int, str, bytes]:
-    """Start a command on a terminal that outlives this program, and see it run.
-
-    Returns its status, STILL_RUNNING as a rule, its session's id, "" where it was not told, and
-    what it has shown.
-    """
-    with sprite.console.working(f"starting it in {sprite.name}"):
-        try:
-            return retry_cut(sprite, lambda: see_started(sprite, command), twice_is_once=False)
-        except ExecLost as lost:
-            raise status_unknown(sprite, lost) from None
-
-
-def see_started(sprite: Sprite, command: RemoteCommand) -> tuple[int, str, bytes]:
-    shown = Kept()
-    session = open_terminal(sprite, shown.take_last, command)
-    try:
-        return session.watch_start(), session.identity, bytes(shown)
-    except BaseException as error:
-        if session.has_begun and not isinstance(error, ExecLost):
-            look = f"attach {sprite.name} {session.identity}"
-            look = look if session.identity else f"sessions {sprite.name}"
-            sprite.console.note(f"it may go on in {sprite.name}; look at it: thopters {look}")
-        raise
-    finally:
-        session.close()
-
-
 def run_on_terminal(sprite: Sprite, command: RemoteCommand, *, refreshes_hold: bool = False) -> int:
     """Run a command or a shell on our terminal to its end, over pauses of the sprite."""
     terminal = LocalTerminal()
@@ -6889,7 +7058,7 @@ class Stay:
     """Stays with one session on our terminal until it ends or the user leaves.
 
     `shell` is what starts a new one where the session is gone; `refreshes_hold` if the session's
-    hold is to expire when we are gone.
+    hold is to expire when we are gone; `way_back` is its id for `attach`, if it has another.
     """
 
     def __init__(
@@ -6899,10 +7068,12 @@ class Stay:
         *,
         shell: RemoteCommand | None = None,
         refreshes_hold: bool = False,
+        way_back: str = "",
     ) -> None:
         self.sprite = sprite
         self.terminal = terminal
         self.shell = shell
+        self.way_back = way_back
         self.refreshes_hold = refreshes_hold
 
     def run(self, start: Callable[[], TerminalSession]) -> int:
@@ -6962,7 +7133,7 @@ class Stay:
         if self.session.identity and self.session.has_begun:
             name = self.sprite.name
             sleeps = f", and {name} may sleep when all is quiet" if self.refreshes_hold else ""
-            back = f"thopters attach {name} {self.session.identity}"
+            back = f"thopters attach {name} {self.way_back or self.session.lasting_id()}"
             self._say(f"the session goes on{sleeps}; back to it: {back}")
 
     def _reset_screen(self) -> None:
@@ -6999,8 +7170,13 @@ class Stay:
             self.terminal.wait_for_key()
         found = None
         if has_way_back:
-            seen = session.decoder.seen
-            found = attach_terminal(self.sprite, self.terminal.show, session.identity, seen)
+            found = attach_terminal(
+                self.sprite,
+                self.terminal.show,
+                session.identity,
+                session.created_at,
+                session.decoder.seen,
+            )
         if found is None:
             return self._start_anew(lost)
         found.redraw(self.terminal.size())
@@ -7063,6 +7239,915 @@ class Stay:
                 said = True
             self.terminal.has_keys(1.0)
         return None
+
+
+# --- jobs -------------------------------------------------------------------------------
+
+# Detached commands with a record in their sprite, and what else runs there: what is looked at by
+# `sessions`, `logs`, `wait`, `attach`, `kill` and `pause`.
+#
+# A job's record is the folder ~/.thopters/jobs/ID. A link =LABEL beside it leads there.
+#
+#   about      a line of JSON: "argv", "label", "hold_s", "keeps_output"
+#   process    "STARTED OUTER ITS-START BOOT INNER ITS-START": when, and by which two shells
+#   directory  where the command was started
+#   status     "-", and in the end "STATUS TIME"
+#   output     what the command's terminal got
+#   index      "TIME BYTES", a line for each second in which the output grew
+#   rest       "whole"; "cut" at the limit; "full" as the disk was; "broken" with the recorder
+#   waited     is there once somebody has waited for the job
+#
+# Two shells make a job. The outer one is the session that the platform knows. It makes the record
+# and starts `script`, which is there for one thing: a second terminal. What comes out of that goes
+# to the platform's terminal and into the record. The inner shell is on the second terminal. It runs
+# the command as `exec -t` does and writes down how it ended, so that stands though the recorder is
+# killed; if the inner shell is killed with all of its session, the outer one does it. Small files
+# are written over bytes that they have already: a disk that fills up later loses output alone.
+#
+# A job runs as long as one of its shells, which are known by number, start and boot. If it does not
+# run and has no status, it is lost: its machine was stopped under it.
+
+MOST_OUTPUT = 100_000_000  # bytes that are kept of one job's output
+MOST_OUTPUT_OF_ALL = 200_000_000
+MOST_JOBS = 50
+OLDEST_JOB_S = 30 * 86400
+ENDED_HOLD_S = 60  # while somebody waits: longer than LOOK_EVERY_S, so that the end is seen
+MOST_ABOUT = 8192  # bytes of JSON that a record spends on the command's words
+MOST_WORDS, MOST_WORD = 32, 512  # of the command of a session, as it is looked at
+UNRECORDED, TAKEN = b"thopters-unrecorded", b"thopters-taken"
+# Makes the record, and says what came of that; `job` is its folder then, or empty
+BEGIN_JOB = b"""\
+jobs=~/.thopters/jobs id=%(id)s label=%(label)s mask=$(umask) job=
+umask 077
+field() { printf '%%-63s\\n' "$1" 1<> "$job/$2"; }
+record() {
+  local stat boot
+  mkdir -p "$jobs" && mkdir "$jobs/$id" && job=$jobs/$id || return
+  read -r stat < "/proc/$$/stat" && read -r boot < /proc/sys/kernel/random/boot_id || return
+  set -- ${stat##*) }
+  printf '%%-127s\\n' "$EPOCHSECONDS $$ ${20} $boot 0 0" > "$job/process" && field - status &&
+    field whole rest && printf '%%s\\n' %(about)s > "$job/about" && : > "$job/output" &&
+    : > "$job/directory"
+}
+name() {
+  [ "$label" ] || return 0
+  ln -s "$id" "$jobs/=$label" || { [ ! -d "$jobs/=$label" ] && ln -sfn "$id" "$jobs/=$label"; }
+  [ "$jobs/=$label" -ef "$job" ] || { [ ! -d "$jobs/=$label" ] || taken=1; return 1; }
+}
+taken=
+if ! record || ! name; then
+  rm -rf "$jobs/$id"
+  job=
+  [ ! "$taken" ] || { echo %(taken)s; exit 255; }
+  echo %(unrecorded)s
+fi
+"""
+# What looks at records begins with this. `show` prints the fields of one, with a NUL behind each
+READ_JOBS = b"""\
+jobs=~/.thopters/jobs
+is_alive() {  # the process with this number, if it began then
+  local stat
+  read -r stat < "/proc/$1/stat" || return
+  set -- "$2" ${stat##*) }
+  [ "${21}" = "$1" ] && [ "$2" != Z ]
+}
+is_running() {
+  local outer outer_start boot inner inner_start now
+  read -r _ outer outer_start boot inner inner_start < "$jobs/$1/process" || return
+  read -r now < /proc/sys/kernel/random/boot_id
+  [ "$boot" = "$now" ] && { is_alive "$inner" "$inner_start" || is_alive "$outer" "$outer_start"; }
+}
+show() {
+  local state=lost started outer inner status ended rest directory about dir=$jobs/$1
+  ! is_running "$1" || state=running
+  read -r started outer _ _ inner _ < "$dir/process"
+  read -r status ended < "$dir/status"
+  [ "${status:--}" = - ] || state=ended
+  read -r rest < "$dir/rest"
+  IFS= read -r -d '' directory < "$dir/directory"
+  IFS= read -r about < "$dir/about"
+  printf '%s\\0' "$1" "$state" "${status:--}" "$ended" "$started" "$outer" "$inner" "$rest" \\
+    "$directory" "$about"
+}
+forget() {
+  local link
+  rm -rf -- "$jobs/$1"
+  for link in "$jobs"/=*; do [ -d "$link" ] || rm -f -- "$link"; done
+}
+"""
+# Forgets what is too much: beyond so many records, bytes and days; a job that runs stays
+TIDY_JOBS = b"""\
+tidy() {
+  local dir size started count=0 total=0
+  local -A sizes
+  cd "$jobs" || return
+  while read -r size dir; do sizes[$dir]=$size; done < <(du -s --apparent-size -B1 -- [0-9a-f]*/)
+  for dir in [0-9a-f]*/; do read -r started _ < "$dir/process" && echo "$started $dir"; done |
+    sort -rn | while read -r started dir; do
+      count=$((count + 1)) total=$((total + ${sizes[$dir]:-0}))
+      is_running "${dir%%/}" || { [ "$count" -le %(most_jobs)d ] &&
+        [ "$total" -le %(most_of_all)d ] &&
+        [ $((EPOCHSECONDS - started)) -le %(oldest)d ]; } || forget "${dir%%/}"
+    done
+}
+"""
+# The inner shell, with the record's folder, the umask and "=SHELL" as its arguments. In its EXIT
+# trap it writes the status down, so also where the directory can't be entered
+INNER = b"""\
+unset _thopters _thopters_job _thopters_mask _thopters_shell
+exec 3>&2 2>/dev/null
+umask "$2"
+if [ "$3" ]; then export SHELL="${3#=}"; else unset SHELL; fi
+_thopters_begin() {
+  local started outer outer_start boot stat file=$1/process
+  read -r started outer outer_start boot _ < "$file" && read -r stat < "/proc/$$/stat" || return
+  set -- ${stat##*) }
+  printf '%%-127s\\n' "$started $outer $outer_start $boot $$ ${20}" 1<> "$file"
+}
+if [ "$1" ]; then
+  _thopters_begin "$1"
+  trap 'set -- "$?" "$1"; printf "%%-63s\\n" "$1 $EPOCHSECONDS" 1<> "$2/status"; exit "$1"' EXIT
+fi
+unset -f _thopters_begin
+%(keys)s%(setup)s%(exports)s%(chdir)sset +em +o posix
+[ ! "$1" ] || printf %%s "$PWD" > "$1/directory"
+trap : INT TERM HUP QUIT USR1 USR2
+(exec 2>&3 3>&-; exec -- %(argv)s)
+exit "$?"
+"""
+# `script` runs the shell that SHELL names, so SHELL is a plain one, and the user's is an argument.
+# The inner shell's text comes as an open file, since no argument is long enough for every command
+START_INNER = (
+    b'exec bash -pc \'IFS= read -r -d "" -u 4 _thopters; exec 4<&-; eval "$_thopters"\' thopters'
+    b' "$_thopters_job" "$_thopters_mask" "$_thopters_shell"'
+)
+# Takes what the terminal shows. Beyond the limit, or on a full disk, it only keeps reading. The
+# loop beside it ends with it, and learns from the file's descriptor how far the output is
+KEEP_OUTPUT = b"""\
+keep() {
+  local rest=whole place=0 now name unbuffered
+  trap '' INT TERM HUP QUIT USR1 USR2
+  exec 6> "$job/output" 7> >(
+    while read -r -t 1; [ $? -gt 128 ]; do
+      while read -r name now; do [ "$name" != pos: ] || break; done < /proc/self/fdinfo/6
+      [ "$now" = "$place" ] || echo "$EPOCHSECONDS $now" >> "$job/index"
+      place=$now
+    done
+  )
+  unbuffered=$(command -v stdbuf)
+  ${unbuffered:+stdbuf -o0} head -c %(most_output)d >&6 7>&-
+  case $? in 0) ;; 1) rest=full ;; *) rest=broken ;; esac
+  if [ "$rest" = whole ] && [ "$(head -c 1 7>&- | wc -c)" != 0 ]; then
+    rest=cut
+    printf '\\r\\n[thopters: only the first %(most_output)d bytes are kept]\\r\\n' >&6
+  fi
+  [ "$rest" = whole ] || field "$rest" rest
+  exec cat > /dev/null 7>&-
+}
+"""
+JOB = (
+    b"""\
+unset _thopters
+[ -n "${HOME-}" ] || export HOME=~
+exec 3>&2 2>/dev/null
+"""
+    + BEGIN_JOB
+    + READ_JOBS.replace(b"%", b"%%")
+    + TIDY_JOBS
+    + KEEP_OUTPUT
+    + PUT_TASK.replace(b"%", b"%%")
+    + b"""\
+printf 'thopters-exec %%s\\n%(wipe)s' "$$"
+tidy < /dev/null > /dev/null 3>&- &
+%(hold)strap : INT TERM HUP QUIT USR1 USR2
+inner=%(inner)s told=
+export _thopters_job=$job _thopters_mask=$mask _thopters_shell=${SHELL+=$SHELL}
+SHLVL=$((SHLVL - 1))
+exec 4< <(exec 9>&-; printf %%s "$inner")  # script waits for a child that it has not started
+if [ "$job" ] && [ %(keeps)d = 1 ] && command -v script > /dev/null; then
+  SHELL=/bin/sh script -qefc %(start_inner)s /dev/null 3>&- 9>&- |
+    (trap '' INT TERM HUP QUIT USR1 USR2; exec tee -p /dev/tty 3>&- 4<&- 9>&-) |
+    keep 3>&- 4<&- 9>&-
+  status=${PIPESTATUS[0]}
+else
+  sh -c %(start_inner)s 2>&3 3>&- 9>&-
+  status=$?
+fi
+exec 4<&-
+if [ "$job" ]; then
+  read -r told _ < "$job/status"
+  read -r _ _ _ _ inner _ < "$job/process"
+  if [ "${told:--}" != - ]; then
+    status=$told
+  else
+    for pid in $(pgrep -s "$inner"); do
+      read -r stat < "/proc/$pid/stat" && set -- ${stat##*) } && [ "$1" != Z ] && told=
+    done
+    if [ "$told" ]; then field "$status $EPOCHSECONDS" status; else field broken rest; fi
+  fi
+fi
+[ ! -e "$job/waited" ] || task=/v1/tasks/thopters-ended-$$ expiry=%(ended_hold)d put > /dev/null
+exit "$status"
+"""
+)
+LOOK_AT_JOBS = (
+    READ_JOBS
+    + b"""\
+for dir in "$jobs"/[0-9a-f]*/; do dir=${dir%/}; [ ! -d "$dir" ] || show "${dir##*/}"; done
+printf '\\0'
+"""
+)
+# Behind the records, for each session that is an argument: its number, its directory, its words and
+# those of the first process below it that is not the loop of a hold. A count comes before words
+LOOK_AROUND = (
+    LOOK_AT_JOBS
+    + b"""\
+words() {
+  local list=() word
+  [ ! "$1" ] || mapfile -t -d '' -n %(most_words)d list < "/proc/$1/cmdline"
+  printf '%%s\\0' "${#list[@]}"
+  for word in "${list[@]}"; do printf '%%s\\0' "${word:0:%(most_word)d}"; done
+}
+below() {  # sets `child`, to the one below it where it is an inner shell of ours
+  local children pid list
+  child=
+  read -r children < "/proc/$1/task/$1/children"
+  for pid in $children; do
+    mapfile -t -d '' -n 4 list < "/proc/$pid/cmdline"
+    case ${list[1]}${list[3]} in
+      -pcthopters-hold) ;;
+      -pcthopters) below "$pid"; break ;;
+      *) child=$pid; break ;;
+    esac
+  done
+}
+for id; do
+  below "$id"
+  printf '%%s\\0' "$id" "$(cd -P "/proc/${child:-$id}/cwd" && pwd)"
+  words "$id"
+  words "$child"
+done
+"""
+    % {b"most_words": MOST_WORDS, b"most_word": MOST_WORD}
+)
+
+
+class JobCommand(RemoteCommand):
+    """A command that goes on without us, with a record; the record holds `about` of it."""
+
+    __slots__ = ("about", "id")
+
+    def __init__(self, argv: Sequence[bytes], about: dict[str, Any], **options: Any) -> None:
+        super().__init__(argv, **options)
+        self.id = os.urandom(5).hex()
+        self.about = about
+
+    def terminal_script(self) -> bytes:
+        return self.script(
+            JOB,
+            wipe=WIPE,
+            inner=quote_argument(self.script(INNER)),
+            start_inner=quote_argument(START_INNER),
+            id=self.id.encode(),
+            label=str(self.about["label"] or "").encode(),
+            about=quote_argument(encode_json(self.about)),
+            keeps=int(self.about["keeps_output"]),
+            unrecorded=UNRECORDED,
+            taken=TAKEN,
+            most_output=MOST_OUTPUT,
+            most_jobs=MOST_JOBS,
+            most_of_all=MOST_OUTPUT_OF_ALL,
+            oldest=OLDEST_JOB_S,
+            ended_hold=ENDED_HOLD_S,
+        )
+
+
+class Work:
+    """What runs in a sprite, or ran there.
+
+    `kind` is "command", "shell", "hold" or "other" (started by others); `argv` is as it was given,
+    for another's what the platform tells. `state` is "running", "ended" (with `status`) or "lost".
+    Times are seconds of the epoch, 0 if not known. `session` is the platform's, None if it has
+    ended.
+    """
+
+    __slots__ = (
+        *("argv", "directory", "ended_at", "id", "kind", "label", "session", "started_at"),
+        *("state", "status"),
+    )
+
+    session: Session | None
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.id = session.lasting_id
+        self.kind = "other"
+        self.argv = [session.command]
+        self.directory = self.label = ""
+        self.started_at, self.ended_at = session.created_at, 0.0
+        self.state = "running"
+        self.status: int | None = None
+
+    def see(self, directory: bytes, leader: list[bytes], child: list[bytes]) -> None:
+        """Take what the session runs, as it is seen inside: its first process and the one below."""
+        self.directory = from_bytes(directory)
+        is_by_us = len(leader) > 2 and b"_thopters" in leader[2]
+        if is_by_us and child[3:4] == [b"thopters-hold"]:
+            self.kind, self.argv = "hold", []
+        elif is_by_us and child[3:4] and child[3].startswith(b"thopters"):
+            self.argv = ["(thopters)"]  # a script of ours, as of a log that is followed
+        elif is_by_us:
+            self.kind, self.argv = "command", [from_bytes(word) for word in child]
+        elif starts_shell(leader):
+            self.kind, self.argv = "shell", [from_bytes(word) for word in leader]
+
+    def is_running(self) -> bool:
+        return self.state == "running"
+
+    def outcome(self) -> str:
+        """Return its state for people, with the status of what has ended."""
+        return f"ended {self.status}" if self.state == "ended" else self.state
+
+    def describe_end(self) -> str:
+        """Return for people how it has ended."""
+        if self.status is None:
+            return "was lost: its machine was stopped under it, so nobody knows its status"
+        return f"has ended with status {self.status}"
+
+    def words(self) -> str:
+        """Return its command for people."""
+        import shlex
+
+        names = {"shell": "shell", "hold": "(hold)", "other": " ".join(self.argv)}
+        return names.get(self.kind) or shlex.join(self.argv) or "?"
+
+    def about(self) -> str:
+        """Return its command and its directory for people."""
+        return f"{self.words()} in {self.directory}" if self.directory else self.words()
+
+    def last_activity(self) -> str:
+        return self.session.last_activity if self.session else ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "session": self.session.id if self.session else None,
+            "kind": self.kind,
+            "argv": self.argv,
+            "directory": self.directory or None,
+            "label": self.label or None,
+            "terminal": self.session.is_terminal if self.session else None,
+            "state": self.state,
+            "status": self.status,
+            "started_at": epoch_stamp(self.started_at) or None,
+            "ended_at": epoch_stamp(self.ended_at) or None,
+            "last_activity": self.last_activity() or None,
+        }
+
+
+class Job(Work):
+    """A detached command by its record; its times are those of the sprite's clock.
+
+    `outer` is the number of its session, `group` what signals go to, both "0" if not known. `rest`
+    says which part of its output is kept.
+    """
+
+    __slots__ = ("group", "hold_s", "keeps_output", "outer", "rest")
+
+    def __init__(self, fields: Iterator[bytes]) -> None:
+        texts = [from_bytes(next(fields)) for _ in range(8)]
+        self.id, self.state, status, ended, started, self.outer, self.group, self.rest = texts
+        self.session = None
+        self.kind = "command"
+        self.status = int(status) if status in map(str, range(256)) else None
+        if self.state == "ended" and self.status is None:
+            self.state = "lost"  # somebody has changed the record
+        self.ended_at, self.started_at = read_number(ended), read_number(started)
+        self.directory = from_bytes(next(fields))
+        about = json_object(next(fields))
+        self.argv = [word for word in list_field(about, "argv") or [] if isinstance(word, str)]
+        label = text_field(about, "label")
+        self.label = label if is_label(label) else ""
+        self.keeps_output = about.get("keeps_output") is True
+        self.hold_s = about["hold_s"] if type(about.get("hold_s")) is int else 0
+
+    def is_same(self, session: Session) -> bool:
+        """Return whether a session with its number is its own.
+
+        The list may lag behind its end, and long after that the number can be another's.
+        """
+        return self.is_running() or abs(session.created_at - self.started_at) < 60
+
+
+def read_number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
+
+
+SHELLS = ("bash", "sh", "zsh", "fish", "dash", "ksh")
+
+
+def starts_shell(argv: Sequence[bytes]) -> bool:
+    """Return whether words start a shell that reads commands from its terminal."""
+    name = from_bytes(argv[0]).rpartition("/")[2].removeprefix("-") if argv else ""
+    return name in SHELLS and all(word.startswith(b"-") for word in argv[1:]) and b"-c" not in argv
+
+
+def epoch_stamp(seconds: float) -> str:
+    """Return seconds of the epoch as an RFC 3339 stamp, "" for 0."""
+    import datetime
+
+    if not seconds:
+        return ""
+    with contextlib.suppress(ValueError, OverflowError, OSError):
+        return format_time(datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc))
+    return ""
+
+
+def look_at_jobs(sprite: Sprite) -> list[Job]:
+    """Return the jobs of a sprite, newest first. Wakes it, and counts as activity."""
+    return look_inside(sprite, read_jobs, LOOK_AT_JOBS)
+
+
+def look_around(sprite: Sprite) -> list[Work]:
+    """Return what runs in a sprite, and the jobs that have ended, newest first; likewise."""
+    sessions = {to_bytes(session.id): session for session in sprite.list_sessions()}
+    numbers = [number for number in sessions if number.isdigit()]  # others are no processes
+    found = look_inside(sprite, lambda fields: read_work(fields, sessions), LOOK_AROUND, *numbers)
+    return sorted(found, key=lambda work: work.started_at, reverse=True)
+
+
+GARBLED = "what came back is garbled"
+
+
+def look_inside(
+    sprite: Sprite, read: Callable[[Iterator[bytes]], T], script: bytes, *words: bytes
+) -> T:
+    """Run a script that looks, and return what `read` makes of its fields; ThoptersError."""
+    try:
+        _, out, _ = retry_cut(
+            sprite,
+            lambda: run_script(sprite, script, *words, limit_s=REQUEST_LIMIT_S),
+            twice_is_once=True,
+        )
+        return read(iter(out.split(b"\0")[:-1]))
+    except ExecLost as lost:
+        raise ThoptersError(f"cannot look into {sprite.name}: {lost}") from None
+    except (StopIteration, ValueError, KeyError):
+        raise ThoptersError(f"cannot look into {sprite.name}: {GARBLED}") from None
+
+
+def read_jobs(fields: Iterator[bytes]) -> list[Job]:
+    """Return the jobs of a look, newest first; the field behind the last one is empty.
+
+    A sprite can have made up the name of a folder; what is not an id is left out.
+    """
+    import itertools
+    import re
+
+    jobs = []
+    while identity := next(fields):
+        job = Job(itertools.chain([identity], fields))
+        if re.fullmatch(JOB_ID, job.id):
+            jobs.append(job)
+    return sorted(jobs, key=lambda job: (job.started_at, job.id), reverse=True)
+
+
+def read_work(fields: Iterator[bytes], sessions: dict[bytes, Session]) -> list[Work]:
+    """Return the jobs and the other sessions of a look, which tells of each in `sessions`."""
+    jobs = read_jobs(fields)
+    found = {number: Work(session) for number, session in sessions.items()}
+    for identity in fields:
+        directory = next(fields)
+        leader = [next(fields) for _ in range(int(next(fields)))]
+        child = [next(fields) for _ in range(int(next(fields)))]
+        found[identity].see(directory, leader, child)
+    for job in jobs:
+        outer = to_bytes(job.outer)
+        session = sessions.get(outer)
+        if session and job.is_same(session):
+            found.pop(outer, None)
+            job.session = session if job.is_running() else None
+    return [*jobs, *found.values()]
+
+
+def pick_job(sprite: Sprite, jobs: list[Job], wanted: str | None) -> Job:
+    """Return the job with an id or a label, the newest without either; NoWorkError."""
+    if wanted is None and jobs:
+        return jobs[0]
+    for job in jobs:
+        if wanted in (job.id, job.label):
+            return job
+    if wanted is None:
+        raise NoWorkError(f"no detached command is known in {sprite.name}")
+    raise NoWorkError(
+        f"no detached command {wanted} is known in {sprite.name}; "
+        f"see which are: thopters sessions {sprite.name} --all"
+    )
+
+
+def pick_work(sprite: Sprite, found: list[Work], wanted: str) -> Work:
+    """Return what runs with an id or a label; NoWorkError where nothing does, or not any more."""
+    for work in found:
+        if wanted in (work.id, work.label):
+            if not work.is_running():
+                raise not_running(sprite, work)
+            return work
+    raise NoWorkError(
+        f"nothing with the id {wanted} runs in {sprite.name}: it has ended, or the sprite has "
+        f"started anew; see what runs: thopters sessions {sprite.name}"
+    )
+
+
+def not_running(sprite: Sprite, work: Work) -> NoWorkError:
+    return NoWorkError(
+        f"{work.id} of {sprite.name} {work.describe_end()}",
+        hint=f"see what it printed: thopters logs {sprite.name} {work.id}",
+    )
+
+
+# start
+
+
+def start_detached(sprite: Sprite, command: JobCommand) -> tuple[int, str, bytes]:
+    """Start a job, and see it run.
+
+    Returns its status, STILL_RUNNING as a rule, the id that stands for it, and what it has shown.
+    ExistsError where another job has its label. One without a record has its session's id, or "".
+    """
+    with sprite.console.working(f"starting it in {sprite.name}"):
+        try:
+            status, session, shown = retry_cut(
+                sprite, lambda: see_started(sprite, command), twice_is_once=False
+            )
+        except ExecLost as lost:
+            raise status_unknown(sprite, lost) from None
+    told = session.decoder.preface
+    if TAKEN in told:
+        label = command.about["label"]
+        raise ExistsError(
+            f"there is a detached command {label} in {sprite.name} already",
+            hint=f"use another label, or forget it: thopters kill {sprite.name} {label} --forget",
+        )
+    if UNRECORDED not in told:
+        return status, command.id, shown
+    sprite.console.warn(
+        f"nothing is recorded of it: {sprite.name} has no room or no right to write ~/.thopters"
+    )
+    return status, session.lasting_id(), shown
+
+
+def see_started(sprite: Sprite, command: JobCommand) -> tuple[int, TerminalSession, bytes]:
+    shown = Kept()
+    session = open_terminal(sprite, shown.take_last, command)
+    try:
+        status = session.watch_start()
+        if status == STILL_RUNNING and UNRECORDED in session.decoder.preface:
+            status = session.await_identity()
+        return status, session, bytes(shown)
+    except BaseException as error:
+        if session.has_begun and not isinstance(error, ExecLost):
+            look = f"thopters sessions {sprite.name} --all"
+            sprite.console.note(
+                f"it may go on in {sprite.name} as {command.id}; look at it: {look}"
+            )
+        raise
+    finally:
+        session.close()
+
+
+def describe_command(console: Console, argv: Sequence[bytes]) -> list[str]:
+    """Return a command's words as a record keeps them: without our secrets, and not endless."""
+    words, room = list[str](), MOST_ABOUT
+    for word in argv:
+        text = console.redact(from_bytes(word))
+        size = len(encode_json(text))
+        if size > room:
+            return [*words, text[: room // 6] + "…"]  # a character takes 6 bytes at most
+        words.append(text)
+        room -= size
+    return words
+
+
+# end
+
+FORGET_SCRIPT = (
+    READ_JOBS
+    + b"""\
+[ -d "$jobs/$1" ] || exit 3
+! is_running "$1" || exit 4
+forget "$1"
+"""
+)
+
+
+def forget_job(sprite: Sprite, identity: str) -> None:
+    """Remove the record of a job that does not run; ThoptersError."""
+    try:
+        status, _, _ = run_script(sprite, FORGET_SCRIPT, identity.encode(), statuses=(0, 3, 4))
+    except ExecLost as lost:
+        raise NoAnswerError(
+            f"cannot tell whether the record of {identity} was removed: {lost}"
+        ) from None
+    if status == NO_RECORD:
+        raise NoWorkError(f"there is no record of {identity} in {sprite.name}")
+    if status:
+        raise ThoptersError(
+            f"{identity} of {sprite.name} runs, so its record stays",
+            hint=f"end it first: thopters kill {sprite.name} {identity}",
+        )
+
+
+def end_work(sprite: Sprite, work: Work, signal_name: str = "") -> bool:
+    """Signal what runs, and return whether it has ended; without a name, see to that it does."""
+    if isinstance(work, Job):
+        return end_job(sprite, work, signal_name)
+    return end_session(sprite, work.session, signal_name) if work.session else True
+
+
+def end_job(sprite: Sprite, job: Job, signal_name: str) -> bool:
+    wanted = signal_name or "HUP"  # a shell survives TERM
+    try:
+        status = signal_group(sprite, job.group, wanted)
+        if status == GROUP_STAYS and not signal_name:
+            wanted = "KILL"
+            status = signal_group(sprite, job.group, wanted)
+    except ExecLost as lost:
+        raise NoAnswerError(
+            f"cannot tell whether {job.id} of {sprite.name} got {wanted}: {lost}"
+        ) from None
+    limit_s = 0.0 if status == GROUP_STAYS else SESSION_LAG_S
+    with After(f"{job.id} of {sprite.name} got {wanted}"):
+        for _ in sprite.clock.polling(limit_s, 0.2):
+            if not pick_job(sprite, look_at_jobs(sprite), job.id).is_running():
+                return True
+    return False
+
+
+# wait and logs look at a sprite from outside while it sleeps: neither wakes it
+
+LOOK_EVERY_S = 40.0  # longer than the idle window: who looks so seldom keeps nothing awake
+LOOK_LIMIT_S = 2
+OUTSIDE_EVERY_S = 2.0
+
+
+class Outside:
+    """Looks at a sprite's status alone, which neither wakes it nor counts as activity.
+
+    `says` is said once, when it is seen asleep.
+    """
+
+    def __init__(self, sprite: Sprite, says: str, left_s: Callable[[], float]) -> None:
+        self.sprite = sprite
+        self._says = says
+        self._left_s = left_s  # until the time is up
+
+    def await_running(self, for_s: float = 0.0) -> bool:
+        """Wait until the sprite has run for so long; False when the time is up before.
+
+        An API that is out of reach gets its time; NotFoundError if there is no such sprite.
+        """
+        clock = self.sprite.clock
+        since, seen = clock.monotonic(), clock.monotonic()
+        while self._left_s() > 0:
+            try:
+                is_asleep = self.sprite.look().is_asleep()
+                seen = clock.monotonic()
+            except (AuthError, NotFoundError):
+                raise
+            except ThoptersError as error:
+                if clock.monotonic() - seen > AWAY_LIMIT_S:
+                    raise
+                self.sprite.console.detail(f"{error}; still trying")
+                is_asleep = False
+            if is_asleep:
+                self._say()
+                since = clock.monotonic() + OUTSIDE_EVERY_S
+            left_s = since + for_s - clock.monotonic()
+            if left_s <= 0 and seen >= since:
+                return True
+            clock.sleep(max(0.0, min(OUTSIDE_EVERY_S, self._left_s(), max(left_s, 0.1))))
+        return False
+
+    def _say(self) -> None:
+        if self._says:
+            self.sprite.console.note(self._says)
+            self._says = ""
+
+
+NO_RECORD = 3  # the exit status of a script where there is none
+# Waits for the end of a job: for long while it holds its sprite, which it does for $2 seconds from
+# its start; else for a moment, and a file tells its end that somebody waits
+WAIT_SCRIPT = (
+    READ_JOBS
+    + b"""\
+hold=$2 moment=$3 most=$4
+read -r started outer _ < "$jobs/$1/process" || exit 3
+stay=$((started + hold - EPOCHSECONDS))
+[ "$hold" != 0 ] && [ "$stay" -gt 0 ] || { stay=$moment; : > "$jobs/$1/waited"; }
+[ "$stay" -le "$most" ] || stay=$most
+! is_running "$1" || timeout "$stay" tail -s 0.1 --pid="$outer" -f /dev/null
+show "$1"
+printf '\\0'
+"""
+)
+
+
+# How to learn the end without keeping the sprite awake. A look inside counts as activity. So:
+#
+#   the job holds its sprite        -> stay inside until it ends: it is awake anyway
+#   it does not                     -> look for a moment, then stay outside for longer than an idle
+#                                      window; a sprite that runs then runs without us: look again
+#   the sprite sleeps               -> ask for its status alone, until it runs again
+#
+# A job that is waited for keeps its sprite awake for ENDED_HOLD_S behind its end, else it could end
+# and its sprite sleep between two looks.
+def wait_for_job(sprite: Sprite, wanted: str | None, limit_s: float | None, *, wakes: bool) -> Job:
+    """Wait for a job's end and return it, still running when the time is up.
+
+    TimeUpError where not even one look was possible; NoWorkError if there is no such job.
+    """
+    clock = sprite.clock
+    end = clock.monotonic() + (NO_LIMIT_S if limit_s is None else limit_s)
+
+    def left_s() -> float:
+        return end - clock.monotonic()
+
+    name = sprite.name
+    says = f"{name} sleeps, and the command is not finished; it goes on when {name} wakes"
+    if not wakes:
+        says = f"{sprite.name} sleeps, so nobody knows; it is looked at when it wakes"
+        if not Outside(sprite, says, left_s).await_running():
+            raise TimeUpError(f"the time is up; {sprite.name} sleeps, so nothing is known")
+    job = pick_job(sprite, look_at_jobs(sprite), wanted)
+    outside = Outside(sprite, says, left_s)
+    while job.is_running() and left_s() > 0:
+        job = follow_job(sprite, job, left_s())
+        if job.is_running() and not outside.await_running(LOOK_EVERY_S):
+            break
+    return job
+
+
+def follow_job(sprite: Sprite, job: Job, left_s: float) -> Job:
+    """Stay inside with a job, as long as that keeps nothing awake, and return how it is then."""
+    most_s = int(min(max(left_s, 1.0), max(job.hold_s, LOOK_LIMIT_S)))
+    numbers = (b"%d" % number for number in (job.hold_s, LOOK_LIMIT_S, most_s))
+    try:
+        status, out, _ = run_script(
+            sprite,
+            WAIT_SCRIPT,
+            *(job.id.encode(), *numbers),
+            statuses=(0, NO_RECORD),
+            limit_s=most_s + REQUEST_LIMIT_S,
+        )
+    except ExecLost as lost:  # it may have paused
+        sprite.console.detail(str(lost))
+        return job
+    fields = out.split(b"\0")[:-1]
+    if status == NO_RECORD or len(fields) < 2:
+        raise NoWorkError(f"the record of {job.id} in {sprite.name} is gone")
+    return read_jobs(iter(fields))[0]
+
+
+# Tells the place from which it reads a job's output, and reads. That is a place from before ($2),
+# the last $3 lines, or what came in the last $4 seconds. With $5 it goes on to the job's end. Then
+# stderr tells what is kept
+LOG_SCRIPT = (
+    READ_JOBS
+    + b"""\
+dir=$jobs/$1 place=$2
+[ -r "$dir/output" ] || exit 3
+if [ ! "$place" ]; then
+  place=0 size=$(wc -c < "$dir/output")
+  if [ "$4" ]; then
+    since=$((EPOCHSECONDS - $4))
+    while read -r time bytes && [ "$time" -le "$since" ]; do place=$bytes; done < "$dir/index"
+  fi
+  if [ "$3" ]; then
+    first=$((size - $(head -c "$size" "$dir/output" | tail -n "$3" | wc -c)))
+    [ "$place" -gt "$first" ] || place=$first
+  fi
+fi
+echo "$place"
+read -r _ outer _ < "$dir/process"
+if [ "$5" ] && is_running "$1"; then
+  tail -c "+$((place + 1))" -s 0.2 --pid="$outer" -f "$dir/output"
+else
+  tail -c "+$((place + 1))" "$dir/output"
+fi
+read -r rest < "$dir/rest" && echo "$rest" >&2
+"""
+)
+
+
+MISSING_OUTPUT = {
+    "cut": f"only the first {MOST_OUTPUT} bytes are kept",
+    "full": "the sprite's disk was full",
+    "broken": "what records it was ended",
+}
+
+
+class LogScreen:
+    """Shows a log on our terminal: what draws, and no question, clipboard write or lasting mode."""
+
+    def __init__(self) -> None:
+        self._drawing = Drawing()
+        self._terminal = LocalTerminal() if os.name == "posix" else None
+
+    def show(self, data: bytes | memoryview) -> None:
+        drawn = self._drawing.feed(data)
+        if self._terminal:
+            self._terminal.show(drawn)
+        else:
+            write_stdout(drawn)
+
+    def leave(self) -> None:
+        """Put the screen back."""
+        if self._terminal:
+            self._terminal.reset_screen()
+
+
+class Log:
+    """Reads what a job's terminal got, from a place that is known over lost connections.
+
+    `sink` gets each byte once. `tail` lines and `since_s` say where to begin, None for the first
+    byte; with `follows` it is read to the job's end.
+    """
+
+    def __init__(
+        self,
+        sprite: Sprite,
+        job: Job,
+        sink: Sink,
+        *,
+        tail: int | None,
+        since_s: int | None,
+        follows: bool,
+    ) -> None:
+        self.sprite = sprite
+        self.job = job
+        self.follows = follows
+        self._sink = sink
+        self._tail = b"" if tail is None else b"%d" % tail
+        self._since = b"" if since_s is None else b"%d" % since_s
+        self._place = -1  # from where to read on, in bytes of the output; -1 before the beginning
+        self._head: bytes | None = None  # an answer's first line, until it is whole
+        self._came_at = 0.0
+
+    def read(self) -> str:
+        """Read it, and return which part of the output is kept, as Job.rest; ThoptersError."""
+        outside = Outside(
+            self.sprite,
+            f"[{self.sprite.name} has paused; the log goes on when it wakes]",
+            lambda: NO_LIMIT_S,
+        )
+        clock, losses = self.sprite.clock, 0
+        while True:
+            began = clock.monotonic()
+            try:
+                return self._read_on()
+            except (ExecLost, NotSentError, NoAnswerError) as error:
+                losses = losses + 1 if clock.monotonic() - began < QUICK_LOSS_S else 0
+                is_cut = not isinstance(error, ExecLost) or error.is_cut
+                if not self.follows or not is_cut or losses > MOST_LOSSES:
+                    raise self._lost(error) from None
+                self.sprite.console.detail(f"{error}; reading on")
+            is_idle = clock.monotonic() - self._came_at > IDLE_BEFORE_PAUSE_S
+            outside.await_running(STATUS_LAG_S if is_idle else 0.1)
+
+    def _lost(self, error: Exception) -> ThoptersError:
+        name = self.sprite.name
+        return NoAnswerError(f"the log of {self.job.id} in {name} broke off: {error}")
+
+    def _read_on(self) -> str:
+        place = b"" if self._place < 0 else b"%d" % self._place
+        follows = b"follow" if self.follows else b""
+        words = (self.job.id.encode(), place, self._tail, self._since, follows)
+        command = RemoteCommand([b"bash", b"-c", LOG_SCRIPT, b"thopters", *words], with_keys=False)
+        self._head, err = b"", Kept()
+        sinks: dict[int, Sink] = {STREAM_STDOUT: self._take, STREAM_STDERR: err.take_first}
+        session = open_exec(self.sprite, sinks)
+        try:
+            status = session.run(command)
+        finally:
+            session.close()
+        if status == NO_RECORD:
+            raise NoWorkError(f"the output of {self.job.id} in {self.sprite.name} is gone")
+        if status:
+            raise ExecLost(f"the command for it ended with {status}", started=True)
+        return err.decode("utf-8", "replace").strip()
+
+    def _take(self, data: bytes | memoryview) -> None:
+        self._came_at = self.sprite.clock.monotonic()
+        if self._head is not None:
+            head, newline, rest = (self._head + data).partition(b"\n")
+            if len(head) > 15 or (newline and not head.isdigit()):
+                raise ThoptersError(f"cannot look into {self.sprite.name}: {GARBLED}")
+            self._head = None if newline else head
+            if not newline:
+                return
+            self._place, data = int(head), rest
+        self._sink(data)
+        self._place += len(data)
 
 
 # --- ports ------------------------------------------------------------------------------
@@ -9410,15 +10495,13 @@ PAUSE_LOOK_EVERY_S = 1.0
 class Keeper:
     """What may keep a sprite awake: a session or a hold, and the words that describe it."""
 
-    __slots__ = ("about", "id", "kind", "session")
+    __slots__ = ("about", "id", "kind", "work")
 
-    def __init__(
-        self, kind: str, identity: str, about: str, session: Session | None = None
-    ) -> None:
+    def __init__(self, kind: str, identity: str, about: str, work: Work | None = None) -> None:
         self.kind = kind
         self.id = identity
         self.about = about
-        self.session = session
+        self.work = work
 
     def __str__(self) -> str:
         return f"{self.kind} {self.id} ({self.about})"
@@ -9473,15 +10556,19 @@ def find_keepers(sprite: Sprite) -> tuple[list[Keeper], str]:
     To look is activity itself.
     """
     found, now = [], sprite.api.now()
-    for session in sprite.list_sessions():
-        active = format_age(parse_time(session.last_activity), now)
-        about = f"{session.command or 'unknown'}, last active {active}"
-        about = f"terminal, {about}" if session.is_terminal else about
-        found.append(Keeper("session", session.id, about, session))
+    for work in look_around(sprite):
+        if work.is_running():
+            active = format_age(parse_time(work.last_activity()), now)
+            about = f"{work.about()}, last active {active}"
+            found.append(Keeper("session", work.id, about, work))
     try:
         for hold in list_holds(sprite):
-            until = format_time(parse_time(hold.expires_at))
-            found.append(Keeper("hold", hold.name, f"until {until}"))
+            expires = parse_time(hold.expires_at)
+            left_s = float("inf")
+            if expires and not is_never(expires):
+                left_s = (expires - now).total_seconds()
+            until = format_until(left_s, now)
+            found.append(Keeper("hold", hold.name, until))
     except ThoptersError as error:
         return found, error.message
     return found, ""
@@ -9504,9 +10591,9 @@ def may_end(sprite: Sprite, count: int, *, force: bool) -> bool:
 
 
 def end_keeper(sprite: Sprite, keeper: Keeper) -> None:
-    if keeper.session is None:
+    if keeper.work is None:
         release_hold(sprite, keeper.id)
-    elif not end_session(sprite, keeper.session):
+    elif not end_work(sprite, keeper.work):
         raise ThoptersError(f"session {keeper.id} of {sprite.name} can't be ended: it still runs")
 
 
@@ -10136,8 +11223,9 @@ NATIVE = Argument(
     "--native", action="store_true", help="do not use the sprite program where it is there"
 )
 HOLD_MAX = Argument(
-    "--hold-max", metavar="TIME", type=duration, help="but not longer than so (default 8h)"
+    "--hold-max", metavar="TIME", type=hold_time, help="stop holding after TIME (default 8h)"
 )
+DETACHED = Argument("job", metavar="ID", nargs="?", help="an id or a label; without it the newest")
 
 
 def hold_option(text: str) -> Argument:
@@ -10588,10 +11676,10 @@ def sprite_row(app: App, info: SpriteInfo) -> tuple[str, str, str]:
     Argument("--no-wait", action="store_true", help="do not wait until it sleeps"),
     Argument(
         "--timeout",
-        metavar="S",
-        type=float,
+        metavar="TIME",
+        type=duration,
         default=PAUSE_LIMIT_S,
-        help=f"wait at most so many seconds (default {PAUSE_LIMIT_S:.0f})",
+        help=f"wait at most TIME (default {format_duration(PAUSE_LIMIT_S)})",
     ),
     JSON,
     examples=(
@@ -10602,8 +11690,6 @@ def sprite_row(app: App, info: SpriteInfo) -> tuple[str, str, str]:
 )
 def cmd_pause(app: App, args: argparse.Namespace) -> int:
     sprites, clock = app.sprites(args.names), app.clock
-    if not 0 <= args.timeout < 1e9:
-        raise UsageError("--timeout wants a number of seconds")
     batch = Batch(app, "paused")
     # all are looked at first, so that they fall asleep together
     pauses = batch.for_every(sprites, lambda sprite: begin_pause(sprite, force=args.force))
@@ -10670,8 +11756,12 @@ def cmd_resume(app: App, args: argparse.Namespace) -> int:
         help="set a variable; K alone takes our own value",
     ),
     Argument(
-        "--detach", action="store_true", help="start it on a terminal, print its session, leave"
+        "-d", "--detach", action="store_true", help="start it on a terminal, print its id, leave"
     ),
+    Argument(
+        "--name", dest="label", metavar="LABEL", help="with -d: a name that stands for its id"
+    ),
+    Argument("--no-record", action="store_true", help="with -d: keep no output"),
     hold_option("keep the sprite awake until it ends (default: while we are attached)"),
     HOLD_MAX,
     Argument("command", metavar="CMD", nargs="*", help="the command, after --"),
@@ -10679,7 +11769,7 @@ def cmd_resume(app: App, args: argparse.Namespace) -> int:
         "thopters exec dev -- uname -a",
         "thopters exec dev --dir src --env CI=1 -- make test",
         "thopters exec dev -i -- tar xz < files.tar.gz",
-        "thopters exec dev --detach --hold -- sh -c 'make test > log 2>&1'",
+        "thopters exec dev -d --hold --name tests --dir src -- make test",
     ),
     own_failure=EXIT_STATUS_UNKNOWN,
     takes_command=True,
@@ -10690,13 +11780,12 @@ def cmd_exec(app: App, args: argparse.Namespace) -> int:
         raise UsageError(
             "there is no command to run", hint=f"thopters exec {sprite.name} -- uname -a"
         )
-    if args.detach and (args.interactive or args.tty is False):
-        raise UsageError("--detach gives the command a terminal and no input of ours")
+    check_detached(args)
     on_terminal = wants_terminal(app, args)
     command = command_of(app, args, on_terminal=on_terminal)
     if args.hold:
         list_holds(sprite)  # an image without them is an error where one is asked for
-    if args.detach:
+    if isinstance(command, JobCommand):
         return show_detached(sprite, *start_detached(sprite, command))
     sys.stdout.flush()
     if on_terminal:
@@ -10708,17 +11797,37 @@ def cmd_exec(app: App, args: argparse.Namespace) -> int:
     return run_attached(sprite, session, command, LocalInput() if args.interactive else None)
 
 
+def check_detached(args: argparse.Namespace) -> None:
+    if args.detach and (args.interactive or args.tty is False):
+        raise UsageError("--detach gives the command a terminal and no input of ours")
+    if not args.detach and (args.label is not None or args.no_record):
+        option = "--name" if args.label is not None else "--no-record"
+        raise UsageError(f"{option} is for a command that is detached", hint="add -d")
+    if args.label is not None:
+        valid_label(args.label)
+
+
 def command_of(app: App, args: argparse.Namespace, *, on_terminal: bool) -> RemoteCommand:
     """Return the command that the arguments of exec describe."""
     hold_max_s = longest_hold(args, by_default=not args.detach)
-    return RemoteCommand(
-        [os.fsencode(word) for word in args.command],
-        env=[parse_variable(text, app.environ) for text in args.env],
-        directory=os.fsencode(args.dir or ""),
-        hold_max_s=hold_max_s,
-        hold_alone=bool(args.hold) or not on_terminal,
-        setup=terminal_setup(app.environ) if on_terminal else b"",
-    )
+    argv = [os.fsencode(word) for word in args.command]
+    options: dict[str, Any] = {
+        "env": [parse_variable(text, app.environ) for text in args.env],
+        "directory": os.fsencode(args.dir or ""),
+        "hold_max_s": hold_max_s,
+        "hold_alone": bool(args.hold) or not on_terminal,
+        "setup": terminal_setup(app.environ) if on_terminal else b"",
+    }
+    if not args.detach:
+        return RemoteCommand(argv, **options)
+    app.connect()  # the secrets that a record is not to hold are known behind this
+    about = {
+        "argv": describe_command(app.console, argv),
+        "label": args.label,
+        "hold_s": hold_max_s,
+        "keeps_output": not args.no_record,
+    }
+    return JobCommand(argv, about, **options)
 
 
 def longest_hold(args: argparse.Namespace, *, by_default: bool) -> int:
@@ -10757,22 +11866,27 @@ def parse_variable(text: str, environ: Mapping[str, str]) -> tuple[str, bytes]:
 
 
 def show_detached(sprite: Sprite, status: int, identity: str, shown: bytes) -> int:
-    """Say how a detached command has started; the answer is its session's id."""
-    console = sprite.console
+    """Say how a detached command has started; the answer is its id."""
+    console, name = sprite.console, sprite.name
     if status not in (EXIT_OK, STILL_RUNNING):
         console.quote(text_of(shown))
         console.note(f"it ended at once, with status {status}")
+        with contextlib.suppress(ThoptersError):  # nobody is told the id
+            forget_job(sprite, identity)
         return status
     if not identity:
         raise ThoptersError(
-            f"it was started in {sprite.name}, but the platform does not tell its session's id",
-            hint=f"look for it: thopters sessions {sprite.name}",
+            f"it was started in {name}, but the platform does not tell its session's id",
+            hint=f"look for it: thopters sessions {name}",
         )
     console.answer(clean(identity))
     if status == EXIT_OK:
         console.note("it has ended already, with status 0")
     else:
-        console.hint(f"look at it: thopters attach {sprite.name} {identity}")
+        console.hint(
+            f"follow it: thopters logs {name} {identity} -f; "
+            f"wait for its end: thopters wait {name} {identity}"
+        )
     return EXIT_OK
 
 
@@ -10902,26 +12016,31 @@ def cmd_cp(app: App, args: argparse.Namespace) -> int:
     "sessions",
     "list the commands that run in a sprite, waking it",
     NAME,
+    Argument("--all", action="store_true", help="detached commands that have ended, too"),
     JSON,
-    examples=("thopters sessions dev", "thopters sessions dev --json"),
+    examples=("thopters sessions dev", "thopters sessions dev --all --json"),
 )
 def cmd_sessions(app: App, args: argparse.Namespace) -> int:
     sprite, console = app.sprite(args.name), app.console
     with console.working(f"listing the sessions of {sprite.name}"):
-        found = sprite.list_sessions()
+        found = [work for work in look_around(sprite) if args.all or work.is_running()]
     if args.json:
-        items = [item.to_json() for item in found]
+        items = [work.to_json() for work in found]
         console.answer_json({"name": sprite.name, "sessions": items})
-        return EXIT_OK
-    if not found:
-        console.note(f"no command runs in {sprite.name}")
-        return EXIT_OK
-    rows = []
-    for item in found:
-        started, active = show_time(sprite, item.created), show_time(sprite, item.last_activity)
-        rows.append((item.id, item.command, started, active))
-    console.table(("ID", "Command", "Started", "Active"), rows)
+    elif found:
+        header = ("ID", "Command", "Directory", "Started", "Active", "State")
+        console.table(header, [work_row(sprite, work) for work in found], cut=1)
+    else:
+        how = "is known" if args.all else "runs"
+        console.note(f"no command {how} in {sprite.name}")
     return EXIT_OK
+
+
+def work_row(sprite: Sprite, work: Work) -> tuple[str, ...]:
+    label = f" {work.label}" if work.label and sprite.console.out_is_terminal else ""
+    stamps = epoch_stamp(work.started_at), work.last_activity() or epoch_stamp(work.ended_at)
+    times = [show_time(sprite, stamp) for stamp in stamps]
+    return work.id + label, work.words(), work.directory or "-", *times, work.outcome()
 
 
 def show_time(sprite: Sprite, stamp: str) -> str:
@@ -10933,82 +12052,172 @@ def show_time(sprite: Sprite, stamp: str) -> str:
 
 
 @Command(
+    "logs",
+    "print what a detached command's terminal got",
+    NAME,
+    DETACHED,
+    Argument(
+        "-f", "--follow", action="store_true", help="go on to its end; Ctrl-C leaves it alone"
+    ),
+    Argument("--tail", metavar="N", type=line_count, help="begin with the last N lines"),
+    Argument(
+        "--since", metavar="TIME", type=duration, help="begin with what came in the last TIME"
+    ),
+    examples=(
+        "thopters logs dev",
+        "thopters logs dev -f --tail 20",
+        "thopters logs dev --since 1h",
+    ),
+)
+def cmd_logs(app: App, args: argparse.Namespace) -> int:
+    sprite = app.sprite(args.name)
+    wanted = None if args.job is None else valid_work(args.job)
+    with app.console.working(f"looking into {sprite.name}"):
+        job = pick_job(sprite, look_at_jobs(sprite), wanted)
+    if not job.keeps_output:
+        raise NoWorkError(f"{job.id} of {sprite.name} was started with --no-record")
+    sys.stdout.flush()
+    binary_streams()
+    screen = LogScreen() if app.console.out_is_terminal else None
+    log = Log(
+        sprite,
+        job,
+        screen.show if screen else write_stdout,
+        tail=args.tail,
+        since_s=args.since,
+        follows=args.follow,
+    )
+    try:
+        rest = log.read()
+    finally:
+        if screen:
+            screen.leave()
+    if rest in MISSING_OUTPUT:
+        app.console.warn(f"this is not all that {job.id} printed: {MISSING_OUTPUT[rest]}")
+    return EXIT_OK
+
+
+@Command(
+    "wait",
+    "wait for a detached command's end, and exit with its status",
+    NAME,
+    DETACHED,
+    Argument("--timeout", metavar="TIME", type=duration, help="wait at most TIME"),
+    Argument("--no-wake", action="store_true", help="do not wake the sprite to look"),
+    JSON,
+    examples=("thopters wait dev", "thopters wait dev tests --timeout 2h"),
+    own_failure=EXIT_STATUS_UNKNOWN,
+)
+def cmd_wait(app: App, args: argparse.Namespace) -> int:
+    sprite, console = app.sprite(args.name), app.console
+    wanted = None if args.job is None else valid_work(args.job)
+    with console.working(f"waiting for a command in {sprite.name}"):
+        job = wait_for_job(sprite, wanted, args.timeout, wakes=not args.no_wake)
+    facts = {"id": job.id, "state": job.state, "status": job.status}
+    if console.err_is_terminal and not job.is_running():
+        console.tell("\a")
+    if args.json:
+        console.answer_json({**facts, "timed_out": job.is_running()})
+    if job.is_running():
+        console.note(f"the time is up: {job.id} of {sprite.name} still runs")
+        return EXIT_TIMED_OUT
+    console.note(f"{job.id} of {sprite.name} {job.describe_end()}")
+    return EXIT_STATUS_UNKNOWN if job.status is None else job.status
+
+
+@Command(
     "attach",
     "come back to a command that runs on a terminal; Ctrl-\\ leaves",
     NAME,
-    Argument("session", metavar="ID", nargs="?", help="without it: the newest one"),
-    examples=("thopters attach dev", "thopters attach dev 1847"),
+    Argument("work", metavar="ID", nargs="?", help="an id or a label; not needed if one runs"),
+    examples=("thopters attach dev", "thopters attach dev tests"),
     own_failure=EXIT_STATUS_UNKNOWN,
 )
 def cmd_attach(app: App, args: argparse.Namespace) -> int:
     sprite = app.sprite(args.name)
-    given = None if args.session is None else valid_session(args.session)
-    identity = find_session(sprite, given).id
+    wanted = None if args.work is None else valid_work(args.work)
+    with app.console.working(f"looking into {sprite.name}"):
+        found = look_around(sprite)
+    work = choose_work(sprite, found) if wanted is None else pick_work(sprite, found, wanted)
+    remote = session_of_work(sprite, work)
     terminal = LocalTerminal(types_end=False)
 
     def attach() -> TerminalSession:
-        with app.console.working(f"attaching to session {identity} of {sprite.name}"):
-            session = attach_terminal(sprite, terminal.show, identity)
+        with app.console.working(f"attaching to {work.id} of {sprite.name}"):
+            session = attach_terminal(sprite, terminal.show, remote.id, remote.created_at)
         if session is None:
-            raise unknown_session(sprite.name, identity)
+            raise NoWorkError(f"{work.id} of {sprite.name} has ended meanwhile")
         session.redraw(terminal.size())
         return session
 
-    return Stay(sprite, terminal, refreshes_hold=True).run(attach)
+    return Stay(sprite, terminal, refreshes_hold=True, way_back=work.id).run(attach)
 
 
-def unknown_session(name: str, identity: str) -> NotFoundError:
-    return NotFoundError(
-        f"there is no session {identity} in {name}: it has ended, or its sprite slept too long",
-        hint=f"see what runs: thopters sessions {name}",
-    )
-
-
-def find_session(sprite: Sprite, identity: str | None) -> Session:
-    """Return a session on a terminal; without its id the one that was started last."""
-    sessions = sprite.list_sessions()
-    if identity is not None:
-        found = next((item for item in sessions if item.id == identity), None)
-        if found is None:
-            raise unknown_session(sprite.name, identity)
-        if not found.is_terminal:
-            raise ThoptersError(
-                f"session {identity} of {sprite.name} has no terminal to attach to",
-                hint=f"end it: thopters kill {sprite.name} {identity}",
-            )
-        return found
-    on_terminal = [item for item in sessions if item.is_terminal]
-    if not on_terminal:
-        raise NotFoundError(
-            f"no command runs on a terminal in {sprite.name}",
-            hint=f"start one: thopters shell {sprite.name}",
+def session_of_work(sprite: Sprite, work: Work) -> Session:
+    """Return the session on a terminal that something runs in; ThoptersError."""
+    if work.session is None:
+        raise ThoptersError(
+            f"the platform lists no session for {work.id} of {sprite.name}", hint="try again"
         )
-    never = parse_time("0001-01-01T00:00:00Z")
-    return max(on_terminal, key=lambda item: (parse_time(item.created) or never, item.id))
+    if not work.session.is_terminal:
+        raise ThoptersError(
+            f"{work.id} of {sprite.name} has no terminal to attach to",
+            hint=f"end it: thopters kill {sprite.name} {work.id}",
+        )
+    return work.session
+
+
+def choose_work(sprite: Sprite, found: list[Work]) -> Work:
+    """Return the one that runs on a terminal, and say which; of several the user chooses."""
+    console, name = sprite.console, sprite.name
+    able = [work for work in found if work.session and work.session.is_terminal]
+    if not able:
+        raise NoWorkError(
+            f"no command runs on a terminal in {name}", hint=f"start one: thopters shell {name}"
+        )
+    if len(able) == 1:
+        console.note(f"attaching to {able[0].id}: {able[0].about()}")
+        return able[0]
+    for number, work in enumerate(able, 1):
+        console.note(f"{number:2}  {work.id}  {work.about()}")
+    if not console.can_ask():
+        raise UsageError(
+            f"{len(able)} commands run on terminals in {name}",
+            hint=f"say which: thopters attach {name} {able[0].id}",
+        )
+    answer = console.ask(f"Which one? [1-{len(able)}]").strip()
+    if answer.isdigit() and 1 <= int(answer) <= len(able):
+        return able[int(answer) - 1]
+    raise UsageError("that is not one of them: nothing was attached to")
 
 
 @Command(
     "kill",
     "end a command that runs in a sprite, and see it gone",
     NAME,
-    Argument("session", metavar="ID", help="as thopters sessions shows it"),
+    Argument("work", metavar="ID", help="an id or a label, as thopters sessions shows it"),
     Argument("--signal", metavar="S", help="TERM, INT, HUP, KILL, QUIT, USR1 or USR2"),
-    examples=("thopters kill dev 1847", "thopters kill dev 1847 --signal INT"),
+    Argument("--forget", action="store_true", help="remove the record of one that has ended"),
+    examples=("thopters kill dev tests", "thopters kill dev tests --signal INT"),
 )
 def cmd_kill(app: App, args: argparse.Namespace) -> int:
-    sprite, identity = app.sprite(args.name), valid_session(args.session)
-    wanted = valid_signal(args.signal) if args.signal is not None else ""
-    with app.console.working(f"ending session {identity} of {sprite.name}"):
-        session = {item.id: item for item in sprite.list_sessions()}.get(identity)
-        gone = session is None or end_session(sprite, session, wanted)
-    if session is None:
-        app.console.answer(f"no session {identity} runs in {sprite.name}")
-    elif gone:
-        app.console.answer(f"{identity} has ended")
-    elif wanted:
-        app.console.answer(f"{identity} got {wanted} and runs on")
+    sprite, wanted = app.sprite(args.name), valid_work(args.work)
+    if args.forget:
+        if args.signal is not None:
+            raise UsageError("--forget sends no signal")
+        forget_job(sprite, pick_job(sprite, look_at_jobs(sprite), wanted).id)
+        app.console.answer(f"the record of {wanted} is gone")
+        return EXIT_OK
+    signal_name = valid_signal(args.signal) if args.signal is not None else ""
+    with app.console.working(f"ending {wanted} of {sprite.name}"):
+        work = pick_work(sprite, look_around(sprite), wanted)
+        gone = end_work(sprite, work, signal_name)
+    if gone:
+        app.console.answer(f"{wanted} has ended")
+    elif signal_name:
+        app.console.answer(f"{wanted} got {signal_name} and runs on")
     else:
-        raise ThoptersError(f"session {identity} of {sprite.name} can't be ended: it still runs")
+        raise ThoptersError(f"{wanted} of {sprite.name} can't be ended: it still runs")
     return EXIT_OK
 
 
@@ -11017,7 +12226,7 @@ def cmd_kill(app: App, args: argparse.Namespace) -> int:
     "keep a sprite awake for a time, or let it sleep again",
     NAME,
     OneOf(
-        Argument("--for", dest="time", metavar="TIME", type=duration, help="as 2h or 1h30m"),
+        Argument("--for", dest="time", metavar="TIME", type=hold_time, help="as 2h or 1h30m"),
         Argument("--release", action="store_true", help="let it sleep again"),
         required=True,
     ),
@@ -11031,7 +12240,7 @@ def cmd_hold(app: App, args: argparse.Namespace) -> int:
         app.console.answer(f"{sprite.name} {how}")
         return EXIT_OK
     hold_by_hand(sprite, args.time)
-    app.console.answer(f"{sprite.name} stays awake for {args.time} s")
+    app.console.answer(f"{sprite.name} stays awake {format_until(args.time, app.clock.utc())}")
     app.console.hint(f"let it sleep sooner: thopters hold {sprite.name} --release")
     return EXIT_OK
 
@@ -11295,7 +12504,7 @@ def fail(
     if environ.get("THOPTERS_DEBUG"):
         show_traceback(console)
     console.error(error)
-    if command and command.own_failure and not isinstance(error, (UsageError, NoProgramError)):
+    if command and command.own_failure and not error.keeps_status:
         return command.own_failure
     return error.exit_code
 

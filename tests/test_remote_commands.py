@@ -19,7 +19,7 @@ from emulation import Emulator, Fault
 from emulation.state import Sprite
 from support.program import Thopters
 from support.runs import MEASURE, shorten
-from support.sessions import refuse_websockets
+from support.sessions import detach, lasting_id, refuse_websockets
 from support.waiting import until
 
 
@@ -57,15 +57,20 @@ def test_s18_what_we_run_for_ourselves_runs_without_the_users_variables(
 ) -> None:
     """The file that sets them is the sprite's to write, and could change what our scripts do."""
     sprite = emulator.add_sprite("dev", status="running")
-    (sprite.home / ".thopters").mkdir()
+    identity = detach(thopters, "sleep", "600")
     (sprite.home / ".thopters" / "env").write_text("echo >> ~/read\nexport PATH=/nowhere\n")
     sprite.machine.own(sprite.home)
-    for words in (
-        ["hold", "dev", "--for", "1h"],
-        ["hold", "dev", "--release"],
-        ["kill", "dev", "1"],
+    for words, code in (
+        (["hold", "dev", "--for", "1h"], 0),
+        (["hold", "dev", "--release"], 0),
+        (["sessions", "dev"], 0),
+        (["logs", "dev"], 0),
+        (["wait", "dev", "--timeout", "0"], 7),
+        (["kill", "dev", identity], 0),
+        (["kill", "dev", identity, "--forget"], 0),
     ):
-        assert thopters(*words).code == 0
+        done = thopters(*words)
+        assert done.code == code, done
     assert not (sprite.home / "read").exists()
     assert thopters("exec", "dev", "--", "/bin/true").code == 0
     assert (sprite.home / "read").read_text() == "\n"
@@ -364,7 +369,8 @@ def test_p9_kill_reaches_a_command_that_is_attached_to(
 ) -> None:
     process = thopters.start("exec", "dev", "--", "sh", "-c", "echo up; exec sleep 600")
     assert process.stdout and process.stdout.readline() == b"up\n"
-    (identity,) = sprite.sessions
+    (session,) = sprite.sessions.values()
+    identity = lasting_id(session)
     done = thopters("kill", "dev", identity, "--signal", name)
     assert (done.code, done.out) == (0, f"{identity} has ended\n"), done
     assert process.wait(30) == 128 + signal.Signals[f"SIG{name}"]
@@ -374,7 +380,8 @@ def test_p9_kill_reaches_a_command_that_is_attached_to(
 def test_p9_kill_ends_what_a_command_has_left(thopters: Thopters, sprite: Sprite) -> None:
     script = f"sh -c \"trap '' TERM; {LEFT}\" & exit 0"
     assert thopters("exec", "dev", "--", "sh", "-c", script).code == 0
-    (identity,) = sprite.sessions
+    (session,) = sprite.sessions.values()
+    identity = lasting_id(session)
     until(lambda: (sprite.home / "ticks").exists(), "it ignores TERM")
     done = thopters("kill", "dev", identity)
     assert (done.code, done.out) == (0, f"{identity} has ended\n"), done

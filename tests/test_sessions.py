@@ -15,7 +15,7 @@ from support.networks import Fickle
 from support.program import Thopters
 from support.relay import Cut, Relay
 from support.servers import read_head
-from support.sessions import IGNORING, detach, session_of
+from support.sessions import IGNORING, detach, leave_running, session_of
 from support.terminals import LEAVE, Tty
 from support.waiting import until
 
@@ -107,7 +107,7 @@ def test_s16_s12_what_a_detached_command_said_is_shown_as_text_and_as_its_own(
 def test_a_detached_command_that_is_over_at_once(thopters: Thopters, sprite: Sprite) -> None:
     done = thopters("exec", "dev", "--detach", "--", "sh", "-c", "echo x > told")
     assert done.code == 0
-    assert re.fullmatch(r"\d+\n", done.out)
+    assert re.fullmatch(r"[0-9a-f]{10}\n", done.out)
     assert "it has ended already, with status 0" in done.err
     until(lambda: (sprite.home / "told").exists(), "it has run")
 
@@ -137,8 +137,7 @@ def test_a_detached_command_that_prints_without_end(
     emulator.personality.session_info = info
     script = "while :; do echo more; sleep 0.05; done"
     done = thopters("exec", "dev", "--detach", "--", "sh", "-c", script, timeout=20)
-    assert (done.code, bool(done.out)) == ((0, True) if info == "late" else (255, False)), done
-    assert ("does not tell its session's id" in done.err) == (info == "absent")
+    assert (done.code, bool(done.out)) == (0, True), done
     assert not any(session.ended.is_set() for session in sprite.sessions.values())
 
 
@@ -159,26 +158,29 @@ def test_sessions_are_listed(
     emulator.personality.sessions_shape = shape
     emulator.personality.session_id_type = kind
     assert thopters("sessions", "dev").out == ""
-    identity = detach(thopters, "sleep", "600")
+    identity = detach(thopters, "sleep", "600", options=("--name", "nap"))
     row = thopters("sessions", "dev").out.rstrip("\n").split("\t")
     stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
-    assert row[0] == identity
-    assert re.fullmatch(stamp, row[2]) and re.fullmatch(stamp, row[3])
+    assert row[:3] == [identity, "sleep 600", sprite.machine.home_inside]
+    assert re.fullmatch(stamp, row[3]) and re.fullmatch(stamp, row[4])
+    assert row[5:] == ["running"]
     told = json.loads(thopters("sessions", "dev", "--json").out)
     [item] = told["sessions"]
-    assert (told["name"], item["id"], item["is_terminal"]) == ("dev", identity, True)
-    assert set(item) == {"id", "command", "created", "last_activity", "is_terminal"}
+    assert (told["name"], item["id"], item["label"]) == ("dev", identity, "nap")
+    assert (item["terminal"], item["argv"], item["status"]) == (True, ["sleep", "600"], None)
+    assert item["session"] == str(session_of(sprite, identity).id)
+    keys = ["id", "session", "kind", "argv", "directory", "label", "terminal", "state", "status"]
+    assert list(item) == [*keys, "started_at", "ended_at", "last_activity"]
 
 
-def test_attach_comes_back_to_the_newest_with_what_was_shown(
+def test_attach_comes_back_to_the_only_one_and_says_which(
     thopters: Thopters, emulator: Emulator, sprite: Sprite
 ) -> None:
-    detach(thopters, "sleep", "600")
-    sprite.sessions[next(iter(sprite.sessions))].created -= 100
     script = "echo shown-before; while read line; do echo got-$line; done"
     identity = detach(thopters, "sh", "-c", script)
     with Tty(thopters, "attach", "dev") as terminal:
-        terminal.expect("shown-before")
+        terminal.expect(f"attaching to {identity}: sh -c 'echo shown-before; ")
+        terminal.expect("shown-before\r\n")
         terminal.type("it\n")
         terminal.expect("got-it")
         terminal.type(LEAVE)
@@ -214,9 +216,13 @@ def test_what_has_no_terminal_can_not_be_attached_to(thopters: Thopters, sprite:
     process.stdin.flush()
     assert process.stdout.readline() == b"begun\n"
     [session] = sprite.sessions.values()
-    done = thopters("attach", "dev", str(session.id))
+    [item] = json.loads(thopters("sessions", "dev", "--json").out)["sessions"]
+    assert (item["kind"], item["argv"], item["terminal"]) == ("command", ["cat"], False)
+    identity = item["id"]
+    assert identity.startswith(f"{session.id}.")
+    done = thopters("attach", "dev", identity)
     assert (done.code, done.out) == (255, ""), done
-    assert f"session {session.id} of dev has no terminal" in done.err
+    assert f"{identity} of dev has no terminal" in done.err
     assert "no command runs on a terminal in dev" in thopters("attach", "dev").err
     process.stdin.close()
     assert process.wait(60) == 0
@@ -261,17 +267,33 @@ def test_who_only_watches_does_not_wake_the_sprite_without_end(
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["attach", "dev"], 255, "no command runs on a terminal in dev"),
-        (["attach", "dev", "99999"], 255, "there is no session 99999 in dev"),
-        (["attach", "dev", "../x"], 2, "is not a session's id"),
-        (["attach", "dev", ""], 2, "is not a session's id"),
-        (["kill", "dev", "a b"], 2, "is not a session's id"),
-        (["kill", "dev", "1", "--signal", "STOP"], 2, "is no signal"),
+        (["attach", "dev"], 3, "no command runs on a terminal in dev"),
+        (["attach", "dev", "99999.t4z2ab"], 3, "nothing with the id 99999.t4z2ab runs in dev"),
+        (["attach", "dev", "0123456789"], 3, "nothing with the id 0123456789 runs in dev"),
+        (["attach", "dev", "99999"], 2, "99999 is a number that the platform uses again"),
+        (["kill", "dev", "1847"], 2, "1847 is a number that the platform uses again"),
+        (["kill", "dev", "tests"], 3, "nothing with the id tests runs in dev"),
+        (["kill", "dev", "tests", "--forget"], 3, "no detached command tests is known in dev"),
+        (["logs", "dev"], 3, "no detached command is known in dev"),
+        (["logs", "dev", "tests"], 3, "no detached command tests is known in dev"),
+        (["logs", "dev", "--tail", "some"], 2, "'some' is not a number of lines"),
+        (["wait", "dev", "tests"], 3, "no detached command tests is known in dev"),
+        (["wait", "nope"], 255, "there is no sprite nope"),
+        (["attach", "dev", "../x"], 2, "is not an id or a label"),
+        (["attach", "dev", ""], 2, "is not an id or a label"),
+        (["kill", "dev", "a b"], 2, "is not an id or a label"),
+        (["kill", "dev", "1.1", "--signal", "STOP"], 2, "is no signal"),
         (["sessions", "nope"], 3, "there is no sprite nope"),
-        (["kill", "dev", "1", "--signal", ""], 2, "'' is no signal"),
-        (["kill", "dev", "1", "--signal", "SIG"], 2, "'SIG' is no signal"),
-        (["hold", "dev", "--for", "soon"], 2, "is no time"),
-        (["hold", "dev", "--for", "0"], 2, "is no time"),
+        (["kill", "dev", "1.1", "--signal", ""], 2, "'' is no signal"),
+        (["kill", "dev", "1.1", "--signal", "SIG"], 2, "'SIG' is no signal"),
+        (["kill", "dev", "1.1", "--signal", "INT", "--forget"], 2, "--forget sends no signal"),
+        (["hold", "dev", "--for", "soon"], 2, "'soon' is not a time"),
+        (["hold", "dev", "--for", "0"], 2, "a hold can't be shorter than 10 s"),
+        (["exec", "dev", "--name", "x", "--", "true"], 2, "--name is for a command that is det"),
+        (["exec", "dev", "--no-record", "--", "true"], 2, "--no-record is for a command"),
+        (["exec", "dev", "-d", "--name", "Tests", "--", "true"], 2, "'Tests' can't be a label"),
+        (["exec", "dev", "-d", "--name", "42", "--", "true"], 2, "'42' can't be a label"),
+        (["exec", "dev", "-d", "--name", "0123456789", "--", "true"], 2, "can't be a label"),
         (["hold", "dev"], 2, "required"),
         (["hold", "dev", "--for", "9"], 2, "a hold can't be shorter than 10 s"),
         (["exec", "dev", "--hold-max", "1s", "--", "true"], 2, "can't be shorter than 10 s"),
@@ -302,7 +324,9 @@ def test_kill_ends_a_session_and_all_of_it(
     assert (done.code, done.out) == (0, f"{identity} has ended\n"), done
     assert session_of(sprite, identity).ended.is_set()
     again = thopters("kill", "dev", identity)
-    assert (again.code, again.out) == (0, f"no session {identity} runs in dev\n")
+    assert (again.code, again.out) == (3, "")
+    assert f"{identity} of dev has ended with status 1" in again.err
+    assert f"hint: see what it printed: thopters logs dev {identity}\n" in again.err
 
 
 def test_kill_ends_what_is_left_of_a_session_whose_leader_has_gone(
@@ -317,35 +341,45 @@ def test_kill_ends_what_is_left_of_a_session_whose_leader_has_gone(
     until(lambda: not sprite.machine.processes(), "all of it is gone")
 
 
-@pytest.mark.parametrize("way", ["lost", "elsewhere"])
+@pytest.mark.parametrize("is_job", [True, False])
 def test_kill_sends_nothing_else_where_the_signal_is_not_known_to_arrive(
-    thopters: Thopters, emulator: Emulator, sprite: Sprite, way: str
+    thopters: Thopters, emulator: Emulator, sprite: Sprite, is_job: bool
 ) -> None:
     """The platform's own call ends the session by KILL when it takes its time."""
-    script = "trap 'echo usr1 > told' USR1; touch up; while :; do sleep 0.05; done"
-    identity = detach(thopters, "sh", "-c", script)
-    until(lambda: (sprite.home / "up").exists(), "it waits")
-    if way == "lost":
-        emulator.fault(Fault("WS */exec", "no_exit"))
-    else:  # a session whose id is no process's
-        session = sprite.sessions.pop(identity)
-        session.id, identity = "sess-1", "sess-1"  # type: ignore[assignment]
-        sprite.sessions[identity] = session
+    script = "trap 'echo usr1 > told' USR1; echo up; while :; do sleep 0.05; done"
+    start = detach if is_job else leave_running
+    identity = start(thopters, "sh", "-c", script)
+    emulator.fault(Fault("WS */exec", "no_exit", after=1))  # behind the look
     done = thopters("kill", "dev", identity, "--signal", "USR1")
     assert (done.code, done.out) == (1, "")
-    says = "cannot tell whether session" if way == "lost" else "can't be sent USR1 alone"
-    assert says in done.err
+    assert "cannot tell whether" in done.err and "got USR1" in done.err
     assert not emulator.journal.requests("POST")
-    assert not next(iter(sprite.sessions.values())).ended.is_set()
+    assert not session_of(sprite, identity).ended.is_set()
+
+
+def test_kill_sends_one_signal_alone_only_where_the_processes_are_found(
+    thopters: Thopters, emulator: Emulator, sprite: Sprite
+) -> None:
+    """A session whose id is no process's could only be ended by the platform's own call."""
+    identity = leave_running(thopters, "sh", "-c", "echo up; sleep 600")
+    number, _, created = identity.partition(".")
+    session = sprite.sessions.pop(number)
+    session.id = "sess-1"  # type: ignore[assignment]
+    sprite.sessions["sess-1"] = session
+    done = thopters("kill", "dev", f"sess-1.{created}", "--signal", "USR1")
+    assert (done.code, done.out) == (1, ""), done
+    assert "can't be sent USR1 alone" in done.err
+    assert not emulator.journal.requests("POST")
+    assert not session.ended.is_set()
 
 
 def test_kill_waits_for_a_list_that_lags_behind(
     thopters: Thopters, emulator: Emulator, sprite: Sprite
 ) -> None:
-    identity = detach(thopters, "sleep", "600")
-    listed = json.loads(thopters("sessions", "dev", "--json").out)["sessions"]
-    listed = [{"id": item["id"], "command": item["command"], "tty": True} for item in listed]
-    body = json.dumps({"sessions": listed}).encode()
+    identity = leave_running(thopters, "sh", "-c", "echo up; sleep 600")
+    [item] = json.loads(thopters("sessions", "dev", "--json").out)["sessions"]
+    listed = {"id": item["session"], "command": "sh", "created": item["started_at"], "tty": True}
+    body = json.dumps({"sessions": [listed]}).encode()
     emulator.fault(Fault("GET */exec", "status", status=200, body=body, times=3))
     done = thopters("kill", "dev", identity)
     assert (done.code, done.out, done.err) == (0, f"{identity} has ended\n", "")

@@ -28,7 +28,7 @@ from typing import Any
 import pytest
 from emulation import SPRITE_PROGRAM, Emulator, Fault, write_launcher
 from support.program import MODULE, Thopters, both
-from support.sessions import remote_sessions, upgrades, window
+from support.sessions import lasting_id, remote_sessions, upgrades, window
 from support.terminals import (
     ASLEEP,
     BACK,
@@ -418,7 +418,7 @@ def test_a_shell_that_was_left_is_found_again_as_it_was(
         shell.ask("kept=value-$((40 + 2)); echo shown''-before", "shown-before")
         identity = leave(shell)
     [remote] = remote_sessions(dev)
-    assert identity == str(remote.id)
+    assert identity == lasting_id(remote)
     assert not remote.ended.is_set()
     with Tty(thopters, "attach", "dev", identity, columns=columns) as back:
         back.expect("shown-before")  # what it has shown comes first
@@ -532,7 +532,7 @@ def test_a_command_can_be_left_too_and_goes_on(thopters: Thopters, dev: Emulator
         back.type("it\r")
         back.expect("got-it")
         assert back.end_restored() == 8
-    assert identity == str(remote_sessions(dev)[0].id)
+    assert identity == lasting_id(remote_sessions(dev)[0])
 
 
 def test_two_terminals_of_one_sprite_do_not_meet(thopters: Thopters, dev: Emulator) -> None:
@@ -1097,12 +1097,11 @@ def test_a_signal_while_the_sprite_sleeps_restores_the_terminal(
 def test_ctrl_c_while_the_sprite_wakes_ends_us(thopters: Thopters, dev: Emulator) -> None:
     with open_shell(thopters) as shell:
         dev.personality.wake_503 = 10**6
-        asked = upgrades(dev)
         dev.sprite("dev").pause()
         shell.expect(ASLEEP)
         until(shell.is_raw, "it waits for a key")
         shell.type("x")
-        until(lambda: upgrades(dev) > asked + 1, "it wakes")
+        until(lambda: len(dev.journal.requests("GET", "/v1/sprites/dev/exec")) > 1, "it wakes")
         shell.type(CTRL_C)
         assert shell.end_restored() == -signal.SIGINT
         assert BACK.search(shell.text)
@@ -1275,7 +1274,7 @@ def test_a_shell_in_every_dialect(thopters: Thopters, dev: Emulator, info: str, 
         shell.type(LEAVE)
         assert shell.end_restored() == 0
         found = BACK.search(shell.text)
-        assert (found[1] if found else "") in (str(remote_sessions(dev)[-1].id), "")
+        assert (found[1] if found else "") in (lasting_id(remote_sessions(dev)[-1]), "")
         assert found or info == "absent"
 
 

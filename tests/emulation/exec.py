@@ -78,7 +78,7 @@ class Session:
         self.clients: list[Callable[[int, bytes | memoryview], None]] = []  # who is attached
         self._lock = threading.Lock()
         self._early: list[tuple[int, bytes]] = []
-        self._scrollback = b""
+        self._scrollback = bytearray()  # the last of it counts
         self._start(env, directory, stdin, size)
 
     def _start(self, env: list[str], directory: str, stdin: bool, size: tuple[int, int]) -> None:
@@ -159,7 +159,9 @@ class Session:
         self.sprite.touch()
         with self._lock:
             if self.tty:
-                self._scrollback = (self._scrollback + bytes(data))[-SCROLLBACK_BYTES:]
+                self._scrollback += data
+                if len(self._scrollback) > 4 * SCROLLBACK_BYTES:
+                    del self._scrollback[:-SCROLLBACK_BYTES]
             if not self.clients and not self.tty:
                 self._keep(number, bytes(data))
             for client in [*self.clients]:
@@ -199,8 +201,9 @@ class Session:
         """Send what was kept, then everything that comes."""
         with self._lock:
             size = self.personality.replay_message_bytes or SCROLLBACK_BYTES
-            for start in range(0, len(self._scrollback), size):
-                client(1, self._scrollback[start : start + size])
+            shown = bytes(self._scrollback[-SCROLLBACK_BYTES:])
+            for start in range(0, len(shown), size):
+                client(1, shown[start : start + size])
             for number, data in self._early:
                 client(number, data)
             self._early = []

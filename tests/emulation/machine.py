@@ -18,6 +18,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 READABLE_CHECKPOINTS = 5
@@ -99,6 +100,14 @@ def end_holder(holder: subprocess.Popen[bytes]) -> None:
 
 def namespace_of(pid: int) -> str:
     return os.readlink(f"/proc/{pid}/ns/mnt")
+
+
+def is_child_of_script(pid: int) -> bool:
+    try:
+        parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+        return Path(f"/proc/{parent}/comm").read_text() == "script\n"
+    except OSError:  # it is gone
+        return False
 
 
 class CommonRoot:
@@ -216,14 +225,22 @@ class Machine:
         except (OSError, IndexError, ValueError):  # it is gone, or another user's
             return False
 
-    def signal_all(self, number: signal.Signals) -> None:
+    def signal_all(
+        self, number: signal.Signals, *, but: Callable[[int], bool] | None = None
+    ) -> None:
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+                if but is None or not but(pid):
+                    os.kill(pid, number)
 
     def freeze(self) -> None:
+        """Stop every process, as a machine that stops does: nothing in it may notice.
+
+        A shell that `script` has started goes on. Its stop would make `script` stop itself when it
+        goes on again.
+        """
         self.frozen = True
-        self.signal_all(signal.SIGSTOP)
+        self.signal_all(signal.SIGSTOP, but=is_child_of_script)
 
     def thaw(self) -> None:
         if self.frozen:
@@ -231,7 +248,8 @@ class Machine:
             self.signal_all(signal.SIGCONT)
 
     def end_all(self) -> None:
-        """Kill every process, those too that are born meanwhile."""
+        """Kill every process, those too that are born meanwhile; none sees another one's end."""
+        self.signal_all(signal.SIGSTOP)
         end = time.monotonic() + 5
         while self.processes() and time.monotonic() < end:
             self.signal_all(signal.SIGKILL)

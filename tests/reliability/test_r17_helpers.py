@@ -20,7 +20,7 @@ from emulation.exec import Session
 from emulation.state import Sprite
 from support.program import Thopters
 from support.runs import shorten
-from support.sessions import needs_curl, needs_namespace, upgrades
+from support.sessions import leave_running, needs_curl, needs_namespace, session_of, upgrades
 from support.terminals import ASLEEP, BACK, LOST, Tty, open_shell
 from support.units import CANARY, FakeClock, make_console
 from support.waiting import until
@@ -38,11 +38,9 @@ def end_by(emulator: Emulator, status: int, *, after: int = 0, times: int | None
 
 
 def a_session(thopters: Thopters, sprite: Sprite) -> tuple[str, Session]:
-    script = "trap : USR1; while :; do sleep 0.05; done"
-    done = thopters("exec", "dev", "--detach", "--", "sh", "-c", script)
-    assert done.code == 0, done
-    identity = done.out.strip()
-    session = sprite.sessions[identity]
+    script = "trap : USR1; echo up; while :; do sleep 0.05; done"
+    identity = leave_running(thopters, "sh", "-c", script)
+    session = session_of(sprite, identity)
     until(lambda: not session.clients, "the emulator has seen that who began it left")
     return identity, session
 
@@ -52,13 +50,13 @@ def test_r17_a_signal_that_was_not_sent_is_not_called_sent(
     thopters: Thopters, emulator: Emulator, sprite: Sprite, status: int
 ) -> None:
     identity, session = a_session(thopters, sprite)
-    end_by(emulator, status)
+    end_by(emulator, status, after=1)  # behind the look
     done = thopters("kill", "dev", identity, "--signal", "USR1")
     assert (done.code, done.out) == (1, ""), done
     assert f"cannot tell whether session {identity} of dev got USR1" in done.err
     assert f"the command for it ended with {status}" in done.err
     assert not session.ended.is_set()
-    end_by(emulator, status)  # then the platform is asked
+    end_by(emulator, status, after=1)  # then the platform is asked
     assert thopters("kill", "dev", identity).out == f"{identity} has ended\n"
     assert session.ended.is_set()
 
@@ -194,18 +192,27 @@ def test_r17_an_attach_stays_below_the_apis_address_and_waits_for_the_list(
         asked.append(target)
         raise program.NotFoundError("no")
 
+    seen: Any = program.Session({"id": 12, "created": "2027-01-15T08:00:00Z"})
+    monkeypatch.setattr(program.Sprite, "list_sessions", lambda _: [seen])
     monkeypatch.setattr(program, "upgrade_once", refuse)
     monkeypatch.setattr(program, "is_listed", lambda *_: True)
+    sprite = program.SpritesApi(transport).sprite("dev")
+
+    def attach(created_at: float = seen.created_at) -> program.TerminalSession | None:
+        return program.attach_terminal(sprite, lambda _: None, "12", created_at)
+
     with pytest.raises(program.ThoptersError, match="is listed, but can't be attached to"):
-        program.attach_terminal(program.SpritesApi(transport).sprite("dev"), lambda _: None, "12")
+        attach()
     path = "/sprites/v1/sprites/dev/exec"
     assert set(asked[:-1]) == {f"{path}/12"} and len(asked) > 5
     assert asked[-1] == f"{path}?id=12&tty=true&stdin=true"
     assert program.SESSION_LAG_S <= sum(clock.slept) <= program.SESSION_LAG_S + 1
     listed = iter([True, False])
     monkeypatch.setattr(program, "is_listed", lambda *_: next(listed))
-    api = program.SpritesApi(transport)
-    assert program.attach_terminal(api.sprite("dev"), lambda _: None, "12") is None
+    assert attach() is None
+    asked.clear()
+    assert attach(seen.created_at - 86400) is None  # its number is another's now
+    assert not asked
 
 
 def test_r17_a_session_that_a_404_denies_once_is_attached_to_again(
@@ -241,10 +248,10 @@ def test_r17_a_session_that_is_listed_and_never_found_is_an_error(
     thopters: Thopters, emulator: Emulator, sprite: Sprite
 ) -> None:
     identity, session = a_session(thopters, sprite)
-    emulator.fault(Fault("WS *", "status", status=404, times=None))
+    emulator.fault(Fault("WS *", "status", status=404, after=1, times=None))  # behind the look
     done = thopters("attach", "dev", identity)
     assert done.code == 255
-    assert f"session {identity} of dev is listed, but can't be attached to" in done.err
+    assert f"session {session.id} of dev is listed, but can't be attached to" in done.err
     assert not session.ended.is_set()
 
 

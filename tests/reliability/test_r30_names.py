@@ -20,6 +20,7 @@ from support.program import Thopters
 from support.runs import environ_for, run_here
 from support.words import TWISTED
 
+ID = "7.t4z2ab"  # of a session
 # NAME is where the hostile name goes
 COMMANDS = {
     "create": ["create", "NAME", "--no-init"],
@@ -43,10 +44,21 @@ COMMANDS = {
     "cp to": ["cp", __file__, "NAME:x"],
     "cp from": ["cp", "NAME:x", "-"],
     "sessions": ["sessions", "NAME"],
-    "attach": ["attach", "NAME", "7"],
+    "sessions --all": ["sessions", "NAME", "--all"],
+    "logs": ["logs", "NAME"],
+    "logs of an id": ["logs", "dev", "NAME"],
+    "logs -f": ["logs", "NAME", "-f"],
+    "wait": ["wait", "NAME"],
+    "wait for an id": ["wait", "dev", "NAME"],
+    "wait --no-wake": ["wait", "NAME", "--no-wake"],
+    "attach": ["attach", "NAME", ID],
     "attach to an id": ["attach", "dev", "NAME"],
-    "kill": ["kill", "NAME", "7"],
+    "kill": ["kill", "NAME", ID],
     "kill of an id": ["kill", "dev", "NAME"],
+    "kill --forget": ["kill", "NAME", ID, "--forget"],
+    "kill --forget of an id": ["kill", "dev", "NAME", "--forget"],
+    "exec --detach": ["exec", "NAME", "-d", "--", "true"],
+    "exec --name": ["exec", "dev", "-d", "--name", "NAME", "--", "true"],
     "hold": ["hold", "NAME", "--for", "1h"],
     "hold --release": ["hold", "NAME", "--release"],
     "destroy": ["destroy", "NAME", "--yes"],
@@ -119,7 +131,7 @@ def check_request(request: Request, name: str, command: str) -> None:
         if command == "list --prefix":
             assert prefixes == ([name] if name else [])
         else:  # a look whether the list has a name, or all of it
-            assert not prefixes or prefixes[0] in (*meant_by(name, command), "v1", "7")
+            assert not prefixes or prefixes[0] in (*meant_by(name, command), "v1", ID)
         if request.method == "POST":
             assert json.loads(request.body) == {"name": name}
         return
@@ -134,7 +146,7 @@ def check_request(request: Request, name: str, command: str) -> None:
 def meant_by(name: str, command: str) -> list[str]:
     """Return what may be the name of the sprite that is asked about."""
     if name.startswith("-"):  # an option, so that the next word is the name
-        return ["dev", "v1", "7"]
+        return ["dev", "v1", ID]
     return ["dev", name.partition(":")[0] if command.startswith("cp ") else name]
 
 
@@ -158,6 +170,7 @@ def check(emulator: Emulator, environ: dict[str, str], command: str, name: str) 
 
 REFUSED = ("", ".", "..", "../orgs", "a/b", "a\r\nHost: evil", "\udcff")
 ALLOWED = ("a", "0")
+TAKE_IDS = re.compile("(logs|wait|attach|kill).* id$|exec --name")
 
 
 @pytest.mark.parametrize(
@@ -182,7 +195,9 @@ def test_r30_every_hostile_name_is_refused_or_is_one_segment(
     elif command.startswith("rename"):
         assert not sent
     else:  # so that both ways are taken
-        assert set(ALLOWED) <= set(sent)
+        takes_ids = TAKE_IDS.search(command)  # a bare number is the platform's, used again
+        assert set(sent) >= set(ALLOWED) - ({"0"} if takes_ids else set())
+        assert not takes_ids or not any(name.isdigit() for name in sent)
         assert not set(REFUSED) & set(sent)
 
 

@@ -101,9 +101,12 @@ def who(emulator: Emulator, text: str) -> None:
     answer(emulator, "GET /v1/sprites/dev", item(url_settings={"auth": text}))
 
 
-def refusal(route: str, status: int, field: str = "message") -> Callable[[Emulator, str], None]:
+def refusal(
+    route: str, status: int, field: str = "message", **params: Any
+) -> Callable[[Emulator, str], None]:
     def prepare(emulator: Emulator, text: str) -> None:
-        answer(emulator, route, {"error": "bad", "retry_after_seconds": 0, field: text}, status)
+        document = {"error": "bad", "retry_after_seconds": 0, field: text}
+        answer(emulator, route, document, status, **params)
 
     return prepare
 
@@ -146,13 +149,15 @@ def events(route: str, *last: dict[str, str]) -> Callable[[Emulator, str], None]
     return prepare
 
 
-def exec_says(*parts: bytes) -> Callable[[Emulator, str], None]:
+def exec_says(
+    *parts: bytes, after: int = 0, times: int | None = None
+) -> Callable[[Emulator, str], None]:
     """Have a sprite answer a command by itself; TEXT is the payload."""
 
     def prepare(emulator: Emulator, text: str) -> None:
         data = text.encode("utf-8", "surrogatepass")
         actions = [("message", part.replace(b"TEXT", data)) for part in parts]
-        emulator.fault(Fault("WS */exec", "ws", actions=actions, times=None))
+        emulator.fault(Fault("WS */exec", "ws", actions=actions, after=after, times=times))
 
     return prepare
 
@@ -166,10 +171,43 @@ def close_reason(emulator: Emulator, text: str) -> None:
 def sessions(field: str) -> Callable[[Emulator, str], None]:
     def prepare(emulator: Emulator, text: str) -> None:
         stamp = "2026-01-01T00:00:00Z"
-        session = {"id": 7, "command": "vim", "last_activity": stamp, "tty": True}
+        session = {"id": NUMBER, "command": "vim", "last_activity": stamp, "tty": True}
         answer(emulator, "GET */exec", {"sessions": [{**session, field: text}]})
 
     return prepare
+
+
+def record(**fields: str) -> Prepare:
+    """Have a sprite tell of the record of a command; TEXT is the payload."""
+
+    def prepare(emulator: Emulator, text: str) -> None:
+        words = {"argv": ["vim"], "label": "", "keeps_output": True, "hold_s": 0}
+        words |= {key: fields[key] for key in fields.keys() & words.keys()}
+        if "argv" in fields:
+            words["argv"] = ["vim", fields["argv"]]
+        about = json.dumps(words).replace("TEXT", json.dumps(text)[1:-1])
+        told = {"id": "0123456789", "state": "running", "status": "-", "ended": ""}
+        told |= {"started": "1767225600", "outer": str(NUMBER), "inner": "0", "rest": "whole"}
+        told |= {"directory": "/home"}
+        values = [fields.get(key, value) for key, value in told.items()]
+        data = "\0".join([*values, about, "", ""]).encode()
+        exec_says(START, b"\1" + data, b"\3\0", times=1)(emulator, text)
+
+    return prepare
+
+
+def in_turn(*prepares: Prepare) -> Prepare:
+    def prepare(emulator: Emulator, text: str) -> None:
+        for one in prepares:
+            one(emulator, text)
+
+    return prepare
+
+
+def unrecorded(emulator: Emulator, text: str) -> None:
+    """Have no room for a record, so that the platform's id stands for a command."""
+    (emulator.sprite("dev").home / ".thopters").write_text("")
+    session_info(emulator, text)
 
 
 def session_info(emulator: Emulator, text: str) -> None:
@@ -183,7 +221,7 @@ def kill_answered(tell: Prepare) -> Prepare:
 
     def prepare(emulator: Emulator, text: str) -> None:
         sessions("workdir")(emulator, "")
-        emulator.fault(Fault("WS */exec", "ws", actions=[("drop", None)], times=None))
+        emulator.fault(Fault("WS */exec", "ws", actions=[("drop", None)], after=1, times=None))
         tell(emulator, text)
 
     return prepare
@@ -191,16 +229,17 @@ def kill_answered(tell: Prepare) -> Prepare:
 
 def attach_refused(emulator: Emulator, text: str) -> None:
     sessions("workdir")(emulator, "")
-    refusal("WS *", 400)(emulator, text)
+    refusal("WS *", 400, after=1)(emulator, text)
 
 
 def holds(emulator: Emulator, text: str) -> None:
     tasks = json.dumps({"tasks": [{"name": text, "expires_at": text}]}).encode()
     answer(emulator, "GET */exec", [])
-    exec_says(b"\1thopters-exec 7\n" + tasks, b"\3\0")(emulator, "")
+    exec_says(START + tasks, b"\3\0", after=1)(emulator, "")
 
 
 Prepare = Callable[[Emulator, str], None]
+NUMBER = 9_999_999  # no process's
 START = b"\1thopters-exec 7\n"
 DONE = {"type": "complete", "data": "Checkpoint v1 created TEXT"}
 
@@ -255,20 +294,62 @@ OUTPUTS: dict[str, tuple[list[str], Prepare, int, int]] = {
     "sessions: command": (["sessions", "dev"], sessions("command"), 0, 1),
     "sessions: id": (["sessions", "dev"], sessions("id"), 0, 1),
     "sessions: activity": (["sessions", "dev"], sessions("last_activity"), 0, 0),
-    "kill: refused": (["kill", "dev", "7"], refusal("GET */exec", 400), 1, 1),
+    "sessions: start": (["sessions", "dev"], sessions("created"), 0, 0),
+    "sessions: argv": (["sessions", "dev"], record(argv="TEXT"), 0, 1),
+    "sessions: directory": (["sessions", "dev"], record(directory="TEXT"), 0, 1),
+    "sessions: label": (["sessions", "dev"], record(label="TEXT"), 0, 0),
+    "sessions: record's id": (["sessions", "dev"], record(id="TEXT"), 0, 1),
+    "sessions: state": (["sessions", "dev", "--all"], record(state="TEXT"), 0, 1),
+    "sessions: times": (
+        ["sessions", "dev"],
+        record(started="TEXT", ended="TEXT", status="TEXT", outer="TEXT", rest="TEXT"),
+        0,
+        0,
+    ),
+    "logs: record's id": (
+        ["logs", "dev"],
+        in_turn(record(id="TEXT"), exec_says(START + b"0\n", b"\2cut\n", b"\3\0", after=1)),
+        0,
+        1,
+    ),
+    "logs: place": (
+        ["logs", "dev"],
+        in_turn(record(), exec_says(START + b"TEXT\n", b"\2TEXT", b"\3\0", after=1)),
+        1,
+        0,
+    ),
+    "logs: no record": (["logs", "dev"], record(id="TEXT", keeps_output=""), 3, 1),
+    "wait: record's id": (["wait", "dev"], record(id="TEXT", state="ended", status="9"), 9, 1),
+    "wait: status": (["wait", "dev"], record(state="ended", status="TEXT"), 255, 0),
+    "pause: argv": (["pause", "dev", "--no-wait"], record(argv="TEXT"), 0, 1),
+    "pause: directory": (["pause", "dev", "--no-wait"], record(directory="TEXT"), 0, 1),
+    "pause: record's id": (["pause", "dev", "--no-wait"], record(id="TEXT"), 0, 1),
+    "attach: argv": (
+        ["attach", "dev"],
+        in_turn(sessions("workdir"), record(argv="TEXT"), refusal("WS *", 400, "x", after=1)),
+        255,
+        1,
+    ),
+    "kill: directory": (
+        ["kill", "dev", "0123456789"],
+        record(state="lost", directory="TEXT", argv="TEXT"),
+        3,
+        0,
+    ),
+    "kill: refused": (["kill", "dev", f"{NUMBER}.0"], refusal("GET */exec", 400), 1, 1),
     "kill: call refused": (
-        ["kill", "dev", "7"],
+        ["kill", "dev", f"{NUMBER}.0"],
         kill_answered(refusal("POST */kill", 400)),
         1,
         1,
     ),
     "kill: call's error": (
-        ["kill", "dev", "7"],
+        ["kill", "dev", f"{NUMBER}.0"],
         kill_answered(events("POST */kill", {"type": "error", "message": "TEXT"})),
         1,
         1,
     ),
-    "attach: refused": (["attach", "dev", "7"], attach_refused, 255, 1),
+    "attach: refused": (["attach", "dev", f"{NUMBER}.0"], attach_refused, 255, 1),
     "proxy -W: refused": (["proxy", "dev", "-W", "a:1"], refusal("WS *", 400), 1, 1),
     "hold: stderr": (
         ["hold", "dev", "--for", "1h"],
@@ -289,7 +370,13 @@ OUTPUTS: dict[str, tuple[list[str], Prepare, int, int]] = {
         ["exec", "dev", "--detach", "--", "sleep", "60"],
         session_info,
         0,
-        2,
+        0,
+    ),
+    "exec --detach: no record": (
+        ["exec", "dev", "--detach", "--", "sleep", "60"],
+        unrecorded,
+        0,
+        3,
     ),
     "init: warning": (
         ["init", "dev"],
@@ -311,6 +398,14 @@ IN_LINES = {  # texts that are split at their own line ends, or cut
     "checkpoint: words", "init: warning", "init: failure", "init: stderr", "exec: closed",
     "list: bare error", "hold: stderr", "cp: stderr",
 }  # fmt: skip
+# What is in bytes can hold neither a NUL, which ends a field, nor half of a pair of UTF-16
+IN_BYTES = re.compile(
+    "(sessions|pause|kill): (directory|state|times)|.*: record's id|logs: no record"
+)
+
+
+def payload_for(output: str, payload: str) -> str:
+    return re.sub("[\0\ud800]", "", payload) if IN_BYTES.match(output) else payload
 
 
 @pytest.mark.parametrize(
@@ -334,11 +429,13 @@ def test_r31_each_output_is_harmless_with_every_payload_alone(
     cases = [(payload, True) for payload in (() if heavy else PAYLOADS[first::every])]
     for payload, terminal in [*cases, (ALL, True), (ALL, False)]:
         emulator._faults.clear()
-        text = "{" + payload + "}"
+        text = "{" + payload_for(output, payload) + "}"
         prepare(emulator, text)
         done = run_here(words, environ, terminal=terminal)
         said = done.out + done.err
-        tabs = {"list": 2, "checkpoints": 2, "restore": 2, "sessions": 3}.get(words[0], 0)
+        if words[0] == "wait" and terminal:
+            said = said.removeprefix("\a")  # of ours
+        tabs = {"list": 2, "checkpoints": 2, "restore": 2, "sessions": 5}.get(words[0], 0)
         tabs = 0 if terminal else tabs
         assert done.out.count("\t") == tabs * done.out.count("\n"), done  # between columns
         assert_harmless(said.replace("\t", "") if tabs else said, done)
@@ -360,9 +457,11 @@ def check_screen(session: Session, output: str, text: str) -> None:
         assert shown == times or (output in TWICE and shown == 2 * times), screen.text
 
 
+# `wait` rings, and `logs` puts the screen back: the rest of what they say is looked at above
+ON_SCREEN = [output for output in OUTPUTS if not output.startswith(("wait", "logs: record"))]
 BAND = [
     output if number % 5 == 0 else pytest.param(output, marks=pytest.mark.slow)
-    for number, output in enumerate(OUTPUTS)
+    for number, output in enumerate(ON_SCREEN)
 ]
 
 
@@ -372,19 +471,20 @@ def test_r31_a_terminal_shows_all_payloads_as_escapes(
 ) -> None:
     words, prepare, _, _ = OUTPUTS[output]
     emulator.add_sprite("dev", status="running")
-    prepare(emulator, ALL)
-    check_screen(start(*words, columns=4000), output, ALL)
+    text = payload_for(output, ALL)
+    prepare(emulator, text)
+    check_screen(start(*words, columns=4000), output, text)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("payload", PAYLOADS, ids=ascii)
-@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("output", ON_SCREEN)
 def test_r31_a_terminal_shows_each_payload_as_escapes(
     emulator: Emulator, start: Start, output: str, payload: str
 ) -> None:
     words, prepare, _, _ = OUTPUTS[output]
     emulator.add_sprite("dev", status="running")
-    text = "{" + payload + "}"
+    text = "{" + payload_for(output, payload) + "}"
     prepare(emulator, text)
     check_screen(start(*words, columns=1000), output, text)
 

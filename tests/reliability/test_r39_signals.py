@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from support.configs import write
 from support.ports import free_ports
 from support.program import MODULE, Thopters
 from support.runs import shorten
+from support.sessions import session_of
 from support.waiting import until
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -61,6 +63,13 @@ class Scene:
         kept = RemoteSession(sprite, self.emulator.personality, ["sleep", "60"], env=[],
                              directory="", tty=False, stdin=False)  # fmt: skip
         sprite.sessions[str(kept.id)] = kept
+
+    def job(self) -> None:
+        """Have a detached command in the sprite."""
+        self.sprite()
+        done = self.thopters("exec", "dev", "-d", "--", "sh", "-c", "echo up; exec sleep 60")
+        assert done.code == 0, done
+        self.id = done.out.strip()
 
     def program(self) -> None:
         self.sprite()
@@ -118,6 +127,10 @@ class Scene:
         if "fell asleep" in out:
             assert self.emulator.sprite("dev").status in ("warm", "cold")
 
+    def left_alone(self, out: str, err: str, interrupted: bool) -> None:
+        assert interrupted and out in ("", "up\r\n")
+        assert not session_of(self.emulator.sprite("dev"), self.id).ended.is_set()
+
     def proxied(self, out: str, err: str, interrupted: bool) -> None:
         assert interrupted  # it would go on for a minute
 
@@ -139,9 +152,11 @@ COMMANDS: dict[str, tuple[list[str], Prepare, int, Check]] = {
     "pause": (
         ["pause", "dev", "--force", "--timeout", "30"],
         Scene.session,
-        6,
+        7,
         Scene.paused,
     ),
+    "logs -f": (["logs", "dev", "-f"], Scene.job, 2, Scene.left_alone),
+    "wait": (["wait", "dev"], Scene.job, 2, Scene.left_alone),
     "proxy": (["proxy", "dev", "PORT"], Scene.program, 1, Scene.proxied),
     "proxy --native": (["proxy", "dev", "PORT", "--native"], Scene.sprite, 1, Scene.proxied),
 }
@@ -275,7 +290,7 @@ def test_r39_a_window_that_closes_sends_two_and_means_one(
     [
         (
             ["exec", "dev", "--detach", "--", "sh", "-c", "touch ran; sleep 77"],
-            "it may go on in dev; look at it: ",
+            "it may go on in dev as ",
         ),
         (["hold", "dev", "--for", "1h"], "dev may be held all the same: "),
     ],
@@ -294,8 +309,10 @@ def test_r39_what_goes_on_is_said(
     assert (process.returncode, out) == (-signal.SIGINT, b"")
     assert goes_on in err.decode(), err
     if words[0] == "exec":
-        assert list(sprite.sessions) == [err.split()[err.split().index(b"attach") + 2].decode()]
-        assert not next(iter(sprite.sessions.values())).ended.is_set()
+        found = re.search("it may go on in dev as ([0-9a-f]{10}); look at it: (.*)", err.decode())
+        assert found
+        assert not session_of(sprite, found[1]).ended.is_set()
+        assert found[1] in thopters(*found[2].split()[1:]).out
     else:
         assert b"thopters hold dev --release" in err
         assert thopters("hold", "dev", "--release").code == 0

@@ -20,7 +20,8 @@ from emulation import Emulator, Fault
 from emulation.routes import ROUTES
 from support.configs import write
 from support.program import Result, Thopters
-from support.runs import COMMANDS, play
+from support.runs import COMMANDS, ODD, play
+from support.sessions import leave_running
 from support.shapes import MADE, PAGE, SEEN, differences, fetch, shape
 from support.terminals import Start
 
@@ -55,6 +56,14 @@ def check(words: list[str], done: Result) -> None:
         assert done.out_bytes == "caf\u00e9 \u2603\n".encode()
     if words[0] in ("list", "checkpoints"):
         assert done.out.count("\t") == 2
+    if words == ["sessions", "dev"]:
+        assert re.fullmatch("([^\t]+\t){5}running\n", done.out)
+    if words[0] == "sessions" and "--all" in words:  # a record holds the same text in every locale
+        [item] = json.loads(done.out)["sessions"]
+        assert item["argv"] == ["sh", "-c", "read line; exit 3", ODD]
+        assert (item["label"], item["state"], item["status"]) == ("tests", "ended", 3)
+    if words[0] == "logs":
+        assert done.out_bytes == b"a line\r\n"
 
 
 class Journey:
@@ -71,8 +80,8 @@ class Journey:
             self.note(emulator)
         # a session that no command of ours reaches is ended by the platform
         emulator.add_sprite("dev", status="running")
-        session = thopters("exec", "dev", "--detach", "--", "sleep", "60").out.strip()
-        emulator.fault(Fault("WS */exec", "ws", actions=[("drop", None)]))
+        session = leave_running(thopters, "sh", "-c", "echo up; exec sleep 60")
+        emulator.fault(Fault("WS */exec", "ws", actions=[("drop", None)], after=1))
         self.steps.append((["kill"], thopters("kill", "dev", session)))
         # where WebSockets are refused, a command goes by POST
         emulator.fault(Fault("WS *", "status", status=403, body=b"no", content_type="text/plain"))
@@ -153,14 +162,18 @@ def test_r44_columns_are_aligned(
     emulator.personality.list_org = "absent"  # so that nothing but the table is written
     for comment in ("ascii", "na\u00efve", "\u65e5\u672c\u8a9e \u2603", "\x1b[2J"):
         sprite.add_checkpoint(comment)
-    sessions = [{"id": 7, "command": "/bin/vi"}, {"id": 1847, "command": "/\u65e5\u672c"}]
+    stamp = "2026-12-01T10:00:00Z"
+    sessions = [
+        {"id": 7, "command": "/bin/vi", "created": stamp},
+        {"id": 1847, "command": "/\u65e5\u672c", "created": stamp},
+    ]
     body = json.dumps(sessions).encode()
     emulator.fault(Fault("GET */exec", "status", status=200, body=body))
     bars = set()
     for words, rows, names in (
         (["checkpoints", "dev"], 4, ("ID", "Made", "Comment")),
         (["list"], 2, ("Name", "Status", "Updated")),
-        (["sessions", "dev"], 2, ("ID", "Command", "Started", "Active")),
+        (["sessions", "dev"], 2, ("ID", "Command", "Directory", "Started", "Active", "State")),
     ):
         session = start(*words)
         assert session.end() == 0, session.output

@@ -114,6 +114,9 @@ def messages(*said: dict[str, Any] | bytes) -> bytes:
 
 PUBLIC: dict[str, Any] = {**MADE, "url_settings": {"auth": "public"}}
 BEGUN = b"\1thopters-exec 1847\n"  # our own script's line
+# and what our look inside says: no record, and one session, of a shell with nothing below it
+SEEN_INSIDE = b"\1\0" + b"1847\0/home/me\0" + b"1\0/usr/bin/bash\0" + b"0\0"
+LASTING = "1847.tjajs0"
 ONE = "/v1/sprites/my-sprite"
 LIST = "/v1/sprites?max_results=500"
 # the words, what the server answers to what (and what if that is asked again), the exit status, and
@@ -158,16 +161,22 @@ GOLDEN: dict[str, tuple[list[str], dict[str, bytes], int, str, str]] = {
     ),
     "sessions": (
         ["sessions", "my-sprite"],
-        {f"GET {ONE}/exec": answer({"count": 1, "sessions": [SESSION]})},
+        {
+            f"GET {ONE}/exec": answer({"count": 1, "sessions": [SESSION]}),
+            f"WS {ONE}/exec": messages(BEGUN, SEEN_INSIDE, b"\3\0"),
+        },
         0,
-        "1847\t",
+        f"{LASTING}\tshell\t/home/me\t2026-08-05T10:00:00Z\t2026-08-05T10:01:00Z\trunning\n",
         "",
     ),
     "sessions as documented": (
         ["sessions", "my-sprite"],
-        {f"GET {ONE}/exec": answer([{**SESSION, "id": "1847"}])},
+        {
+            f"GET {ONE}/exec": answer([{**SESSION, "id": "1847"}]),
+            f"WS {ONE}/exec": messages(BEGUN, b"\1\0", b"\3\0"),  # it has ended meanwhile
+        },
         0,
-        "1847\t",
+        f"{LASTING}\t/usr/bin/bash\t-\t2026-08-05T10:00:00Z\t2026-08-05T10:01:00Z\trunning\n",
         "",
     ),
     "checkpoints": (
@@ -206,23 +215,27 @@ GOLDEN: dict[str, tuple[list[str], dict[str, bytes], int, str, str]] = {
         ["exec", "my-sprite", "--detach", "--", "true"],
         {
             f"WS {ONE}/exec": messages(
-                INFO, b"thopters-ready\r\n", b"thopters-exec 1847\r\n\x1b[H\x1b[2J", EXIT
+                INFO,
+                b"thopters-ready\r\n",
+                b"thopters-unrecorded\r\nthopters-exec 1847\r\n\x1b[H\x1b[2J",
+                EXIT,
             )
         },
         0,
-        "1847\n",
+        "1847.t8dzu0\n",
         "it has ended already, with status 0\n",
     ),
     "kill": (
-        ["kill", "my-sprite", "1847"],
+        ["kill", "my-sprite", LASTING],
         {
             f"GET {ONE}/exec": answer({"count": 1, "sessions": [{**SESSION, "tty": False}]}),
-            f"WS {ONE}/exec": messages(BEGUN, b"\3\3"),  # no such process group
+            f"WS {ONE}/exec": messages(BEGUN, SEEN_INSIDE, b"\3\0"),
+            f"WS {ONE}/exec again": messages(BEGUN, b"\3\3"),  # no such process group
             f"POST {ONE}/exec/1847/kill?signal=SIGTERM&timeout=10s": stream(KILLED),
             f"GET {ONE}/exec again": answer(NO_SESSIONS),
         },
         0,
-        "1847 has ended\n",
+        f"{LASTING} has ended\n",
         "",
     ),
     "restore": (

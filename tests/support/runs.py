@@ -67,6 +67,7 @@ def shorten(thopters: Thopters, **limits_s: float) -> None:
     thopters.argv = [sys.executable, "-c", START, str(MODULE.parent), pairs]
 
 
+ODD = "na\u00efve \u2603"
 # Every command once, with its exit status, in an order in which each works. {session} is what the
 # last --detach has printed, {file} a local file's path.
 JOURNEY: list[tuple[list[str], int, bytes | None]] = [
@@ -84,9 +85,18 @@ JOURNEY: list[tuple[list[str], int, bytes | None]] = [
         0,
         None,
     ),
-    (["exec", "dev", "--detach", "--", "sh", "-c", "read line; exit 3"], 0, None),
+    (
+        ["exec", "dev", "--detach", "--name", "tests", "--", "sh", "-c", "read line; exit 3", ODD],
+        0,
+        None,
+    ),
     (["sessions", "dev"], 0, None),
+    (["wait", "dev", "tests", "--timeout", "0"], 7, None),
     (["attach", "dev", "{session}"], 3, b"a line\n"),
+    (["wait", "dev"], 3, None),
+    (["logs", "dev", "tests"], 0, None),
+    (["sessions", "dev", "--all", "--json"], 0, None),
+    (["kill", "dev", "tests", "--forget"], 0, None),
     (["exec", "dev", "--detach", "--", "sleep", "60"], 0, None),
     (["kill", "dev", "{session}"], 0, None),
     (["shell", "dev"], 0, b"exit\n"),

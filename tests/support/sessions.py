@@ -13,6 +13,7 @@ from emulation.exec import Session as RemoteSession
 from emulation.machine import namespace_kind
 from emulation.state import Sprite
 
+import thopters as program
 from support.program import Thopters
 
 needs_curl = pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
@@ -49,15 +50,41 @@ def writes(emulator: Emulator) -> list[str]:
 
 
 def session_of(sprite: Sprite, identity: str) -> RemoteSession:
-    return sprite.sessions[identity]
+    """Return the session that an id of ours stands for."""
+    record = sprite.home / ".thopters/jobs" / identity / "process"
+    if record.exists():
+        return sprite.sessions[record.read_text().split()[1]]
+    return sprite.sessions[identity.partition(".")[0]]
+
+
+def lasting_id(session: RemoteSession) -> str:
+    """Return the id of ours that stands for a session without a record."""
+    return program.lasting_id(str(session.id), session.created)
 
 
 def detach(thopters: Thopters, *words: str, options: tuple[str, ...] = ()) -> str:
     done = thopters("exec", "dev", "--detach", *options, "--", *words)
     assert done.code == 0, done
     identity = done.out.strip()
-    assert f"thopters attach dev {identity}" in done.err
+    assert f"thopters wait dev {identity}" in done.err
     return identity
+
+
+def leave_running(thopters: Thopters, *words: str) -> str:
+    """Start a command that has no record, leave it with Ctrl-\\, and return its id."""
+    from support.terminals import (
+        BACK,
+        LEAVE,
+        Tty,
+    )  # which skips where there are no pseudo-terminals
+
+    with Tty(thopters, "exec", "dev", "--no-hold", "--", *words) as terminal:
+        terminal.expect("up\r\n")
+        terminal.type(LEAVE)
+        assert terminal.end_restored() == 0
+        found = BACK.search(terminal.text)
+        assert found, terminal.text
+        return found[1]
 
 
 def refuse_websockets(emulator: Emulator) -> None:

@@ -36,7 +36,7 @@ PROMPT = "$ "
 ASLEEP = "dev has paused; the next key wakes it, Ctrl-\\ leaves]"
 ENDED = "the session has ended; a key starts a new shell, Ctrl-\\ leaves]"
 LOST = "attaching again]"
-BACK = re.compile(r"back to it: thopters attach dev (\w+)\]")
+BACK = re.compile(r"back to it: thopters attach dev ([\w.]+)\]")
 
 # The child makes the terminal its controlling one, and becomes the program
 TAKE_TERMINAL = """\

@@ -205,6 +205,49 @@ def test_no_time_and_never_have_no_age() -> None:
     assert thopters.format_age(utc(1, 1, 1), NOW) == "never"
 
 
+@pytest.mark.parametrize(
+    ("zone", "seconds", "shown"),
+    [
+        ("UTC", 7200, "until 02:00 (2h)"),
+        ("UTC", 86400, "until 2027-01-16 00:00 (24h)"),
+        ("UTC", -90, "until 2027-01-14 23:58 (0s)"),
+        ("Asia/Tokyo", 5445.2, "until 10:30 (1h30m45s)"),
+        ("Europe/Berlin", 90 * 86400, "until 2027-04-15 02:00 (2160h)"),
+        ("UTC", 1e12, "until nobody knows when"),
+        ("UTC", float("inf"), "until nobody knows when"),
+    ],
+)
+def test_the_end_of_a_time(
+    monkeypatch: pytest.MonkeyPatch, zone: str, seconds: float, shown: str
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert thopters.format_until(seconds, datetime.datetime(2027, 1, 15, tzinfo=UTC)) == shown
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("stamp", "identity"),
+    [
+        ("2027-01-15T08:00:00Z", "7.tro8w0"),
+        ("2027-01-15T08:00:00.9Z", "7.tro8w0"),
+        ("1969-12-31T23:59:59Z", "7.0"),
+        ("0001-01-01T00:00:00Z", "7.0"),
+        ("soon", "7.0"),
+    ],
+)
+def test_the_lasting_id_of_a_session(stamp: str, identity: str) -> None:
+    assert thopters.Session({"id": 7, "created": stamp}).lasting_id == identity
+
+
+@pytest.mark.parametrize("created", [None, "1", -5, float("nan"), float("inf"), 1e300])
+def test_a_time_of_creation_that_is_none_is_not_known(created: object) -> None:
+    assert thopters.Identity("7", created).created_at == 0
+
+
 # names and ids
 
 
