@@ -10915,6 +10915,15 @@ class Argument:
         self.names = names
         self.options = options
 
+    def each(self) -> Iterator[Argument]:
+        yield self
+
+    def spellings(self) -> tuple[str, ...]:
+        """Return the words that give an option."""
+        if self.options.get("action") == "boolean":
+            return (*self.names, *(name.replace("--", "--no-", 1) for name in self.names))
+        return self.names
+
     def add_to(self, parser: argparse._ActionsContainer) -> None:
         import argparse
 
@@ -10932,6 +10941,9 @@ class OneOf:
     def __init__(self, *arguments: Argument, required: bool = False) -> None:
         self.arguments = arguments
         self.required = required
+
+    def each(self) -> Iterator[Argument]:
+        yield from self.arguments
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
         group = parser.add_mutually_exclusive_group(required=self.required)
@@ -11056,8 +11068,68 @@ class Command:
         COMMANDS.append(self)
         return function
 
+    def options(self) -> list[str]:
+        """Return every spelling of each option that the command takes."""
+        own = (argument for item in self.arguments for argument in item.each())
+        spellings = (word for argument in own for word in argument.spellings())
+        return [*(word for word in spellings if word.startswith("-")), *GLOBAL_OPTIONS, *HELP]
+
 
 COMMANDS: list[Command] = []  # in the order of the help
+GLOBAL_OPTIONS = ("-v", "--verbose", "--debug")
+HELP = ("-h", "--help")
+
+# What somebody who knows other programs may type, by what is meant by it
+MEANT = {
+    "destroy": "delete remove del",
+    "resume": "start up",
+    "pause": "stop suspend sleep down",
+    "exec": "run execute",
+    "shell": "ssh sh bash connect enter",
+    "create": "new make launch",
+    "list": "status show info",
+    "sessions": "ps jobs",
+    "attach": "join reattach",
+    "hold": "keep keepalive",
+    "checkpoint": "snapshot save",
+    "checkpoints": "snapshots",
+    "restore": "rollback revert undo",
+    "cp": "copy scp rsync upload download push pull",
+    "proxy": "forward port tunnel",
+    "rename": "mv move",
+    "url": "open share publish",
+    "setup": "login auth configure env",
+    "help": "man",
+    "--version": "version",
+}
+OPTIONS_MEANT = {
+    "--yes": "-y --force",
+    "--force": "-f --yes",
+    "--dir": "-C -w --workdir --cwd",
+    "--env": "-e",
+    "--detach": "-d --background",
+    "--comment": "-m --message",
+    "--json": "-o --output --format",
+    "--signal": "-s",
+    "--prefix": "-p --filter",
+    "--if-missing": "--exist-ok",
+    "--version": "-V",
+}
+SPELLING = 0.75  # how like two words have to be: one letter more, less or changed in four
+
+
+def nearest(word: str, known: Iterable[str], meant: Mapping[str, str]) -> str:
+    """Return which known word was meant by another one, by its meaning or by its spelling.
+
+    "" where nothing is near: a guess that is wrong costs more than none.
+    """
+    known = list(known)
+    for name, words in meant.items():
+        if word in words.split() and name in known:
+            return name
+    import difflib
+
+    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=SPELLING)), "")
 
 
 def command_row(command: Command) -> str:
@@ -11117,10 +11189,9 @@ def find_command(words: list[str]) -> tuple[Command, int]:
         raise UsageError(
             f"{word} needs a second word: {', '.join(followed)}", hint=f"see: thopters help {word}"
         )
-    import difflib
-
-    near = difflib.get_close_matches(word, by_name, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else "see: thopters --help"
+    known = [*by_name, *(name.split()[0] for name in by_name), "--version"]
+    near = nearest(word, known, MEANT)
+    hint = f"did you mean {near}?" if near else "see: thopters --help"
     raise UsageError(f"there is no command {word[:64]!r}", hint=hint)
 
 
@@ -11161,7 +11232,36 @@ def build_parser(command: Command) -> argparse.ArgumentParser:
     return parser
 
 
-GLOBAL_OPTIONS = ("-v", "--verbose", "--debug")
+def refuse_unknown(command: Command, unknown: list[str]) -> None:
+    """Raise UsageError for words that a command does not know, with the option that was meant."""
+    if not unknown:
+        return
+    hint = f"see: thopters {command.name} --help"
+    word = unknown[0].partition("=")[0]
+    if word.startswith("-") and (near := nearest(word, command.options(), OPTIONS_MEANT)):
+        hint = f"did you mean {near}?"
+    raise UsageError(f"unrecognized arguments: {' '.join(unknown)}", hint=hint)
+
+
+def parse_known(command: Command, words: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return the arguments, which may stand in any order, and the words that are left over."""
+    parser = build_parser(command)
+    # that way of argparse's makes nothing of `--`
+    is_plain = "--" in words
+    parse_words = parser.parse_known_args if is_plain else parser.parse_known_intermixed_args
+    try:
+        return parse_words(words)
+    except UsageError:  # what is missing may be there, in an option that is misspelt
+        known = command.options()
+        refuse_unknown(
+            command,
+            [
+                word
+                for word in words[: words.index("--") if is_plain else None]
+                if word.startswith("--") and word.partition("=")[0] not in known
+            ],
+        )
+        raise
 
 
 def parse(argv: list[str]) -> tuple[Command, argparse.Namespace]:
@@ -11172,7 +11272,9 @@ def parse(argv: list[str]) -> tuple[Command, argparse.Namespace]:
     if before == len(argv):
         raise UsageError("a command is missing", hint="see: thopters --help")
     if argv[before].startswith("-"):
-        raise UsageError(f"there is no option {argv[before][:64]!r}", hint="see: thopters --help")
+        near = nearest(argv[before], [*GLOBAL_OPTIONS, *HELP, "--version"], OPTIONS_MEANT)
+        hint = f"did you mean {near}?" if near else "see: thopters --help"
+        raise UsageError(f"there is no option {argv[before][:64]!r}", hint=hint)
     command, count = find_command(argv[before:])
     words = argv[:before] + argv[before + count :]
     rest: list[str] = []
@@ -11180,19 +11282,19 @@ def parse(argv: list[str]) -> tuple[Command, argparse.Namespace]:
         # argparse's own treatment of `--` differs between versions of Python
         split = words.index("--")
         words, rest = words[:split], words[split + 1 :]
-        args = build_parser(command).parse_args(words)
+        args, unknown = build_parser(command).parse_known_args(words)
+        refuse_unknown(command, unknown)
         if args.command:
             raise UsageError(
                 "the command comes after --", hint=f"thopters {command.name} NAME -- COMMAND"
             )
         args.command = rest
         return command, args
-    parser = build_parser(command)
     if not command.takes_command:
-        # an option may stand anywhere; that way of argparse's makes nothing of `--`
-        parse_words = parser.parse_args if "--" in words else parser.parse_intermixed_args
-        return command, parse_words(words)
-    args, unknown = parser.parse_known_args(words)
+        args, unknown = parse_known(command, words)
+        refuse_unknown(command, unknown)
+        return command, args
+    args, unknown = build_parser(command).parse_known_args(words)
     stray = args.command or [word for word in unknown[:1] if not word.startswith("-")]
     if stray:
         import shlex
@@ -11205,8 +11307,7 @@ def parse(argv: list[str]) -> tuple[Command, argparse.Namespace]:
             own = words[words.index(args.name) + 1 :]
         fixed = f"thopters {command.name} {args.name} -- {shlex.join(own)}"
         raise UsageError("put -- before the command", hint=fixed)
-    if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    refuse_unknown(command, unknown)
     return command, args
 
 
@@ -12406,7 +12507,8 @@ def cmd_rename(app: App, args: argparse.Namespace) -> int:
     NAMES,
     yes_option("destroy"),
     JSON,
-    examples=("thopters destroy dev", "thopters destroy issue-42 issue-55 --yes"),
+    examples=("thopters destroy dev", "thopters rm issue-42 issue-55 --yes"),
+    aliases=("rm",),
 )
 def cmd_destroy(app: App, args: argparse.Namespace) -> int:
     sprites = app.sprites(args.names)

@@ -63,6 +63,22 @@ def test_unknown_words(thopters: Thopters) -> None:
     assert "did you mean list?" in done.err or "did you mean ls?" in done.err
     assert thopters("--frob").code == 2
     assert thopters("list", "--frob").code == 2
+    # what is missing stands in the option that is misspelt
+    done = thopters("hold", "dev", "--fro", "2h")
+    assert (done.code, done.out) == (2, "")
+    assert "unrecognized arguments: --fro\nhint: did you mean --for?\n" in done.err
+    # the marked command is not looked at, and what stands before it is
+    done = thopters("exec", "dev", "--dri", "src", "--", "ls", "--yes")
+    assert (done.code, done.out) == (2, "")
+    assert "hint: did you mean --dir?\n" in done.err
+
+
+def test_rm_is_another_name_of_destroy(thopters: Thopters, emulator: Emulator) -> None:
+    emulator.add_sprite("dev")
+    done = thopters("rm", "dev")  # which needs the same consent
+    assert (done.code, list(emulator.sprites)) == (2, ["dev"])
+    done = thopters("rm", "dev", "--yes")
+    assert (done.code, done.out, list(emulator.sprites)) == (0, "destroyed dev\n", [])
 
 
 def test_debug_shows_requests_and_no_secret(thopters: Thopters, emulator: Emulator) -> None:
