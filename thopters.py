@@ -319,6 +319,18 @@ def display_width(text: str) -> int:
     )
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a line for each row, in which the cells of a column begin at the same place."""
+    widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell + " " * (width - display_width(cell))
+            for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+
+
 def parse_time(text: object) -> datetime.datetime | None:
     """Return an RFC 3339 stamp as UTC; None for what is none (empty, a number, second 60)."""
     import datetime
@@ -445,6 +457,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+HERE = "."  # in the place of a name: the sprite of this directory
 NAME_LENGTH = 63
 URL_NAME_LENGTH = 48  # a longer name and its suffix no longer fit into a DNS label
 
@@ -1144,6 +1157,9 @@ def die_of(signum: int) -> int:
 # struck out, and remote text is made harmless.
 
 
+YES = ("y", "yes")
+
+
 class Secret:
     """A value that can't be printed, formatted, compared or pickled by accident."""
 
@@ -1395,11 +1411,8 @@ class Console:
             widths[cut] = min(widths[cut], max(room, len(header[cut])))
             for row in cells:
                 row[cut] = self._shorten(row[cut], widths[cut])
-        rule = [self._rule() * width for width in widths]
-        for row in [list(header), rule, *cells]:
-            gaps = (size - display_width(cell) for cell, size in zip(row, widths, strict=True))
-            padded = (cell + " " * gap for cell, gap in zip(row, gaps, strict=True))
-            self.answer("  ".join(padded).rstrip())
+        for line in aligned([header, [self._rule() * width for width in widths], *cells]):
+            self.answer(line)
 
     def _shorten(self, text: str, width: int) -> str:
         """Return a text that is cut to so many columns, with a mark where it is cut."""
@@ -1559,7 +1572,11 @@ def refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def read_json_file(path: str, check: Callable[[os.stat_result], None]) -> dict[str, Any] | None:
+def read_json_file(
+    path: str,
+    check: Callable[[os.stat_result], None],
+    opener: Callable[[str, int], int] | None = None,
+) -> dict[str, Any] | None:
     """Return the object in a JSON file, None where there is no file; ThoptersError if neither.
 
     `check` sees whose the open file is and who may use it, and may refuse it. Nothing of the
@@ -1568,7 +1585,7 @@ def read_json_file(path: str, check: Callable[[os.stat_result], None]) -> dict[s
     import json
 
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=opener) as file:
             check(os.fstat(file.fileno()))
             data = file.read(MAX_JSON_BYTES + 1)
         if len(data) > MAX_JSON_BYTES:
@@ -1655,7 +1672,7 @@ def config_path(environ: Mapping[str, str]) -> str:
 
 
 class Config:
-    """The configuration file: `secrets`, `git` (user, email), `defaults` (prefix), `version`.
+    """The configuration file: `secrets`, `git`, `defaults`, `directories`, `trusted`, `version`.
 
     What others put into it is kept. The file and its folder are for the user alone, from their
     first byte on. Modes are changed in our own folder alone, once the file is known to be a
@@ -1701,12 +1718,12 @@ class Config:
 
     def _validate(self) -> None:
         """Raise ThoptersError for what no command could use."""
-        for name in ("secrets", "git", "defaults"):
+        for name in ("secrets", "git", "defaults", "directories", "trusted"):
             section = self.document.get(name, {})
             if not isinstance(section, dict):
                 raise ThoptersError(f"{self.path}: {name!r} should be an object")
             for key, value in section.items():
-                if name != "secrets" and key not in ("user", "email", "prefix"):
+                if name in ("git", "defaults") and key not in ("user", "email", "prefix"):
                     continue
                 flaw = "" if isinstance(value, str) else "should be a text"
                 flaw = flaw or value_flaw(key, value)
@@ -1801,6 +1818,16 @@ class Config:
     def prefix(self) -> str:
         return self._text("defaults", "prefix")
 
+    @property
+    def directories(self) -> dict[str, str]:
+        """Return the sprite of each directory for which `use` has stored one."""
+        return dict(self.document.get("directories", {}))
+
+    @property
+    def trusted(self) -> dict[str, str]:
+        """Return which ORG/NAME the user has agreed to take from which `.sprite` file."""
+        return dict(self.document.get("trusted", {}))
+
     # writing
 
     def check_place(self) -> None:
@@ -1817,6 +1844,17 @@ class Config:
                 hint="run this without sudo; or set HOME to root's own, or name a file by "
                 "THOPTERS_CONFIG",
             )
+
+    def store(self, section: str, key: str, value: str | None) -> None:
+        """Store one text in a section, None to take it out of there."""
+
+        def change(document: dict[str, Any]) -> None:
+            if value is not None:
+                document.setdefault(section, {})[key] = value
+            elif section in document:
+                document[section].pop(key, None)
+
+        self.update(change)
 
     def update(self, change: Callable[[dict[str, Any]], None]) -> None:
         """Have `change` work on the newest document, and save that.
@@ -4612,6 +4650,217 @@ def sprite_program_for(sprite: Sprite, info: SpriteInfo) -> list[str] | None:
     except ThoptersError as error:
         sprite.console.detail(f"{error.message}; it is not used")
         return None
+
+
+# --- choice -----------------------------------------------------------------------------
+
+# Which sprite is meant where no name is typed: the sprite of this directory, for which `.` stands,
+# and a numbered list to choose from.
+
+# How a directory gets its sprite. `thopters use` stores it in the configuration, by the directory's
+# path. The official program writes a file `.sprite` into the directory, which is read here and
+# never written. Either counts for the directories below, and the nearest one counts. But such a
+# file can come with somebody else's repository, so:
+#
+#   - it has to be a file of the user's own that nobody else can write, and no link
+#   - the search ends at the home, and before a directory that others can write in
+#   - it names an org, which has to be the one of our token
+#   - a command that changes something asks before it takes a sprite from it for the first time
+#
+# A file that does not count is ignored with a warning.
+SPRITE_FILE = ".sprite"
+MAX_SPRITE_FILE_BYTES = 1 << 16
+
+
+class Chosen:
+    """The sprite of a directory: `file` is the `.sprite` file that names it, "" for `use`."""
+
+    __slots__ = ("directory", "file", "name", "organization")
+
+    def __init__(self, name: str, directory: str, file: str = "", organization: str = "") -> None:
+        self.name = name
+        self.directory = directory
+        self.file = file
+        self.organization = organization
+
+    def source(self) -> str:
+        return f"{self.file} names it" if self.file else f"it is the sprite of {self.directory}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "directory": self.directory, "file": self.file or None}
+
+
+def current_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise UsageError(
+            f"cannot tell which directory this is: {error.strerror}", hint="change to another one"
+        ) from None
+
+
+def others_can_write(status: os.stat_result) -> bool:
+    if os.name != "posix":
+        return False
+    return status.st_uid not in (os.geteuid(), 0) or bool(status.st_mode & 0o022)
+
+
+def is_open_folder(folder: str) -> bool:
+    """Return whether others can write in a folder, or nobody can tell."""
+    try:
+        return others_can_write(os.stat(folder))
+    except OSError:
+        return True
+
+
+def find_chosen(
+    config: Config | None, environ: Mapping[str, str], console: Console
+) -> Chosen | None:
+    """Return the sprite of the current directory, None where it has none."""
+    stored = config.directories if config else {}
+    home, reads_files = "", True
+    with contextlib.suppress(NoHomeError):
+        home = os.path.realpath(home_directory(environ))
+    folder, above = current_directory(), ""
+    while folder != above:
+        if folder in stored:
+            return Chosen(stored[folder], folder)
+        found = chosen_by_file(folder, console) if reads_files else None
+        if found:
+            return found
+        reads_files = reads_files and folder != home and not is_open_folder(folder)
+        folder, above = os.path.dirname(folder), folder
+    return None
+
+
+def chosen_by_file(folder: str, console: Console) -> Chosen | None:
+    """Return what the `.sprite` file of a folder names; None without one that counts."""
+    path = os.path.join(folder, SPRITE_FILE)
+    if not os.path.lexists(path):
+        return None
+    try:
+        if is_open_folder(folder):
+            raise NotOursError(f"{path} lies where others can write")
+        if os.path.isdir(path) and not os.path.islink(path):
+            check_sprite_file(path, os.lstat(path), stat.S_IFDIR)
+            path = os.path.join(path, "selected")
+        document = read_sprite_file(path)
+    except (ThoptersError, OSError) as error:
+        console.warn_once(f"{error}, so it is ignored")
+        return None
+    if document is None:
+        return None
+    name, organization = document.get("sprite"), document.get("organization")
+    try:
+        if not is_name(organization) or not is_name(name):
+            raise UsageError("")
+        return Chosen(valid_name(name), folder, path, organization)
+    except UsageError:
+        console.warn_once(f"{path} does not name an organization and a sprite, so it is ignored")
+        return None
+
+
+def read_sprite_file(path: str) -> dict[str, Any] | None:
+    """Return the object in a `.sprite` file, None without one; ThoptersError for any other file."""
+
+    def opened(path: str, flags: int) -> int:
+        check_sprite_file(path, os.lstat(path), stat.S_IFREG)  # to open a device may do something
+        more = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        return os.open(path, flags | more)
+
+    return read_json_file(
+        path, lambda status: check_sprite_file(path, status, stat.S_IFREG), opened
+    )
+
+
+def check_sprite_file(path: str, status: os.stat_result, kind: int) -> None:
+    """Raise NotOursError unless it is of a kind, small, and nobody else's."""
+    flaw = ""
+    if stat.S_IFMT(status.st_mode) != kind:
+        flaw = "is a link" if stat.S_ISLNK(status.st_mode) else "is not a file"
+    elif os.name == "posix" and status.st_uid != os.geteuid():
+        flaw = "belongs to another user"
+    elif others_can_write(status):
+        flaw = "can be written by others"
+    elif kind == stat.S_IFREG and status.st_size > MAX_SPRITE_FILE_BYTES:
+        flaw = f"is larger than {MAX_SPRITE_FILE_BYTES >> 10} KiB"
+    if flaw:
+        raise NotOursError(f"{path} {flaw}")
+
+
+def check_organization(chosen: Chosen, sprite: Sprite) -> None:
+    """Raise UsageError unless a `.sprite` file names the org that our token is for."""
+    ours = sprite.api.transport.credential.org or sprite.require().organization
+    if ours == chosen.organization:
+        return
+    known = f"the token is for {ours}" if ours else "it is not known which one the token is for"
+    raise UsageError(
+        f"{chosen.file} names a sprite of the org {chosen.organization}, and {known}",
+        hint="choose another login by SPRITE_ORG, or a sprite: thopters use NAME",
+    )
+
+
+def require_consent(chosen: Chosen, config: Config | None, console: Console) -> None:
+    """Ask whether a sprite may be taken from a `.sprite` file, once; UsageError for a no."""
+    wanted = f"{chosen.organization}/{chosen.name}"
+    if config and config.trusted.get(chosen.file) == wanted:
+        return
+    if not console.can_ask():
+        import shlex
+
+        folder = shlex.quote(chosen.directory)
+        raise UsageError(
+            f"{chosen.file} names the sprite {wanted}, and you have not agreed to use it yet",
+            hint=f"agree to it: cd {folder} && thopters use {shlex.quote(chosen.name)}",
+        )
+    question = f"{chosen.file} names the sprite {wanted}. Use it? [y/N]"
+    if console.ask(question).strip().lower() not in YES:
+        raise UsageError(f"{chosen.name} is not used: nothing was done")
+    if config:
+        config.store("trusted", chosen.file, wanted)
+
+
+# the numbered list
+
+CHOICES = 20  # at most; any other name can be typed
+
+
+def choose_sprites(api: SpritesApi, prefix: str, *, several: bool) -> list[str]:
+    """Show the sprites on a terminal, the newest first, and return the names that are chosen."""
+    console = api.console
+    with console.working("listing sprites"):
+        found = list(api.list_sprites(prefix).sprites.values())
+    if not found:
+        raise NotFoundError("there are no sprites to choose from", hint="thopters create NAME")
+    never = parse_time("0001-01-01T00:00:00Z")
+    found.sort(key=lambda info: (parse_time(info.updated_at) or never, info.name), reverse=True)
+    rows = [
+        (
+            f"{number:>2}",
+            info.name,
+            info.state(),
+            format_age(parse_time(info.updated_at), api.now()),
+        )
+        for number, info in enumerate(found[:CHOICES], 1)
+    ]
+    for line in aligned([[console.safe(cell) for cell in row] for row in rows]):
+        console.note(line)
+    if len(found) > CHOICES:
+        console.note(f"and {len(found) - CHOICES} more; type the name of one of them")
+    asked = "Which sprites? Numbers or names:" if several else "Which sprite? A number or a name:"
+    words = console.ask(asked).replace(",", " ").split()
+    if not words or (len(words) > 1 and not several):
+        raise UsageError("no sprite was chosen: nothing was done")
+    return [chosen_by_word(word, [info.name for info in found[:CHOICES]]) for word in words]
+
+
+def chosen_by_word(word: str, shown: list[str]) -> str:
+    """Return the name that a number of the list stands for, or the word itself as a name."""
+    if not (word.isascii() and word.isdigit()):
+        return word
+    if not 1 <= int(word[:9]) <= len(shown):
+        raise UsageError(f"{word[:9]} is not in the list: nothing was done")
+    return shown[int(word) - 1]
 
 
 # --- remote commands --------------------------------------------------------------------
@@ -9778,19 +10027,20 @@ def remove_all(tree: Tree) -> None:
 
 
 def split_path(text: str) -> tuple[str | None, str]:
-    """Return the sprite and the path of NAME:PATH; None for a local path, as ./a:b is one.
+    """Return the sprite and the path of NAME:PATH or .:PATH; None for a local path, as ./a:b.
 
     The home's own name becomes one for what is in it.
     """
     name, colon, path = text.partition(":")
-    is_drive = os.name == "nt" and len(name) == 1
+    is_drive = os.name == "nt" and len(name) == 1 and name.isalpha()
     if not colon or not name or "/" in name or is_drive:
         return None, text
     user = path.partition("/")[0]
     if user.startswith("~") and user != "~":
         hint = f"a file of that name is {name}:./{path}"
         raise UsageError(f"cp knows your own home in {name} alone, and not {user}", hint=hint)
-    return valid_name(name), "~/." if path.rstrip("/") == "~" else path
+    name = name if name == HERE else valid_name(name)
+    return name, "~/." if path.rstrip("/") == "~" else path
 
 
 def copy_in(sprite: Sprite, sources: list[str], target: str, style: CopyStyle) -> int:
@@ -10301,8 +10551,6 @@ def describe_keys(config: Config | None, report: dict[str, Any]) -> str:
 
 # The operations behind the commands: create, pause, resume, checkpoint, restore, destroy. They take
 # a sprite's handle and return what came of it; the commands show that.
-
-YES = ("y", "yes")
 
 
 class IfInterrupted:
@@ -10954,10 +11202,13 @@ class OneOf:
 class App:
     """What a command works with; the API is made, and the token looked for, when first needed."""
 
-    def __init__(self, console: Console, environ: Mapping[str, str], clock: Clock) -> None:
+    def __init__(
+        self, console: Console, environ: Mapping[str, str], clock: Clock, command: str = ""
+    ) -> None:
         self.console = console
         self.environ = environ
         self.clock = clock
+        self.command = command
         self._api: SpritesApi | None = None
         self._config: Config | None = None
 
@@ -10987,13 +11238,58 @@ class App:
             return ""
         return config.prefix if config else ""
 
-    def sprite(self, name: str) -> Sprite:
-        """Return the handle of a sprite by the name that the user gave."""
-        return Sprite(valid_name(name), self.console, self.clock, lambda: self.api)
+    def sprite(
+        self, name: str | None, *, changes: bool = True, only_by_name: bool = False
+    ) -> Sprite:
+        """Return the handle of a sprite by the name that the user gave, or chooses now.
 
-    def sprites(self, names: Sequence[str]) -> list[Sprite]:
+        `.` is the sprite of this directory, unless it has to be meant by name. What `changes`
+        something says so, and takes none from a `.sprite` file without consent.
+        """
+        if name is None:
+            (name,) = self._choose(several=False)
+        if name == HERE and only_by_name:
+            raise UsageError(
+                f"thopters {self.command} takes no {HERE}: type the name of the sprite",
+                hint="see which one it is: thopters use",
+            )
+        if name == HERE:
+            name = self._take_chosen(changes=changes)
+        return self._handle(valid_name(name))
+
+    def sprites(self, names: Sequence[str], *, only_by_name: bool = False) -> list[Sprite]:
         """Return the handles of several, each once; every name is checked before any request."""
-        return [self.sprite(name) for name in dict.fromkeys(names)]
+        names = names or self._choose(several=True)
+        found = [self.sprite(name, only_by_name=only_by_name) for name in dict.fromkeys(names)]
+        return list({sprite.name: sprite for sprite in found}.values())
+
+    def _handle(self, name: str) -> Sprite:
+        return Sprite(name, self.console, self.clock, lambda: self.api)
+
+    def chosen(self) -> Chosen | None:
+        """Return the sprite of this directory, None where it has none."""
+        return find_chosen(self.config_if_any(), self.environ, self.console)
+
+    def _take_chosen(self, *, changes: bool) -> str:
+        """Return the name of this directory's sprite; UsageError where it has none, or may not."""
+        chosen = self.chosen()
+        if chosen is None:
+            raise UsageError("this directory has no sprite", hint="choose one: thopters use NAME")
+        if chosen.file:
+            check_organization(chosen, self._handle(chosen.name))
+        if chosen.file and changes:
+            require_consent(chosen, self.config_if_any(), self.console)
+        tell = self.console.note if changes else self.console.detail
+        tell(f"using {chosen.name}: {chosen.source()}")
+        return chosen.name
+
+    def _choose(self, *, several: bool) -> list[str]:
+        if not self.console.can_ask():
+            raise UsageError(
+                "the following arguments are required: NAME",
+                hint=f"see: thopters {self.command} --help",
+            )
+        return choose_sprites(self.api, self.default_prefix(), several=several)
 
     def connect(self) -> SpritesApi:
         """Return the API; what is wrong with the token or the URL is said now, and once."""
@@ -11317,8 +11613,12 @@ def parse(argv: list[str]) -> tuple[Command, argparse.Namespace]:
 # alone needs. A body checks what the user gave, calls an operation, and shows what came of it.
 
 
-NAME = Argument("name", metavar="NAME", help="the sprite")
-NAMES = Argument("names", metavar="NAME", nargs="+", help="the sprites")
+NAME = Argument(
+    "name", metavar="NAME", nargs="?", help="the sprite; . is the one of this directory"
+)
+NAMES = Argument(
+    "names", metavar="NAME", nargs="*", help="the sprites; . is the one of this directory"
+)
 JSON = Argument("--json", action="store_true", help="print JSON, an error too")
 NATIVE = Argument(
     "--native", action="store_true", help="do not use the sprite program where it is there"
@@ -11770,6 +12070,56 @@ def sprite_row(app: App, info: SpriteInfo) -> tuple[str, str, str]:
 
 
 @Command(
+    "use",
+    "choose the sprite of this directory, for which . stands",
+    Argument("name", metavar="NAME", nargs="?", help="without it: show which one it is"),
+    Argument("--unset", action="store_true", help="forget what was chosen for this directory"),
+    JSON,
+    examples=("thopters use dev", "thopters exec . -- uname -a", "thopters use --unset"),
+)
+def cmd_use(app: App, args: argparse.Namespace) -> int:
+    if args.unset and args.name is not None:
+        raise UsageError("--unset takes no name")
+    if args.unset:
+        return forget_chosen(app)
+    if args.name is not None:
+        return store_chosen(app, app.sprite(args.name, changes=False))
+    chosen = app.chosen()
+    if chosen is None:
+        raise NotFoundError("this directory has no sprite", hint="choose one: thopters use NAME")
+    app.console.result(chosen.to_json(), clean(chosen.name))
+    if not args.json:
+        app.console.note(chosen.source())
+    return EXIT_OK
+
+
+def store_chosen(app: App, sprite: Sprite) -> int:
+    """Store the sprite of this directory, once the API has shown it."""
+    folder = current_directory()
+    with app.console.working(f"looking at {sprite.name}"):
+        sprite.require()
+    app.config.store("directories", folder, sprite.name)
+    text = f"{sprite.name} is the sprite of {app.console.safe(folder)} now"
+    app.console.result(Chosen(sprite.name, folder).to_json(), text)
+    return EXIT_OK
+
+
+def forget_chosen(app: App) -> int:
+    """Forget what `use` has stored for this directory, and say what counts for it now."""
+    folder, console = current_directory(), app.console
+    was = app.config.directories.get(folder)
+    if was is not None:
+        app.config.store("directories", folder, None)
+    chosen = app.chosen()
+    now = chosen.to_json() if chosen else {"name": None, "directory": None, "file": None}
+    done = f"{was} is no longer the sprite of" if was is not None else "no sprite was chosen for"
+    console.result(now, f"{done} {console.safe(folder)}")
+    if chosen and not console.json:
+        console.note(f"{chosen.name} counts: {chosen.source()}")
+    return EXIT_OK
+
+
+@Command(
     "pause",
     "have sprites go to sleep, and see that they do",
     NAMES,
@@ -11876,12 +12226,11 @@ def cmd_resume(app: App, args: argparse.Namespace) -> int:
     takes_command=True,
 )
 def cmd_exec(app: App, args: argparse.Namespace) -> int:
-    sprite = app.sprite(args.name)
     if not args.command:
-        raise UsageError(
-            "there is no command to run", hint=f"thopters exec {sprite.name} -- uname -a"
-        )
+        hint = f"thopters exec {args.name or 'NAME'} -- uname -a"
+        raise UsageError("there is no command to run", hint=hint)
     check_detached(args)
+    sprite = app.sprite(args.name)
     on_terminal = wants_terminal(app, args)
     command = command_of(app, args, on_terminal=on_terminal)
     if args.hold:
@@ -12035,12 +12384,13 @@ def cmd_shell(app: App, args: argparse.Namespace) -> int:
     ),
 )
 def cmd_proxy(app: App, args: argparse.Namespace) -> int:
-    sprite = app.sprite(args.name)
     if args.stdio is not None:
         if args.ports:
             raise UsageError("-W takes the place of ports")
-        return forward_stdio(sprite, *valid_address(args.stdio))
-    pairs = different_ports(args.ports, sprite.name)
+        address = valid_address(args.stdio)
+        return forward_stdio(app.sprite(args.name), *address)
+    pairs = different_ports(args.ports, args.name or "NAME")
+    sprite = app.sprite(args.name)
     app.connect()
     forwarder = Forwarder(sprite)
     try:
@@ -12087,7 +12437,7 @@ def cp_habit(option: str, text: str) -> Argument:
     cp_habit("-p", "keep modes whole: your umask takes nothing from what comes down"),
     cp_habit("-P", "keep links as links, also those that you name"),
     cp_habit("-L", "follow all links; the last of -a, -P and -L counts"),
-    Argument("paths", metavar="SRC", nargs="+", help="PATH, or NAME:PATH in a sprite"),
+    Argument("paths", metavar="SRC", nargs="+", help="PATH, or NAME:PATH or .:PATH in a sprite"),
     Argument("target", metavar="DST", help="likewise; one side is a sprite's"),
     examples=(
         "thopters cp notes.txt src dev:work",
@@ -12122,7 +12472,7 @@ def cmd_cp(app: App, args: argparse.Namespace) -> int:
     examples=("thopters sessions dev", "thopters sessions dev --all --json"),
 )
 def cmd_sessions(app: App, args: argparse.Namespace) -> int:
-    sprite, console = app.sprite(args.name), app.console
+    sprite, console = app.sprite(args.name, changes=False), app.console
     with console.working(f"listing the sessions of {sprite.name}"):
         found = [work for work in look_around(sprite) if args.all or work.is_running()]
     if args.json:
@@ -12295,7 +12645,7 @@ def choose_work(sprite: Sprite, found: list[Work]) -> Work:
 @Command(
     "kill",
     "end a command that runs in a sprite, and see it gone",
-    NAME,
+    Argument("name", metavar="NAME", help="the sprite; . is the one of this directory"),
     Argument("work", metavar="ID", help="an id or a label, as thopters sessions shows it"),
     Argument("--signal", metavar="S", help="TERM, INT, HUP, KILL, QUIT, USR1 or USR2"),
     Argument("--forget", action="store_true", help="remove the record of one that has ended"),
@@ -12379,7 +12729,7 @@ def cmd_checkpoint(app: App, args: argparse.Namespace) -> int:
     examples=("thopters checkpoints dev", "thopters checkpoints dev --all --json"),
 )
 def cmd_checkpoints(app: App, args: argparse.Namespace) -> int:
-    sprite = app.sprite(args.name)
+    sprite = app.sprite(args.name, changes=False)
     with app.console.working(f"listing the checkpoints of {sprite.name}"):
         found = sprite.list_checkpoints(include_auto=args.all)
     show_checkpoints(sprite, found)
@@ -12418,9 +12768,9 @@ def show_checkpoints(sprite: Sprite, found: list[Checkpoint]) -> None:
     ),
 )
 def cmd_restore(app: App, args: argparse.Namespace) -> int:
-    sprite, started = app.sprite(args.name), app.clock.monotonic()
     if args.checkpoint is None:
-        return offer_checkpoints(sprite)
+        return offer_checkpoints(app.sprite(args.name, changes=False))
+    sprite, started = app.sprite(args.name), app.clock.monotonic()
     identity = valid_checkpoint(args.checkpoint)
     if not args.yes and not app.console.can_ask():
         raise no_consent(f"restore {identity} of {sprite.name}")
@@ -12465,8 +12815,9 @@ def offer_checkpoints(sprite: Sprite) -> int:
     examples=("thopters url dev", "thopters url dev --public", "thopters url dev --private"),
 )
 def cmd_url(app: App, args: argparse.Namespace) -> int:
-    sprite, console = app.sprite(args.name), app.console
-    name, wanted = sprite.name, "public" if args.public else "sprite" if args.private else ""
+    wanted = "public" if args.public else "sprite" if args.private else ""
+    sprite = app.sprite(args.name, changes=bool(wanted), only_by_name=args.public)
+    name, console = sprite.name, app.console
     with console.working(f"looking at {name}"):
         info = sprite.require()
         if wanted and info.auth != wanted:
@@ -12493,7 +12844,7 @@ def cmd_url(app: App, args: argparse.Namespace) -> int:
     examples=("thopters rename dev dev-2", "thopters help rename"),
 )
 def cmd_rename(app: App, args: argparse.Namespace) -> int:
-    old, new = valid_name(args.old), valid_new_name(args.new)
+    old, new = app.sprite(args.old, changes=False).name, valid_new_name(args.new)
     raise ThoptersError(
         f"{old} keeps its name: the platform has no way to rename a sprite",
         hint=f"make a new one (thopters create {new}), carry your files over, then: "
@@ -12504,14 +12855,14 @@ def cmd_rename(app: App, args: argparse.Namespace) -> int:
 @Command(
     "destroy",
     "delete sprites with everything in them",
-    NAMES,
+    Argument("names", metavar="NAME", nargs="*", help="the sprites"),
     yes_option("destroy"),
     JSON,
     examples=("thopters destroy dev", "thopters rm issue-42 issue-55 --yes"),
     aliases=("rm",),
 )
 def cmd_destroy(app: App, args: argparse.Namespace) -> int:
-    sprites = app.sprites(args.names)
+    sprites = app.sprites(args.names, only_by_name=True)
     if not args.yes and not app.console.can_ask():
         raise no_consent("destroy " + ", ".join(sprite.name for sprite in sprites))
     batch = Batch(app, "destroyed")
@@ -12576,7 +12927,7 @@ def run_command(
     try:
         command, args = parse(argv)
         console.verbose, console.debug = args.verbose, args.debug
-        with contextlib.closing(App(console, environ, Clock())) as app:
+        with contextlib.closing(App(console, environ, Clock(), command.name)) as app:
             status = command.run(app, args)
             console.flush()
             return status

@@ -89,6 +89,10 @@ WORKFLOWS = {
         r"(.|\n)*\$ logout\r\n",
         "",
     ),
+    "thopters use": (
+        r"dev-main is the sprite of .*/project/src now\n/\S+\ndev-main\n",
+        r"using dev-main: it is the sprite of .*/project/src\nit is the sprite of ",
+    ),
     "uname -a": (
         rf"dev\t{URL}\t[\d.]+\n"
         rf"dev\trunning\t{TIME}\ndev-main\trunning\t{TIME}\n"

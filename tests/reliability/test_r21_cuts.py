@@ -8,6 +8,8 @@ whose work goes on behind the cut.
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import socket
@@ -169,6 +171,19 @@ class Url(Case):
 
     def true(self, done: Done) -> None:
         assert done.out == ("" if done.code else self.emulator.sprite("dev").url + "\n")
+
+
+class Use(Case):
+    argv = ("use", "dev")
+
+    def arrange(self) -> None:
+        self.world.config.unlink(missing_ok=True)
+
+    def true(self, done: Done) -> None:
+        folder = os.getcwd()
+        stored = json.loads(self.world.config.read_text()) if self.world.config.exists() else {}
+        assert stored.get("directories") == (None if done.code else {folder: "dev"})
+        assert done.out == ("" if done.code else f"dev is the sprite of {folder} now\n")
 
 
 class UrlPublic(Case):
@@ -617,6 +632,7 @@ class Greeter(Server):
 CASES: dict[str, Callable[[World], Case]] = {
     "list": List,
     "url": Url,
+    "use": Use,
     "url --public": UrlPublic,
     "checkpoints": Checkpoints,
     "checkpoint": Checkpoint,

@@ -78,7 +78,9 @@ JOURNEY: list[tuple[list[str], int, bytes | None]] = [
     (["create", "dev"], 5, None),
     (["init", "dev"], 0, None),
     (["list"], 0, None),
-    (["url", "dev"], 0, None),
+    (["use", "dev"], 0, None),
+    (["url", "."], 0, None),
+    (["use", "--unset"], 0, None),
     (["url", "dev", "--public"], 0, None),
     (
         ["exec", "dev", "--no-hold", "--", "sh", "-c", "echo x > x; echo 'caf\u00e9 \u2603'"],
