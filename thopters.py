@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
     N = TypeVar("N", "Sprite", "Pause")
     Sink = Callable[[bytes | memoryview], None]
+    Seen = list[tuple[str, str]]  # names or ids, each with some words about it
 
 
 __version__ = "0.1.0"
@@ -764,6 +765,31 @@ def open_private(path: str, flags: int) -> int:
     return fd
 
 
+def open_unfollowed(path: str, flags: int) -> int:
+    """Open what may be anything: OSError where a link stands, and no pipe is waited for."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+
+
+def others_can_write(status: os.stat_result) -> bool:
+    """Return whether somebody but us and root can write something, by its mode and owner."""
+    if os.name != "posix":
+        return False
+    return status.st_uid not in (os.geteuid(), 0) or bool(status.st_mode & 0o022)
+
+
+def cache_folder(environ: Mapping[str, str]) -> str | None:
+    """Return where things may be kept that can be lost; None without a home of the user's own.
+
+    The archive keeps its compiled code there, too.
+    """
+    base = environ.get("XDG_CACHE_HOME") or os.path.join(environ.get("HOME", ""), ".cache")
+    try:
+        is_ours = os.name == "posix" and os.stat(os.path.dirname(base)).st_uid == os.geteuid()
+    except OSError:
+        return None
+    return os.path.join(base, "thopters") if is_ours and os.path.isabs(base) else None
+
+
 def try_lock(fd: int) -> bool:
     """Take an open file's lock unless somebody else has it; OSError where there are no locks."""
     try:
@@ -1183,6 +1209,13 @@ class Secret:
     @property
     def length(self) -> int:
         return len(self._value)
+
+    def digest(self, *context: str) -> str:
+        """Return what tells this value, in a context, from others, and tells nothing else of it."""
+        import hashlib
+
+        text = "\0".join((*context, self._value))
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
     def is_same_as(self, other: Secret) -> bool:
         return self._value == other._value
@@ -4309,6 +4342,132 @@ class Sprite:
             )
 
 
+# --- memory -----------------------------------------------------------------------------
+
+# What commands have seen, for the completion of the next command line: the names of the sprites,
+# and the checkpoints and sessions of each. It is a cache. Nothing else goes by it, and where it
+# can't be kept, a command does without.
+
+NAMES_LAST_S = 60.0
+MAX_SEEN_BYTES = 4 << 20
+MAX_SEEN_SPRITES = 100  # of which more than the name is kept
+MAX_SEEN_ITEMS = 200
+MAX_SEEN_WORDS = 60
+
+
+class Memory:
+    """The file with what was seen at one API, in one org and by one token.
+
+    Its `sprites` are names with states, seen at `time`; `inside` has lists by sprite and kind.
+    """
+
+    def __init__(self, environ: Mapping[str, str], credential: Credential) -> None:
+        key = credential.token.digest(api_base(environ), credential.org or "")
+        folder = cache_folder(environ)
+        self._path = os.path.join(folder, f"seen-{key}.json") if folder else None
+        self._document = self._read() or {}
+
+    def _read(self) -> dict[str, Any] | None:
+        if self._path is None:
+            return None
+        with contextlib.suppress(ThoptersError, OSError):
+            self._check(os.lstat(os.path.dirname(self._path)))
+            return read_json_file(self._path, self._check, open_unfollowed)
+        return None
+
+    def _check(self, status: os.stat_result) -> None:
+        """Refuse what others can have put there; sizes have a limit since a Tab is short."""
+        is_good = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
+        if not is_good or others_can_write(status) or status.st_size > MAX_SEEN_BYTES:
+            raise ThoptersError("what was seen is not kept as it should be")
+
+    def sprites(self, now: float) -> Seen | None:
+        """Return the names of all sprites with their states; None where they are not fresh."""
+        seen_at = self._document.get("time")
+        if not isinstance(seen_at, (int, float)) or not 0 <= now - seen_at < NAMES_LAST_S:
+            return None
+        return pairs_in(self._document.get("sprites"))
+
+    def inside(self, name: str, kind: str) -> Seen:
+        """Return what was seen of a kind in a sprite, the newest first."""
+        kinds = self._inside().get(name)
+        return pairs_in(kinds.get(kind) if isinstance(kinds, dict) else None)
+
+    def _inside(self) -> dict[str, Any]:
+        found = self._document.get("inside")
+        return found if isinstance(found, dict) else {}
+
+    def keep_sprites(self, found: Seen, now: float) -> None:
+        names = {name for name, _ in found}
+        inside = {name: kinds for name, kinds in self._inside().items() if name in names}
+        self._write({"sprites": found, "time": now, "inside": inside})
+
+    def keep_inside(self, name: str, kind: str, found: Seen, *, whole: bool) -> None:
+        inside = self._inside()
+        kinds = inside.pop(name, {})
+        if not whole:
+            known = {identity for identity, _ in found}
+            found = [*found, *(pair for pair in self.inside(name, kind) if pair[0] not in known)]
+        kinds = {**(kinds if isinstance(kinds, dict) else {}), kind: found[:MAX_SEEN_ITEMS]}
+        newest = [(name, kinds), *inside.items()][:MAX_SEEN_SPRITES]
+        self._write({**self._document, "inside": dict(newest)})
+
+    def forget(self, name: str) -> None:
+        """Forget a sprite that was made or destroyed, and that the names are known."""
+        inside = {other: kinds for other, kinds in self._inside().items() if other != name}
+        self._write({"inside": inside})
+
+    def _write(self, document: dict[str, Any]) -> None:
+        """Put a file in the place of the old one, for the user alone, unless that fails."""
+        self._document = document
+        if self._path is None:
+            return
+        import json
+
+        with contextlib.suppress(OSError, ThoptersError):
+            folder = os.path.dirname(self._path)
+            os.makedirs(folder, 0o700, exist_ok=True)
+            self._check(os.lstat(folder))
+            temporary = self._path + ".new"  # one name, so that a kill leaves one file at most
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            with open(temporary, "xb", opener=open_private) as file:
+                file.write(json.dumps(document).encode())
+            os.replace(temporary, self._path)
+
+
+def pairs_in(items: object) -> Seen:
+    """Return the pairs of texts in a list that has come out of a file."""
+    found = items if isinstance(items, list) else []
+    pairs = [item for item in found if isinstance(item, (list, tuple)) and len(item) == 2]
+    return [(one, two) for one, two in pairs if isinstance(one, str) and isinstance(two, str)]
+
+
+def memory_of(api: SpritesApi) -> Memory:
+    return Memory(api.transport.environ, api.transport.credential)
+
+
+def remember_sprites(api: SpritesApi, found: Iterable[SpriteInfo]) -> None:
+    """Keep the names of all sprites, which an API's list without a prefix has shown."""
+    memory_of(api).keep_sprites([(info.name, info.state()) for info in found], time.time())
+
+
+def remember(sprite: Sprite, kind: str, found: Seen, *, whole: bool = True) -> None:
+    """Keep what a command has seen in a sprite: each id with some words about it.
+
+    `kind` is what an argument of the command line `offers`. What is not the `whole` list is put
+    before what is known of that kind.
+    """
+    safe = sprite.console.safe
+    kept = [(identity, safe(words)[:MAX_SEEN_WORDS]) for identity, words in found]
+    memory_of(sprite.api).keep_inside(sprite.name, kind, kept, whole=whole)
+
+
+def forget(sprite: Sprite) -> None:
+    """Forget what was seen of a sprite that has just been made or destroyed."""
+    memory_of(sprite.api).forget(sprite.name)
+
+
 # --- sprite program ---------------------------------------------------------------------
 
 # The official `sprite` program: its login, which is only ever read and where the token comes from
@@ -4699,12 +4858,6 @@ def current_directory() -> str:
         ) from None
 
 
-def others_can_write(status: os.stat_result) -> bool:
-    if os.name != "posix":
-        return False
-    return status.st_uid not in (os.geteuid(), 0) or bool(status.st_mode & 0o022)
-
-
 def is_open_folder(folder: str) -> bool:
     """Return whether others can write in a folder, or nobody can tell."""
     try:
@@ -4765,8 +4918,7 @@ def read_sprite_file(path: str) -> dict[str, Any] | None:
 
     def opened(path: str, flags: int) -> int:
         check_sprite_file(path, os.lstat(path), stat.S_IFREG)  # to open a device may do something
-        more = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-        return os.open(path, flags | more)
+        return open_unfollowed(path, flags)
 
     return read_json_file(
         path, lambda status: check_sprite_file(path, status, stat.S_IFREG), opened
@@ -4830,6 +4982,8 @@ def choose_sprites(api: SpritesApi, prefix: str, *, several: bool) -> list[str]:
     console = api.console
     with console.working("listing sprites"):
         found = list(api.list_sprites(prefix).sprites.values())
+    if not prefix:
+        remember_sprites(api, found)
     if not found:
         raise NotFoundError("there are no sprites to choose from", hint="thopters create NAME")
     never = parse_time("0001-01-01T00:00:00Z")
@@ -11154,14 +11308,30 @@ def destroy(sprite: Sprite, shown: SpriteInfo, *, was_asked: bool) -> None:
 class Argument:
     """One argument of a command, in the words of argparse's add_argument.
 
-    The action "boolean" makes --X and --no-X of --X.
+    The action "boolean" makes --X and --no-X of --X. `offers` is what a value of it can be, for the
+    completion: a kind that is known there (OFFERS), or the words themselves.
     """
 
-    __slots__ = ("names", "options")
+    __slots__ = ("names", "offers", "options")
 
-    def __init__(self, *names: str, **options: Any) -> None:
+    def __init__(self, *names: str, offers: str | tuple[str, ...] = (), **options: Any) -> None:
         self.names = names
+        self.offers = offers or tuple(options.get("choices", ()))
         self.options = options
+
+    @property
+    def is_option(self) -> bool:
+        return self.names[0].startswith("-")
+
+    @property
+    def takes_value(self) -> bool:
+        return self.options.get("action") in (None, "append")
+
+    @property
+    def is_repeated(self) -> bool:
+        """Return whether it can be given more than once."""
+        action = str(self.options.get("action", ""))
+        return self.options.get("nargs") in ("*", "+") or action.startswith("append")
 
     def each(self) -> Iterator[Argument]:
         yield self
@@ -11270,6 +11440,10 @@ class App:
         """Return the sprite of this directory, None where it has none."""
         return find_chosen(self.config_if_any(), self.environ, self.console)
 
+    def memory(self) -> Memory:
+        """Return what earlier commands have seen with the same token."""
+        return Memory(self.environ, self._find_credential(api_base(self.environ)))
+
     def _take_chosen(self, *, changes: bool) -> str:
         """Return the name of this directory's sprite; UsageError where it has none, or may not."""
         chosen = self.chosen()
@@ -11366,9 +11540,9 @@ class Command:
 
     def options(self) -> list[str]:
         """Return every spelling of each option that the command takes."""
-        own = (argument for item in self.arguments for argument in item.each())
-        spellings = (word for argument in own for word in argument.spellings())
-        return [*(word for word in spellings if word.startswith("-")), *GLOBAL_OPTIONS, *HELP]
+        own = [argument for item in self.arguments for argument in item.each()]
+        spellings = (word for each in own if each.is_option for word in each.spellings())
+        return [*spellings, *GLOBAL_OPTIONS, *HELP]
 
 
 COMMANDS: list[Command] = []  # in the order of the help
@@ -11542,9 +11716,9 @@ def refuse_unknown(command: Command, unknown: list[str]) -> None:
 def parse_known(command: Command, words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return the arguments, which may stand in any order, and the words that are left over."""
     parser = build_parser(command)
-    # that way of argparse's makes nothing of `--`
-    is_plain = "--" in words
-    parse_words = parser.parse_known_args if is_plain else parser.parse_known_intermixed_args
+    # the way of argparse's by which an option may stand anywhere makes nothing of `--`
+    has_mark = "--" in words
+    parse_words = parser.parse_known_args if has_mark else parser.parse_known_intermixed_args
     try:
         return parse_words(words)
     except UsageError:  # what is missing may be there, in an option that is misspelt
@@ -11553,7 +11727,7 @@ def parse_known(command: Command, words: list[str]) -> tuple[argparse.Namespace,
             command,
             [
                 word
-                for word in words[: words.index("--") if is_plain else None]
+                for word in words[: words.index("--") if has_mark else None]
                 if word.startswith("--") and word.partition("=")[0] not in known
             ],
         )
@@ -11607,6 +11781,328 @@ def parse(argv: list[str]) -> tuple[Command, argparse.Namespace]:
     return command, args
 
 
+# --- completion -------------------------------------------------------------------------
+
+# What Tab offers. `completion SHELL` prints a script, and on each Tab the script runs
+# `thopters --complete SHELL ...` with what is typed. That prints a line for each word that may
+# stand there, perhaps with a tab and a description, and FILES where names of local files may. It
+# goes by the same declarations as the parser.
+#
+# A Tab must not hurt. Names come from what commands have seen, else from the API, within a limit;
+# a sprite is never looked into, since that could wake it. Nothing that fails is said. What comes
+# from elsewhere is offered only where a shell makes nothing of it: letters, digits, `.`, `_`, `-`.
+COMPLETE = "--complete"
+FILES = ":files"
+TAB_LIMIT_S = 0.3
+
+BASH_SCRIPT = r"""
+_thopters() {
+    local word text files=
+    COMPREPLY=()
+    while IFS=$'\t' read -r word text; do
+        case $word in
+            '') ;;
+            :files) files=1 ;;
+            *) COMPREPLY+=("$word") ;;
+        esac
+    done <<< "$(
+        LC_ALL=C # COMP_POINT counts bytes
+        command thopters --complete bash "${COMP_LINE:0:COMP_POINT}" "${COMP_WORDBREAKS-}" \
+            2> /dev/null < /dev/null
+    )"
+    if [[ -n $files && ${#COMPREPLY[@]} -eq 0 ]]; then
+        compopt -o default 2> /dev/null
+    elif [[ -n $files ]]; then
+        while IFS= read -r word; do
+            [[ -n $word ]] || continue
+            if [[ -d $word ]]; then text=/; else text=; fi
+            printf -v word %q "$word"
+            COMPREPLY+=("$word$text")
+        done <<< "$(compgen -f -- "${COMP_WORDS[COMP_CWORD]}")"
+    fi
+    if [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *[:/] ]]; then
+        compopt -o nospace 2> /dev/null
+    fi
+}
+complete -F _thopters thopters
+"""
+ZSH_SCRIPT = r"""
+#compdef thopters
+_thopters() {
+    local word text files= found=1
+    local -a plain plain_texts open open_texts
+    while IFS=$'\t' read -r word text; do
+        case $word in
+            (:files) files=1 ;;
+            (*:) open+=("$word") open_texts+=("$word${text:+  -- $text}") ;;
+            (*) plain+=("$word") plain_texts+=("$word${text:+  -- $text}") ;;
+        esac
+    done < <(
+        command thopters --complete zsh "${(@Q)words[2,CURRENT]:0:$((CURRENT - 2))}" \
+            "${(Q)PREFIX}" 2> /dev/null < /dev/null
+    )
+    if (( $#plain )); then compadd -l -d plain_texts -a plain && found=0; fi
+    if (( $#open )); then compadd -S '' -l -d open_texts -a open && found=0; fi
+    if [[ -n $files ]]; then _files && found=0; fi
+    return found
+}
+if [[ ${funcstack[1]-} == _thopters ]]; then
+    _thopters "$@"
+else
+    (( ${+functions[compdef]} )) || { autoload -Uz compinit && compinit -i }
+    compdef _thopters thopters
+fi
+"""
+FISH_SCRIPT = r"""
+function __thopters_complete
+    set -l words (commandline -opc)
+    set -l current (commandline -ct)
+    set -l line
+    for line in (command thopters --complete fish $words[2..-1] "$current" 2> /dev/null < /dev/null)
+        if test "$line" = :files
+            complete -C "'' $current"
+        else
+            printf '%s\n' "$line"
+        end
+    end
+end
+complete -c thopters -f -a '(__thopters_complete)'
+"""
+# Where the scripts are to be called from
+SCRIPT_LINES = {
+    "bash": '~/.bashrc: eval "$(thopters completion bash)"',
+    "zsh": '~/.zshrc: eval "$(thopters completion zsh)"',
+    "fish": "~/.config/fish/config.fish: thopters completion fish | source",
+}
+SCRIPTS = {"bash": BASH_SCRIPT, "zsh": ZSH_SCRIPT, "fish": FISH_SCRIPT}
+
+
+class Silence(Console):
+    """A console that says nothing: what a Tab finds wrong is for the next command to say."""
+
+    def tell(self, text: str) -> None:
+        pass
+
+
+def answer_tab(shell: str, words: list[str], console: Console, environ: Mapping[str, str]) -> None:
+    """Print what may stand in the place of the last word: a line each, with a description perhaps.
+
+    bash gives the line up to the cursor, and the characters at which it breaks words; the others
+    give the words themselves, and choose by what is typed of the last one.
+    """
+    quiet, kept, is_bash = Silence(console.out, console.err, environ), 0, shell == "bash"
+    if is_bash:
+        line, breaks = words
+        words, is_file = without_redirections(split_line(line)[1:])
+        if is_file:
+            quiet.answer(FILES)
+            return
+        kept = max(map(words[-1].rfind, breaks), default=-1) + 1  # what readline leaves in place
+    app = App(quiet, environ, Clock())
+    with contextlib.closing(app):
+        found = Tab(app, words).offers()
+        for word, text in found:
+            if word == FILES or not is_bash:
+                quiet.answer(f"{word}\t{quiet.safe(text)}" if text else word)
+            elif word.startswith(words[-1]):
+                quiet.answer(word[kept:])
+
+
+def split_line(line: str) -> list[str]:
+    """Return the words of a line up to the cursor: the last one may be empty, or cut."""
+    words, word, quote, is_escaped = list[str](), None, "", False
+    for char in line:
+        if is_escaped:
+            word, is_escaped = (word or "") + char, False
+        elif char == "\\" and quote != "'":
+            is_escaped = True
+        elif quote and char == quote:
+            quote = ""
+        elif not quote and char in "'\"":
+            word, quote = word or "", char
+        elif quote or char not in " \t\n":
+            word = (word or "") + char
+        elif word is not None:
+            words.append(word)
+            word = None
+    return [*words, word or ""]
+
+
+def without_redirections(words: list[str]) -> tuple[list[str], bool]:
+    """Return the words without redirections, and whether the last one is a file of such."""
+    left, names_file = list[str](), False
+    for word in words:
+        sign = word.lstrip("0123456789&")
+        is_left = not names_file and not sign.startswith(("<", ">"))
+        if is_left:
+            left.append(word)
+        names_file = not names_file and sign in ("<", ">", ">>", ">|", "<>")
+    return left, not is_left
+
+
+class Tab:
+    """One press of Tab: the words before the cursor, and `current`, which is to be completed."""
+
+    def __init__(self, app: App, words: list[str]) -> None:
+        *before, self.current = words
+        while before and before[0] in GLOBAL_OPTIONS:
+            del before[0]
+        self.app = app
+        self.before = before
+
+    def offers(self) -> Seen:
+        """Return the words that may stand there, each with a description or "", in their order."""
+        if not self.before and self.current.startswith("-"):
+            return [*USUAL_OPTIONS, ("--version", "tell the version of the program")]
+        if not self.before:
+            return command_words([])
+        try:
+            command, count = find_command(self.before)
+        except (UsageError, HelpWanted):
+            return command_words(self.before)
+        return self._offers_of(command, self.before[count:])
+
+    def _offers_of(self, command: Command, words: list[str]) -> Seen:
+        own = [argument for item in command.arguments for argument in item.each()]
+        options = {word: each for each in own if each.is_option for word in each.spellings()}
+        given, values, waiting = set[str](), list[str](), None
+        for word in words:
+            if word == "--" and command.takes_command:
+                return []  # the words of a command in the sprite
+            name, equals, _ = word.partition("=")
+            if waiting:
+                waiting = None
+            elif word.startswith("-") and word != "-":
+                given.add(name)
+                waiting = options.get(name) if not equals else None
+                waiting = waiting if waiting and waiting.takes_value else None
+            else:
+                values.append(word)
+        if waiting:
+            return self._values_of(waiting, values)
+        name, equals, _ = self.current.partition("=")
+        if equals and name in options:
+            found = self._values_of(options[name], values)
+            return [(f"{name}={word}", text) for word, text in found]
+        if self.current.startswith("-"):
+            return options_left(command, given)
+        places = [each for each in own if not each.is_option]
+        for number, argument in enumerate(places):
+            if number == len(values) or argument.is_repeated:
+                return self._values_of(argument, values)
+        return []
+
+    def _values_of(self, argument: Argument, values: list[str]) -> Seen:
+        if isinstance(argument.offers, tuple):
+            return [(word, "") for word in argument.offers]
+        return OFFERS[argument.offers](self, values)
+
+    def names(self, values: list[str]) -> Seen:
+        """Return the names of the sprites that are not there yet, with their states."""
+        return [pair for pair in self._within_limit(self._look) if pair[0] not in values]
+
+    def sprites(self, values: list[str]) -> Seen:
+        """Return the same, and `.` if this directory has a sprite."""
+        chosen = self._chosen()
+        here = [(HERE, f"{chosen.name}, the sprite of this directory")] if chosen else []
+        return [*(pair for pair in here if HERE not in values), *self.names(values)]
+
+    def paths(self, values: list[str]) -> Seen:
+        """Return local files and each `NAME:`; nothing is known of what is behind it."""
+        name, colon, _ = self.current.partition(":")
+        if colon and "/" not in name:
+            return []
+        found = [(FILES, "")]
+        if "/" not in name and not name.startswith("~"):
+            found += [(f"{word}:", text) for word, text in self.sprites([])]
+        return found
+
+    def inside(self, kind: str, values: list[str]) -> Seen:
+        """Return what was seen of a kind in the sprite that the first value names."""
+        name = next(iter(values), "")
+        if name == HERE:
+            chosen = self._chosen()
+            name = chosen.name if chosen else ""
+        return self._within_limit(lambda: self.app.memory().inside(name, kind))
+
+    def _chosen(self) -> Chosen | None:
+        try:
+            return self.app.chosen()
+        except ThoptersError:
+            return None
+
+    def _look(self) -> Seen:
+        names = self.app.memory().sprites(time.time())
+        if names is None:
+            listed = self.app.api.list_sprites("").sprites.values()
+            remember_sprites(self.app.api, listed)
+            names = [(info.name, info.state()) for info in listed]
+        return sorted(names)
+
+    def _within_limit(self, work: Callable[[], Seen]) -> Seen:
+        """Return what comes of some work within the limit, as far as it is harmless."""
+        found: Seen = []
+
+        def try_it() -> None:
+            with contextlib.suppress(Exception):
+                found.extend(work())
+
+        in_background(try_it).join(TAB_LIMIT_S)
+        redact = self.app.console.redact
+        return [(word, text) for word, text in found if is_plain(word) and redact(word) == word]
+
+
+def is_plain(word: str) -> bool:
+    """Return whether no shell makes anything of a word, and no program takes it for an option."""
+    others = word.replace(".", "").replace("_", "").replace("-", "")
+    return word.isascii() and word[:1].isalnum() and others.isalnum()
+
+
+def command_words(words: list[str]) -> Seen:
+    """Return the words that can come next in the name of a command, with what it does."""
+    found: dict[str, str] = {}
+    for command in COMMANDS:
+        for name in (command.name, *command.aliases):
+            first, second = name.split()[: len(words)], name.split()[len(words) :]
+            if first == words and second:
+                found.setdefault(second[0], command.summary if len(second) == 1 else "")
+    return list(found.items())
+
+
+USUAL_OPTIONS = [
+    ("-v", "say what was tried"),
+    ("--verbose", "say what was tried"),
+    ("--debug", "one line per request"),
+    ("-h", "explain it"),
+    ("--help", "explain it"),
+]
+
+
+def options_left(command: Command, given: set[str]) -> Seen:
+    """Return the options that a command can still take, with their help."""
+    found = []
+    for item in command.arguments:
+        for argument in item.each():
+            rivals = [argument] if isinstance(item, Argument) else item.arguments
+            taken = {word for each in rivals for word in each.spellings()} & given
+            if argument.is_option and (argument.is_repeated or not taken):
+                text = str(argument.options.get("help", ""))
+                spellings = argument.spellings()
+                found += [(word, text if word in argument.names else "") for word in spellings]
+    return [*found, *(pair for pair in USUAL_OPTIONS if pair[0] not in given)]
+
+
+# What a kind of values is completed with; `offers` of an argument names the kind
+OFFERS: dict[str, Callable[[Tab, list[str]], Seen]] = {
+    "sprite": Tab.sprites,
+    "name": Tab.names,
+    "path": Tab.paths,
+    "checkpoint": lambda tab, values: tab.inside("checkpoint", values),
+    "session": lambda tab, values: tab.inside("session", values),
+    "command": lambda tab, values: command_words(values),
+}
+
+
 # --- commands ---------------------------------------------------------------------------
 
 # One block for each command, in the order of the help: its declaration, a short body, and what it
@@ -11614,10 +12110,18 @@ def parse(argv: list[str]) -> tuple[Command, argparse.Namespace]:
 
 
 NAME = Argument(
-    "name", metavar="NAME", nargs="?", help="the sprite; . is the one of this directory"
+    "name",
+    metavar="NAME",
+    nargs="?",
+    offers="sprite",
+    help="the sprite; . is the one of this directory",
 )
 NAMES = Argument(
-    "names", metavar="NAME", nargs="*", help="the sprites; . is the one of this directory"
+    "names",
+    metavar="NAME",
+    nargs="*",
+    offers="sprite",
+    help="the sprites; . is the one of this directory",
 )
 JSON = Argument("--json", action="store_true", help="print JSON, an error too")
 NATIVE = Argument(
@@ -11973,6 +12477,7 @@ def cmd_create(app: App, args: argparse.Namespace) -> int:
     if len(sprite.name) > URL_NAME_LENGTH:
         app.console.warn(f"above {URL_NAME_LENGTH} characters the sprite's URL may not resolve")
     info, made = create(sprite)
+    forget(sprite)
     if not made and not args.if_missing:
         raise ExistsError(
             f"there is a sprite {sprite.name} already",
@@ -12023,6 +12528,8 @@ def cmd_list(app: App, args: argparse.Namespace) -> int:
     with console.working("listing sprites"):
         listing = app.api.list_sprites(prefix)
         found = [with_status(app.api, listing.sprites[name]) for name in sorted(listing.sprites)]
+    if not prefix:
+        remember_sprites(app.api, found)
     found = [info for info in found if info.name.startswith(prefix)]
     counts = {state: sum(info.status == state for info in found) for state in listing.limits}
     if args.json:
@@ -12072,7 +12579,9 @@ def sprite_row(app: App, info: SpriteInfo) -> tuple[str, str, str]:
 @Command(
     "use",
     "choose the sprite of this directory, for which . stands",
-    Argument("name", metavar="NAME", nargs="?", help="without it: show which one it is"),
+    Argument(
+        "name", metavar="NAME", nargs="?", offers="name", help="without it: show which one it is"
+    ),
     Argument("--unset", action="store_true", help="forget what was chosen for this directory"),
     JSON,
     examples=("thopters use dev", "thopters exec . -- uname -a", "thopters use --unset"),
@@ -12215,7 +12724,7 @@ def cmd_resume(app: App, args: argparse.Namespace) -> int:
     Argument("--no-record", action="store_true", help="with -d: keep no output"),
     hold_option("keep the sprite awake until it ends (default: while we are attached)"),
     HOLD_MAX,
-    Argument("command", metavar="CMD", nargs="*", help="the command, after --"),
+    Argument("command", metavar="CMD", nargs="*", offers=("--",), help="the command, after --"),
     examples=(
         "thopters exec dev -- uname -a",
         "thopters exec dev --dir src --env CI=1 -- make test",
@@ -12437,8 +12946,14 @@ def cp_habit(option: str, text: str) -> Argument:
     cp_habit("-p", "keep modes whole: your umask takes nothing from what comes down"),
     cp_habit("-P", "keep links as links, also those that you name"),
     cp_habit("-L", "follow all links; the last of -a, -P and -L counts"),
-    Argument("paths", metavar="SRC", nargs="+", help="PATH, or NAME:PATH or .:PATH in a sprite"),
-    Argument("target", metavar="DST", help="likewise; one side is a sprite's"),
+    Argument(
+        "paths",
+        metavar="SRC",
+        nargs="+",
+        offers="path",
+        help="PATH, or NAME:PATH or .:PATH in a sprite",
+    ),
+    Argument("target", metavar="DST", offers="path", help="likewise; one side is a sprite's"),
     examples=(
         "thopters cp notes.txt src dev:work",
         "thopters cp dev:work/lines.txt .",
@@ -12474,7 +12989,9 @@ def cmd_cp(app: App, args: argparse.Namespace) -> int:
 def cmd_sessions(app: App, args: argparse.Namespace) -> int:
     sprite, console = app.sprite(args.name, changes=False), app.console
     with console.working(f"listing the sessions of {sprite.name}"):
-        found = [work for work in look_around(sprite) if args.all or work.is_running()]
+        around = look_around(sprite)
+    remember(sprite, "session", [(work.label or work.id, work.words()) for work in around])
+    found = [work for work in around if args.all or work.is_running()]
     if args.json:
         items = [work.to_json() for work in found]
         console.answer_json({"name": sprite.name, "sessions": items})
@@ -12580,7 +13097,7 @@ def cmd_wait(app: App, args: argparse.Namespace) -> int:
     "attach",
     "come back to a command that runs on a terminal; Ctrl-\\ leaves",
     NAME,
-    Argument("work", metavar="ID", nargs="?", help="an id or a label; not needed if one runs"),
+    Argument("work", metavar="ID", nargs="?", offers="session", help="an id or a label; not needed if one runs"),
     examples=("thopters attach dev", "thopters attach dev tests"),
     own_failure=EXIT_STATUS_UNKNOWN,
 )
@@ -12645,9 +13162,18 @@ def choose_work(sprite: Sprite, found: list[Work]) -> Work:
 @Command(
     "kill",
     "end a command that runs in a sprite, and see it gone",
-    Argument("name", metavar="NAME", help="the sprite; . is the one of this directory"),
-    Argument("work", metavar="ID", help="an id or a label, as thopters sessions shows it"),
-    Argument("--signal", metavar="S", help="TERM, INT, HUP, KILL, QUIT, USR1 or USR2"),
+    Argument(
+        "name", metavar="NAME", offers="sprite", help="the sprite; . is the one of this directory"
+    ),
+    Argument(
+        "work",
+        metavar="ID",
+        offers="session",
+        help="an id or a label, as thopters sessions shows it",
+    ),
+    Argument(
+        "--signal", metavar="S", offers=SIGNALS, help="TERM, INT, HUP, KILL, QUIT, USR1 or USR2"
+    ),
     Argument("--forget", action="store_true", help="remove the record of one that has ended"),
     examples=("thopters kill dev tests", "thopters kill dev tests --signal INT"),
 )
@@ -12710,6 +13236,7 @@ def cmd_hold(app: App, args: argparse.Namespace) -> int:
 def cmd_checkpoint(app: App, args: argparse.Namespace) -> int:
     sprite, started = app.sprite(args.name), app.clock.monotonic()
     identity = take_checkpoint(sprite, args.comment)
+    remember(sprite, "checkpoint", [(identity, args.comment)], whole=False)
     seconds = app.clock.monotonic() - started
     fields = {"name": sprite.name, "id": identity, "comment": args.comment}
     app.console.result(
@@ -12738,6 +13265,7 @@ def cmd_checkpoints(app: App, args: argparse.Namespace) -> int:
 
 def show_checkpoints(sprite: Sprite, found: list[Checkpoint]) -> None:
     console = sprite.console
+    remember(sprite, "checkpoint", [(item.id, item.comment) for item in found])
     if console.json:
         items = [item.to_json() for item in found]
         console.answer_json({"name": sprite.name, "checkpoints": items})
@@ -12757,7 +13285,9 @@ def show_checkpoints(sprite: Sprite, found: list[Checkpoint]) -> None:
     "restore",
     "put the disk back to a checkpoint, after saving the present one",
     NAME,
-    Argument("checkpoint", metavar="ID", nargs="?", help="without it: list them"),
+    Argument(
+        "checkpoint", metavar="ID", nargs="?", offers="checkpoint", help="without it: list them"
+    ),
     yes_option("restore"),
     Argument("--no-backup", action="store_true", help="take no checkpoint of the present first"),
     JSON,
@@ -12839,7 +13369,7 @@ def cmd_url(app: App, args: argparse.Namespace) -> int:
 @Command(
     "rename",
     "say why a sprite keeps its name",
-    Argument("old", metavar="OLD", help="the sprite"),
+    Argument("old", metavar="OLD", offers="sprite", help="the sprite"),
     Argument("new", metavar="NEW", help="the name it should have"),
     examples=("thopters rename dev dev-2", "thopters help rename"),
 )
@@ -12855,7 +13385,7 @@ def cmd_rename(app: App, args: argparse.Namespace) -> int:
 @Command(
     "destroy",
     "delete sprites with everything in them",
-    Argument("names", metavar="NAME", nargs="*", help="the sprites"),
+    Argument("names", metavar="NAME", nargs="*", offers="name", help="the sprites"),
     yes_option("destroy"),
     JSON,
     examples=("thopters destroy dev", "thopters rm issue-42 issue-55 --yes"),
@@ -12875,6 +13405,7 @@ def cmd_destroy(app: App, args: argparse.Namespace) -> int:
 
     def delete(sprite: Sprite) -> str:
         destroy(sprite, shown[sprite.name], was_asked=not args.yes)
+        forget(sprite)
         app.console.say_done(f"destroyed {sprite.name}")
         return sprite.name
 
@@ -12882,9 +13413,24 @@ def cmd_destroy(app: App, args: argparse.Namespace) -> int:
 
 
 @Command(
+    "completion",
+    "print the script that has a shell complete with Tab",
+    Argument("shell", metavar="SHELL", choices=tuple(SCRIPTS), help="bash, zsh or fish"),
+    examples=('eval "$(thopters completion bash)"', "thopters completion zsh"),
+)
+def cmd_completion(app: App, args: argparse.Namespace) -> int:
+    app.console.answer(SCRIPTS[args.shell].strip())
+    if app.console.out_is_terminal:
+        app.console.hint(f"put this line into {SCRIPT_LINES[args.shell]}")
+    return EXIT_OK
+
+
+@Command(
     "help",
     "explain a command",
-    Argument("topic", metavar="COMMAND", nargs="*", help="the command to explain"),
+    Argument(
+        "topic", metavar="COMMAND", nargs="*", offers="command", help="the command to explain"
+    ),
     examples=("thopters help", "thopters help exec"),
 )
 def cmd_help(app: App, args: argparse.Namespace) -> int:
@@ -12913,6 +13459,11 @@ def run(
 def run_command(
     argv: list[str], console: Console, environ: Mapping[str, str], signals: StopSignals | None
 ) -> int:
+    if argv[:1] == [COMPLETE]:
+        with contextlib.suppress(Exception):
+            answer_tab(argv[1], argv[2:], console, environ)
+        console.flush()
+        return EXIT_OK
     first = next((word for word in argv if word not in GLOBAL_OPTIONS), "")
     if not argv or first in ("-h", "--help"):
         console.answer(overview())

@@ -54,6 +54,7 @@ from measuring import (
 
 NEAR_THE_CEILING = 1.25  # up to this ratio it is the emulator whose speed is measured
 HELP_TARGET = 2.5
+TAB_TARGET = 2.5
 SDK_TARGET = 1 / 3
 RATE_TARGET = 200.0  # MB/s
 MEMORY_TARGET = 64.0  # MB
@@ -81,6 +82,10 @@ def all_lines(first: bytes, size: int) -> bool:
 
 def all_sprites(first: bytes, size: int) -> bool:
     return first.count(b'"id"') == SPRITES
+
+
+def all_names(first: bytes, size: int) -> bool:
+    return len(first.split()) == SPRITES
 
 
 def status_0(first: bytes, size: int) -> bool:
@@ -194,11 +199,15 @@ def commands(bench: Bench, program: list[str], curl: Curl, sdk: Sdk) -> list[lis
     first = {"XDG_CACHE_HOME": str(bench.home / "none" / "none")}  # nowhere to keep bytecode
     shown = Contender("--help", [*program, "--help"], help_text)
     listed = Contender("ls", [*program, "ls"], all_lines)
+    # the list fills the cache, which is good for a minute
+    line = ["--complete", "bash", "thopters shell ", ":="]
+    tab = Contender("Tab", [*program, *line], all_names, prepare=lambda: bench.check(listed))
     ran = Contender("exec dev -- true", [*program, "exec", "dev", "--", "true"])
     bench.check(ran)  # so the sprite is awake when curl and the SDK come, which do not wait for it
     return [
         [shown, in_time],
         [shown._replace(label="--help, not compiled", env=first), plain],
+        [tab, plain._replace(limit=TAB_TARGET)],
         [listed, curl.list(), sdk.list()],
         [ran, curl.exec(), sdk.exec()],
     ]

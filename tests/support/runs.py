@@ -72,6 +72,7 @@ ODD = "na\u00efve \u2603"
 # last --detach has printed, {file} a local file's path.
 JOURNEY: list[tuple[list[str], int, bytes | None]] = [
     (["help"], 0, None),
+    (["completion", "bash"], 0, None),
     (["setup", "--from-env"], 0, None),
     (["config"], 0, None),
     (["create", "dev", "--no-init"], 0, None),
