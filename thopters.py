@@ -4426,7 +4426,9 @@ class Memory:
 
         with contextlib.suppress(OSError, ThoptersError):
             folder = os.path.dirname(self._path)
-            os.makedirs(folder, 0o700, exist_ok=True)
+            for place in (os.path.dirname(folder), folder):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(place, 0o700)
             self._check(os.lstat(folder))
             temporary = self._path + ".new"  # one name, so that a kill leaves one file at most
             with contextlib.suppress(FileNotFoundError):
@@ -4483,10 +4485,17 @@ class SpriteStore:
     Layout: the program's public source and several readers of it; see SPEC.md, "The token".
     """
 
-    def __init__(self, environ: Mapping[str, str], base: str, console: Console) -> None:
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        base: str,
+        console: Console,
+        keyring_limit_s: float = KEYRING_LIMIT_S,
+    ) -> None:
         self.environ = environ
         self.base = base
         self.console = console
+        self.keyring_limit_s = keyring_limit_s
         home = home_directory(environ)
         self.folder = os.path.join(home, ".sprites")
         self.keyring_folders = (
@@ -4699,7 +4708,7 @@ class SpriteStore:
         if not program:
             return
         for left_s, (service, account) in zip(
-            Clock().polling(KEYRING_LIMIT_S), entries, strict=False
+            Clock().polling(self.keyring_limit_s), entries, strict=False
         ):
             if sys.platform == "darwin":
                 words = ["find-generic-password", "-w", "-s", service, "-a", account]
@@ -4707,7 +4716,9 @@ class SpriteStore:
                 words = ["lookup", "service", service, "username", account]
             value = run_for_output([program, *words], left_s)
             if value is None:
-                self.console.warn_once(f"the keyring did not answer within {KEYRING_LIMIT_S:.0f} s")
+                self.console.warn_once(
+                    f"the keyring did not answer within {self.keyring_limit_s:.0f} s"
+                )
                 return
             if value.strip():
                 yield f"the keyring (service {service})", value
@@ -4745,7 +4756,12 @@ def decode_keyring(value: str) -> str:
     return value
 
 
-def find_credential(environ: Mapping[str, str], base: str, console: Console) -> Credential:
+def find_credential(
+    environ: Mapping[str, str],
+    base: str,
+    console: Console,
+    keyring_limit_s: float = KEYRING_LIMIT_S,
+) -> Credential:
     """Return the first token there is: the environment's, then the `sprite` program's login."""
     values = {name: environ.get(name, "") for name in TOKEN_VARIABLES}
     given = [name for name, value in values.items() if value.strip()]
@@ -4755,7 +4771,7 @@ def find_credential(environ: Mapping[str, str], base: str, console: Console) -> 
         return Credential(check_token(values[given[0]], given[0]), given[0])
     tried = "SPRITE_TOKEN, SPRITES_TOKEN"
     try:
-        store = SpriteStore(environ, base, console)
+        store = SpriteStore(environ, base, console, keyring_limit_s)
     except NoHomeError:  # so there is no store in it
         store = None
     if store:
@@ -11379,6 +11395,7 @@ class App:
         self.environ = environ
         self.clock = clock
         self.command = command
+        self.keyring_limit_s = KEYRING_LIMIT_S
         self._api: SpritesApi | None = None
         self._config: Config | None = None
 
@@ -11498,7 +11515,7 @@ class App:
         return self._api
 
     def _find_credential(self, base: str) -> Credential:
-        credential = find_credential(self.environ, base, self.console)
+        credential = find_credential(self.environ, base, self.console, self.keyring_limit_s)
         self.console.redact.add(credential.token)
         return credential
 
@@ -11568,6 +11585,7 @@ MEANT = {
     "proxy": "forward port tunnel",
     "rename": "mv move",
     "url": "open share publish",
+    "use": "select switch",
     "setup": "login auth configure env",
     "help": "man",
     "--version": "version",
@@ -11899,6 +11917,7 @@ def answer_tab(shell: str, words: list[str], console: Console, environ: Mapping[
             return
         kept = max(map(words[-1].rfind, breaks), default=-1) + 1  # what readline leaves in place
     app = App(quiet, environ, Clock())
+    app.keyring_limit_s = TAB_LIMIT_S / 2  # so that its program does not outlive us
     with contextlib.closing(app):
         found = Tab(app, words).offers()
         for word, text in found:
@@ -12434,6 +12453,7 @@ def cmd_config(app: App, args: argparse.Namespace) -> int:
     rows += [(name, f"**** ({length} characters)") for name, length in lengths.items()]
     rows += [("git user", config.git_user or "-"), ("git email", config.git_email or "-")]
     rows += [("list prefix", config.prefix or "-"), ("token", source or "none")]
+    rows += [(f"sprite of {folder}", name) for folder, name in config.directories.items()]
     console.table(("Setting", "Value"), rows)
     return EXIT_OK
 
@@ -12445,6 +12465,7 @@ def config_facts(config: Config, lengths: dict[str, int]) -> dict[str, Any]:
         "secrets": {name: {"length": length} for name, length in lengths.items()},
         "git": {"user": config.git_user or None, "email": config.git_email or None},
         "defaults": {"prefix": config.prefix or None},
+        "directories": config.directories,
     }
 
 
@@ -12477,7 +12498,8 @@ def cmd_create(app: App, args: argparse.Namespace) -> int:
     if len(sprite.name) > URL_NAME_LENGTH:
         app.console.warn(f"above {URL_NAME_LENGTH} characters the sprite's URL may not resolve")
     info, made = create(sprite)
-    forget(sprite)
+    if made:
+        forget(sprite)
     if not made and not args.if_missing:
         raise ExistsError(
             f"there is a sprite {sprite.name} already",

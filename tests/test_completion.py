@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 from emulation import Emulator, Fault
 from support.configs import write
+from support.logins import Login
 from support.program import ROOT, Thopters
 from support.runs import Done, run_here, shorten
 from support.shells import ARGV, Shell, local_files
+from support.waiting import until
 
 import thopters as program
 
@@ -157,30 +159,37 @@ def test_what_comes_from_elsewhere_neither_runs_nor_draws(
 
 
 @each_shell
-def test_no_error_gets_into_the_line(thopters: Thopters, emulator: Emulator, kind: str) -> None:
-    thopters.env |= {"SPRITE_TOKEN": "not a token", "THOPTERS_CONFIG": "relative"}
-    with Shell(thopters, kind) as shell:
-        begin = len(shell.output)
+def test_a_thousand_names_a_dead_network_and_settings_that_are_wrong(
+    thopters: Thopters, emulator: Emulator, kind: str
+) -> None:
+    for number in range(1000):
+        emulator.add_sprite(f"s-{number:04}")
+    assert run_here(["list"], thopters.env).code == 0
+    emulator.journal.clear()
+    with socket.create_server(("127.0.0.1", 0)) as silent, Shell(thopters, kind) as shell:
+        assert shell.words("thopters shell s-09\t9\t7\t") == ["thopters", "shell", "s-0997"]
+        assert not emulator.journal.requests()
+        begin, started = len(shell.output), time.monotonic()
+        # it takes connections, and says nothing
+        shell.run(f"export SPRITES_API_URL=http://127.0.0.1:{silent.getsockname()[1]}")
+        assert shell.words("thopters shell s\t") == ["thopters", "shell", "s"]
+        assert time.monotonic() - started < 15  # of which 0.3 are waited, and 30 would be
+        shell.run("export SPRITE_TOKEN=short THOPTERS_CONFIG=relative HTTPS_PROXY=x://")
         for line in ("thopters shell de", "thopters restore . v", "thopters cp a dev:", "thopters"):
             assert shell.words(f"{line}\t") == line.split()
         assert b"rror" not in shell.output[begin:] and b"Trace" not in shell.output[begin:]
 
 
-def test_a_thousand_names_and_a_dead_network(thopters: Thopters, emulator: Emulator) -> None:
-    for number in range(1000):
-        emulator.add_sprite(f"s-{number:04}")
-    assert thopters("list").code == 0
-    emulator.journal.clear()
-    done = thopters("--complete", "fish", "shell", "")
-    assert (done.code, done.err, len(done.out.splitlines())) == (0, "", 1000)
-    assert in_bash(thopters, "thopters shell s-099") == [f"s-099{digit}" for digit in range(10)]
-    assert not emulator.journal.requests()
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, says nothing
-        thopters.env["SPRITES_API_URL"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        started = time.monotonic()
-        done = thopters("--complete", "bash", "thopters shell s", "")
-        assert (done.code, done.out, done.err) == (0, "", "")
-        assert time.monotonic() - started < 10  # of which 0.3 are waited, and 30 would be
+def test_a_keyring_that_waits_is_not_waited_for(thopters: Thopters, login: Login) -> None:
+    login.store(login.layout({"acme": {}}))
+    pid = thopters.home / "pid"
+    login.program(f"echo $$ > {pid}.new && mv {pid}.new {pid}\nexec sleep 60\n")
+    env = {"PATH": f"{login.programs}:/usr/bin:/bin"}
+    started = time.monotonic()
+    done = thopters("--complete", "zsh", "shell", "", env=env)
+    assert (done.code, done.out, done.err) == (0, "", "")
+    assert time.monotonic() - started < 10
+    until(lambda: not Path(f"/proc/{pid.read_text().strip()}").exists(), limit_s=10)
 
 
 def test_where_names_take_longer_than_the_limit_there_are_none(

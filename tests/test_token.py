@@ -836,7 +836,7 @@ def test_the_store_is_only_read(login: Login) -> None:
         return {
             str(path): (path.stat().st_mode, path.stat().st_mtime_ns,
                         path.read_bytes() if path.is_file() else b"")
-            for path in sorted(login.home.rglob("*"))
+            for path in sorted(login.home.rglob("*")) if ".cache" not in path.parts
         }  # fmt: skip
 
     before = snapshot()
