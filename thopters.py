@@ -4413,7 +4413,7 @@ class Memory:
         self._write({**self._document, "inside": dict(newest)})
 
     def forget(self, name: str) -> None:
-        """Forget a sprite that was made or destroyed, and that the names are known."""
+        """Forget what was seen in a sprite that was made or destroyed, and all the names."""
         inside = {other: kinds for other, kinds in self._inside().items() if other != name}
         self._write({"inside": inside})
 
@@ -5021,16 +5021,19 @@ def choose_sprites(api: SpritesApi, prefix: str, *, several: bool) -> list[str]:
     words = console.ask(asked).replace(",", " ").split()
     if not words or (len(words) > 1 and not several):
         raise UsageError("no sprite was chosen: nothing was done")
-    return [chosen_by_word(word, [info.name for info in found[:CHOICES]]) for word in words]
+    return [chosen_by_word(word, [info.name for info in found]) for word in words]
 
 
-def chosen_by_word(word: str, shown: list[str]) -> str:
+def chosen_by_word(word: str, names: list[str]) -> str:
     """Return the name that a number of the list stands for, or the word itself as a name."""
     if not (word.isascii() and word.isdigit()):
         return word
-    if not 1 <= int(word[:9]) <= len(shown):
+    number = int(word[:9])
+    if 1 <= number <= min(CHOICES, len(names)):
+        return names[number - 1]
+    if word not in names:
         raise UsageError(f"{word[:9]} is not in the list: nothing was done")
-    return shown[int(word) - 1]
+    return word
 
 
 # --- remote commands --------------------------------------------------------------------
@@ -11824,7 +11827,6 @@ _thopters() {
             *) COMPREPLY+=("$word") ;;
         esac
     done <<< "$(
-        LC_ALL=C # COMP_POINT counts bytes
         command thopters --complete bash "${COMP_LINE:0:COMP_POINT}" "${COMP_WORDBREAKS-}" \
             2> /dev/null < /dev/null
     )"
@@ -13414,6 +13416,8 @@ def cmd_rename(app: App, args: argparse.Namespace) -> int:
     aliases=("rm",),
 )
 def cmd_destroy(app: App, args: argparse.Namespace) -> int:
+    if args.yes and not args.names:  # a number that is mistyped would be all it takes
+        raise UsageError("--yes wants the names of the sprites")
     sprites = app.sprites(args.names, only_by_name=True)
     if not args.yes and not app.console.can_ask():
         raise no_consent("destroy " + ", ".join(sprite.name for sprite in sprites))

@@ -375,6 +375,7 @@ def test_a_missing_name_is_asked_for_on_a_terminal(
     for number, name in enumerate(("old", "dev", "new")):
         emulator.add_sprite(name, status="running", updated_at=1_800_000_000.0 + number)
     emulator.sprite("dev").status = "warm"
+    emulator.add_sprite("77", updated_at=1_700_000_000.0)
     session = start("url")
     session.expect("Which sprite? A number or a name: ")
     session.type("2\n")
@@ -390,7 +391,8 @@ def test_a_missing_name_is_asked_for_on_a_terminal(
         (["resume"], "nope\n", 3, "there is no sprite nope"),
         (["destroy"], "1\n", 0, "Type new to destroy it: "),
         (["url", "--json"], "\n", 2, "no sprite was chosen: nothing was done"),
-        (["url"], "4\n", 2, "4 is not in the list: nothing was done"),
+        (["url"], "5\n", 2, "5 is not in the list: nothing was done"),
+        (["url"], "77\n", 0, "//77-"),
         (["url"], "1 2\n", 2, "no sprite was chosen: nothing was done"),
         (["checkpoints"], "a/b\n", 2, "'a/b' is not a sprite's name"),
         (["url"], "\x04", 2, "no sprite was chosen: nothing was done"),
@@ -403,7 +405,10 @@ def test_a_missing_name_is_asked_for_on_a_terminal(
             session.type("new\n")
         assert session.end() == code, session.output
         assert says in session.screen.text
-    assert list(emulator.sprites) == ["old", "dev"]
+    assert list(emulator.sprites) == ["old", "dev", "77"]
+    session = start("destroy", "--yes", columns=120)  # where a number would be all it takes
+    assert session.end() == 2
+    assert "--yes wants the names of the sprites" in session.screen.text
 
 
 def test_what_is_listed_is_harmless_and_has_an_end(

@@ -75,6 +75,7 @@ def test_a_shell_completes_words_as_it_would_quote_them(
             "thopters kill dev 7 --signal=TE\t": "kill dev 7 --signal=TERM",
             "thopters -v url is\t": "-v url issue-42",
             "thopters destroy issue-42 \t": "destroy issue-42 dev",
+            "thopters pause é☃ is\t": "pause é☃ issue-42",
             "thopters url --pu\tis\t": "url --public issue-42",
             'thopters url "is\t': "url issue-42",
             "thopters cp dev:no\t": "cp dev:no",
