@@ -7,7 +7,9 @@ checkpoint, restore, destroy, with the user's keys put safely into each.
 
 Files
   ~/.sprite-thopters/config.json    settings; THOPTERS_CONFIG names another file
+  ~/.cache/thopters/                what Tab goes by; can be deleted at any time
   ~/.sprites/                       the `sprite` program's login, only ever read
+  .sprite                           its choice of a sprite for a directory, likewise
 Environment
   SPRITE_TOKEN, SPRITES_TOKEN       the API token; comes before a stored login
   SPRITES_API_URL                   another API; https, or http on this machine

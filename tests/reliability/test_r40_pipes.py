@@ -32,6 +32,8 @@ OUTPUTS = {
     "config": (["config"], 1),
     "help": (["help"], 1),
     "--version": (["--version"], 1),
+    "completion": (["completion", "bash"], 1),
+    "use": (["use", "s-00000"], 1),
     "help of a command": (["exec", "--help"], 1),
     "exec": (["exec", "s-00000", "--", "echo", "x"], 255),
     "proxy": (["proxy", "s-00000", "{port}"], 1),
