@@ -5027,7 +5027,7 @@ def choose_sprites(api: SpritesApi, prefix: str, *, several: bool) -> list[str]:
 
 
 def chosen_by_word(word: str, names: list[str]) -> str:
-    """Return the name that a number of the list stands for, or the word itself as a name."""
+    """Return the name or id that a number of the list stands for, or the word itself."""
     if not (word.isascii() and word.isdigit()):
         return word
     number = int(word[:9])
@@ -11580,7 +11580,9 @@ MEANT = {
     "shell": "ssh sh bash connect enter",
     "create": "new make launch",
     "list": "status show info",
-    "sessions": "ps jobs",
+    "sessions": "ps jobs top",
+    "logs": "log tail output",
+    "wait": "await",
     "attach": "join reattach",
     "hold": "keep keepalive",
     "checkpoint": "snapshot save",
@@ -11601,6 +11603,7 @@ OPTIONS_MEANT = {
     "--dir": "-C -w --workdir --cwd",
     "--env": "-e",
     "--detach": "-d --background",
+    "--tail": "-n --lines",
     "--comment": "-m --message",
     "--json": "-o --output --format",
     "--signal": "-s",
@@ -12153,7 +12156,13 @@ NATIVE = Argument(
 HOLD_MAX = Argument(
     "--hold-max", metavar="TIME", type=hold_time, help="stop holding after TIME (default 8h)"
 )
-DETACHED = Argument("job", metavar="ID", nargs="?", help="an id or a label; without it the newest")
+DETACHED = Argument(
+    "job",
+    metavar="ID",
+    nargs="?",
+    offers="session",
+    help="an id or a label; without it the newest",
+)
 
 
 def hold_option(text: str) -> Argument:
@@ -12771,7 +12780,7 @@ def cmd_exec(app: App, args: argparse.Namespace) -> int:
     if args.hold:
         list_holds(sprite)  # an image without them is an error where one is asked for
     if isinstance(command, JobCommand):
-        return show_detached(sprite, *start_detached(sprite, command))
+        return show_detached(command, sprite, *start_detached(sprite, command))
     sys.stdout.flush()
     if on_terminal:
         return run_on_terminal(sprite, command, refreshes_hold=args.hold is None)
@@ -12850,7 +12859,9 @@ def parse_variable(text: str, environ: Mapping[str, str]) -> tuple[str, bytes]:
     return name, os.fsencode(value if given else environ[name])
 
 
-def show_detached(sprite: Sprite, status: int, identity: str, shown: bytes) -> int:
+def show_detached(
+    command: JobCommand, sprite: Sprite, status: int, identity: str, shown: bytes
+) -> int:
     """Say how a detached command has started; the answer is its id."""
     console, name = sprite.console, sprite.name
     if status not in (EXIT_OK, STILL_RUNNING):
@@ -12865,6 +12876,8 @@ def show_detached(sprite: Sprite, status: int, identity: str, shown: bytes) -> i
             hint=f"look for it: thopters sessions {name}",
         )
     console.answer(clean(identity))
+    label, words = command.about["label"], " ".join(command.about["argv"])
+    remember(sprite, "session", [(label or identity, words)], whole=False)
     if status == EXIT_OK:
         console.note("it has ended already, with status 0")
     else:
@@ -13064,7 +13077,7 @@ def show_time(sprite: Sprite, stamp: str) -> str:
     ),
 )
 def cmd_logs(app: App, args: argparse.Namespace) -> int:
-    sprite = app.sprite(args.name)
+    sprite = app.sprite(args.name, changes=False)
     wanted = None if args.job is None else valid_work(args.job)
     with app.console.working(f"looking into {sprite.name}"):
         job = pick_job(sprite, look_at_jobs(sprite), wanted)
@@ -13103,7 +13116,7 @@ def cmd_logs(app: App, args: argparse.Namespace) -> int:
     own_failure=EXIT_STATUS_UNKNOWN,
 )
 def cmd_wait(app: App, args: argparse.Namespace) -> int:
-    sprite, console = app.sprite(args.name), app.console
+    sprite, console = app.sprite(args.name, changes=False), app.console
     wanted = None if args.job is None else valid_work(args.job)
     with console.working(f"waiting for a command in {sprite.name}"):
         job = wait_for_job(sprite, wanted, args.timeout, wakes=not args.no_wake)
@@ -13123,7 +13136,13 @@ def cmd_wait(app: App, args: argparse.Namespace) -> int:
     "attach",
     "come back to a command that runs on a terminal; Ctrl-\\ leaves",
     NAME,
-    Argument("work", metavar="ID", nargs="?", offers="session", help="an id or a label; not needed if one runs"),
+    Argument(
+        "work",
+        metavar="ID",
+        nargs="?",
+        offers="session",
+        help="an id or a label; not needed if one runs",
+    ),
     examples=("thopters attach dev", "thopters attach dev tests"),
     own_failure=EXIT_STATUS_UNKNOWN,
 )
@@ -13172,17 +13191,18 @@ def choose_work(sprite: Sprite, found: list[Work]) -> Work:
     if len(able) == 1:
         console.note(f"attaching to {able[0].id}: {able[0].about()}")
         return able[0]
-    for number, work in enumerate(able, 1):
-        console.note(f"{number:2}  {work.id}  {work.about()}")
+    rows = [(f"{number:>2}", work.id, work.about()) for number, work in enumerate(able, 1)]
+    for line in aligned([[console.safe(cell) for cell in row] for row in rows]):
+        console.note(line)
     if not console.can_ask():
         raise UsageError(
             f"{len(able)} commands run on terminals in {name}",
             hint=f"say which: thopters attach {name} {able[0].id}",
         )
-    answer = console.ask(f"Which one? [1-{len(able)}]").strip()
-    if answer.isdigit() and 1 <= int(answer) <= len(able):
-        return able[int(answer) - 1]
-    raise UsageError("that is not one of them: nothing was attached to")
+    word = console.ask("Which command? A number or an id:").strip()
+    if not word:
+        raise UsageError("no command was chosen: nothing was attached to")
+    return pick_work(sprite, able, chosen_by_word(word, [work.id for work in able]))
 
 
 @Command(

@@ -484,7 +484,7 @@ def test_attach_asks_which_one_is_meant(thopters: Thopters, sprite: Sprite) -> N
     assert "2 commands run on terminals in dev" in done.err
     assert first in done.err and second in done.err
     with Tty(thopters, "attach", "dev") as terminal:
-        terminal.expect("Which one? [1-2] ")
+        terminal.expect("Which command? A number or an id: ")
         number = re.search(rf"(\d)  {first}  sh -c 'echo this-one", terminal.text)
         assert number, terminal.text
         terminal.type(f"{number[1]}\n")
