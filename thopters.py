@@ -18,7 +18,7 @@ Environment
   THOPTERS_NATIVE                   do not use the sprite program for shell and proxy
   HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE, THOPTERS_CA_BUNDLE, NO_COLOR, THOPTERS_DEBUG
 Exit status
-  0 done, 1 failed, 2 wrong usage or no consent, 3 no such sprite or checkpoint,
+  0 done, 1 failed, 2 wrong usage or no consent, 3 no such sprite or checkpoint or session,
   4 not authenticated, 5 exists already, 6 limit reached, 7 timed out,
   127 on Windows: shell needs the sprite program;
   129, 130, 131, 141, 143 ended by a signal; `exec` passes on the remote command's own status,
@@ -6211,6 +6211,15 @@ def find_session(sprite: Sprite, identity: str, created_at: float) -> Session | 
     return None
 
 
+def is_used_again(sprite: Sprite, identity: str, created_at: float) -> bool:
+    """Return whether a session's number is another one's by now, by the time of creation."""
+    with contextlib.suppress(NotFoundError):
+        for session in sprite.list_sessions():
+            if session.id == identity:
+                return not same_moment(session.created_at, created_at)
+    return False
+
+
 def end_session(sprite: Sprite, session: Session, signal_name: str = "") -> bool:
     """Signal a session, and return whether it is gone; without a name, see to that it is."""
     wanted = signal_name or ("HUP" if session.is_terminal else "TERM")  # a shell survives TERM
@@ -7348,7 +7357,7 @@ def attach_terminal(
     After a cold boot its number can be another's, so it has to be the one that was `created_at`
     then, in seconds. `seen` is the last of what it has shown already.
     """
-    if not find_session(sprite, identity, created_at):
+    if is_used_again(sprite, identity, created_at):
         return None
     websocket = open_session_socket(sprite, identity)
     if websocket is None:
@@ -8092,11 +8101,23 @@ def look_at_jobs(sprite: Sprite) -> list[Job]:
     return look_inside(sprite, read_jobs, LOOK_AT_JOBS)
 
 
-def look_around(sprite: Sprite) -> list[Work]:
-    """Return what runs in a sprite, and the jobs that have ended, newest first; likewise."""
+def look_around(sprite: Sprite, *, needs_all: bool = True) -> list[Work]:
+    """Return what runs in a sprite, and the jobs that have ended, newest first; likewise.
+
+    Unless it `needs_all`, a sprite that runs no command is no error: then the platform's list is
+    all that is known, which a warning says.
+    """
     sessions = {to_bytes(session.id): session for session in sprite.list_sessions()}
     numbers = [number for number in sessions if number.isdigit()]  # others are no processes
-    found = look_inside(sprite, lambda fields: read_work(fields, sessions), LOOK_AROUND, *numbers)
+    try:
+        found = look_inside(
+            sprite, lambda fields: read_work(fields, sessions), LOOK_AROUND, *numbers
+        )
+    except ThoptersError as error:
+        if needs_all:
+            raise
+        sprite.console.warn(f"{error}; what runs there is known by the platform's list alone")
+        found = [Work(session) for session in sessions.values()]
     return sorted(found, key=lambda work: work.started_at, reverse=True)
 
 
@@ -10979,7 +11000,7 @@ def find_keepers(sprite: Sprite) -> tuple[list[Keeper], str]:
     To look is activity itself.
     """
     found, now = [], sprite.api.now()
-    for work in look_around(sprite):
+    for work in look_around(sprite, needs_all=False):
         if work.is_running():
             active = format_age(parse_time(work.last_activity()), now)
             about = f"{work.about()}, last active {active}"
@@ -11660,7 +11681,7 @@ options, before or after the command:
   --version       in place of a command: the version of this program
 
 exit status:
-  0 done, 1 failed, 2 wrong usage or no consent, 3 no such sprite or checkpoint,
+  0 done, 1 failed, 2 wrong usage or no consent, 3 no such sprite or checkpoint or session,
   4 not authenticated, 5 exists already, 6 limit reached, 7 timed out,
   127 on Windows the sprite program is needed for a shell;
   exec, shell, attach: the command's own, and 255 with a message where it is not known
@@ -12764,7 +12785,7 @@ def cmd_resume(app: App, args: argparse.Namespace) -> int:
         "thopters exec dev -- uname -a",
         "thopters exec dev --dir src --env CI=1 -- make test",
         "thopters exec dev -i -- tar xz < files.tar.gz",
-        "thopters exec dev -d --hold --name tests --dir src -- make test",
+        "thopters exec dev -d --hold --name tests -- make test",
     ),
     own_failure=EXIT_STATUS_UNKNOWN,
     takes_command=True,
@@ -13028,7 +13049,7 @@ def cmd_cp(app: App, args: argparse.Namespace) -> int:
 def cmd_sessions(app: App, args: argparse.Namespace) -> int:
     sprite, console = app.sprite(args.name, changes=False), app.console
     with console.working(f"listing the sessions of {sprite.name}"):
-        around = look_around(sprite)
+        around = look_around(sprite, needs_all=args.all)
     remember(sprite, "session", [(work.label or work.id, work.words()) for work in around])
     found = [work for work in around if args.all or work.is_running()]
     if args.json:
@@ -13126,7 +13147,7 @@ def cmd_wait(app: App, args: argparse.Namespace) -> int:
     if args.json:
         console.answer_json({**facts, "timed_out": job.is_running()})
     if job.is_running():
-        console.note(f"the time is up: {job.id} of {sprite.name} still runs")
+        console.note(f"the time is up: {job.id} of {sprite.name} ran when it was last looked at")
         return EXIT_TIMED_OUT
     console.note(f"{job.id} of {sprite.name} {job.describe_end()}")
     return EXIT_STATUS_UNKNOWN if job.status is None else job.status

@@ -59,7 +59,7 @@ def test_a_shell_completes_words_as_it_would_quote_them(
 ) -> None:
     dev.add_sprite("issue-42")
     dev.sprite("dev").add_checkpoint("one")
-    sessions = b'[{"id": 1847, "command": "bash", "tty": true}]'
+    sessions = b'[{"id": 1847, "created": "2026-11-30T00:00:00Z", "tty": true}]'
     dev.fault(Fault("GET */exec", "status", status=200, body=sessions))
     local_files(thopters.home)
     with Shell(thopters, kind) as shell:
@@ -70,8 +70,8 @@ def test_a_shell_completes_words_as_it_would_quote_them(
             "thopters she\tde\t": "shell dev",
             "thopters restore dev \t": "restore dev v1",
             "thopters restore . \t": "restore . v1",
-            "thopters kill dev 18\t --sig\tTE\t": "kill dev 1847 --signal TERM",
-            "thopters attach --deb\tdev \t": "attach --debug dev 1847",
+            "thopters kill dev 18\t --sig\tTE\t": "kill dev 1847.tpag00 --signal TERM",
+            "thopters attach --deb\tdev \t": "attach --debug dev 1847.tpag00",
             "thopters kill dev 7 --signal=TE\t": "kill dev 7 --signal=TERM",
             "thopters -v url is\t": "-v url issue-42",
             "thopters destroy issue-42 \t": "destroy issue-42 dev",
@@ -142,7 +142,7 @@ def test_what_comes_from_elsewhere_neither_runs_nor_draws(
         assert thopters(*words).code == 0
     numbers = range(len(HOSTILE))
     assert set(tab(thopters, "restore", "dev", "")) == {f"v{number}" for number in numbers}
-    assert set(tab(thopters, "kill", "dev", "")) == {f"s{number}" for number in numbers}
+    assert set(tab(thopters, "kill", "dev", "")) == {f"s{number}.0" for number in numbers}
     assert set(tab(thopters, "shell", "")) == {"dev"}
     for line in ("restore dev ", "kill dev ", "shell "):
         for text in tab(thopters, *line.split(), "").values():
@@ -360,13 +360,13 @@ def test_checkpoints_and_sessions_are_those_that_were_seen(
     assert list(tab(thopters, "restore", "dev", "").values()) == ["by somebody else", "the first"]
     assert tab(thopters, "restore", "other", "") == {}
     session = thopters("exec", "dev", "--detach", "--", "sleep", "60").out.strip()
-    assert tab(thopters, "attach", "dev", "") == {}
+    assert tab(thopters, "attach", "dev", "") == {session: "sleep 60"}
+    words = ("exec", "dev", "-d", "--name", "nap", "--", "sleep", "61")
+    assert thopters(*words).code == 0
     assert thopters("sessions", "dev").code == 0
-    assert (
-        set(tab(thopters, "attach", "dev", ""))
-        == {session}
-        == set(tab(thopters, "kill", "dev", ""))
-    )
+    for command in ("attach", "kill", "logs", "wait"):
+        seen = tab(thopters, command, "dev", "")
+        assert seen == {session: "sleep 60", "nap": "sleep 61"}, command
     # a sprite that is gone takes along what was seen in it
     assert thopters("list").code == 0
     dev.account.remove("dev")

@@ -313,9 +313,10 @@ def test_wait_says_when_the_time_is_up(thopters: Thopters, sprite: Sprite) -> No
     identity = detach(thopters, "sleep", "600", options=("--name", "nap"))
     done = thopters("wait", "dev", "nap", "--timeout", "1s")
     assert (done.code, done.out) == (7, ""), done
-    assert done.err.splitlines()[-1] == f"the time is up: {identity} of dev still runs"
+    ran = f"the time is up: {identity} of dev ran when it was last looked at"
+    assert done.err.splitlines()[-1] == ran
     done = thopters("wait", "dev", "--timeout", "0", "--json")
-    assert (done.code, done.err) == (7, f"the time is up: {identity} of dev still runs\n")
+    assert (done.code, done.err) == (7, ran + "\n")
     told = {"id": identity, "state": "running", "status": None, "timed_out": True}
     assert json.loads(done.out) == told
 
@@ -442,7 +443,7 @@ def test_it_has_a_terminal_that_can_be_attached_to_at_two_sizes(
     thopters: Thopters, sprite: Sprite
 ) -> None:
     """And what it draws at each is recorded."""
-    script = "trap 'echo size $(stty size)' WINCH; stty -echo; while :; do sleep 0.05; done"
+    script = 'stty -echo; while s=$(stty size); do [ "$s" = "$t" ] || echo "size $s"; t=$s; done'
     identity = detach(thopters, "bash", "-c", script, options=("--name", "screen"))
     for columns, rows in ((100, 30), (60, 20)):
         with Tty(thopters, "attach", "dev", "screen", columns=columns, rows=rows) as terminal:
@@ -772,11 +773,21 @@ def test_a_record_that_was_changed_is_no_crash(
         assert "rm -rf" not in done.out + done.err
 
 
-def test_a_failed_start_leaves_nothing_behind(
-    thopters: Thopters, emulator: Emulator, sprite: Sprite
-) -> None:
+def test_a_failed_start_leaves_nothing_behind(thopters: Thopters, sprite: Sprite) -> None:
     done = thopters("exec", "dev", "-d", "--name", "x", "--", "sh", "-c", "exit 3")
     assert (done.code, done.out) == (3, "")
     assert listed(thopters, "--all") == []
+
+
+def test_where_no_command_runs_the_platforms_list_is_what_is_known(
+    thopters: Thopters, emulator: Emulator, sprite: Sprite
+) -> None:
+    """A job's record is not known then, so an id is not called unknown."""
+    identity = detach(thopters, "sleep", "600")
     emulator.fault(Fault("WS */exec", "reset", times=None))
-    assert thopters("sessions", "dev").code == 1
+    done = thopters("sessions", "dev")
+    assert (done.code, done.out.split("\t")[1]) == (0, "/usr/bin/bash"), done
+    assert "what runs there is known by the platform's list alone" in done.err
+    for words in (["sessions", "dev", "--all"], ["kill", "dev", identity], ["logs", "dev"]):
+        done = thopters(*words)
+        assert (done.code, done.out) == (1, ""), done

@@ -62,6 +62,7 @@ def shell(thopters: Thopters, tmp_path: Path) -> Shell:
 
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+JOB = "'sleep 2; wc -l lines\\.txt'"
 URL = r"https://[a-z0-9-]+\.sprites\.app"
 
 ENVIRONMENT = {
@@ -104,8 +105,17 @@ WORKFLOWS = {
     "bash -s": (r"work/\n(work/(greeting|lines)\.txt\n){2}", ""),
     "while read": (r" *3 lines\.txt\n *1 greeting\.txt\n", ""),
     "cp project": (r"a page\nhello\n", ""),
-    "--detach --hold": (r"\d+\n\d+\t\S*bash\t.*\ndone\n", "thopters attach dev"),
-    "hold dev --for": (r"dev stays awake for 7200 s\ndev may sleep again\n", ""),
+    "exec dev -d --hold": (
+        rf"(?P<id>[0-9a-f]{{10}})\tsh -c {JOB}\t/\S+/work\t{TIME}\t({TIME}|-)\trunning\n"
+        r" *3 lines\.txt\r\n"
+        rf"(?P=id)\tsh -c {JOB}\t/\S+/work\t{TIME}\t({TIME}|-)\tended 0\n"
+        r"the record of tests is gone\n",
+        r"thopters logs dev (\w+) -f; .*\n(.|\n)*\1 of dev has ended with status 0\n",
+    ),
+    "hold dev --for": (
+        r"dev stays awake until (\S+ )?\d\d:\d\d \(2h\)\ndev may sleep again\n",
+        "",
+    ),
     "checkpoint dev --comment": (
         r"restored dev to v1 in [\d.]+ s\n"
         r"greeting\.txt\nlines\.txt\n"
@@ -173,8 +183,15 @@ STATUSES = {
     "thopters proxy dev 8080": 143,  # it runs until somebody ends it
     "thopters proxy dev 3001:3000": 143,
     "thopters proxy dev 3000 8080 --native": 143,
-    "thopters attach dev": 255,  # nothing runs
-    "thopters attach dev 1847": 255,
+    "thopters attach dev": 3,  # nothing runs, and nothing ran
+    "thopters attach dev tests": 3,
+    "thopters kill dev tests": 3,
+    "thopters kill dev tests --signal INT": 3,
+    "thopters logs dev": 3,
+    "thopters logs dev -f --tail 20": 3,
+    "thopters logs dev --since 1h": 3,
+    "thopters wait dev": 3,
+    "thopters wait dev tests --timeout 2h": 3,
 }
 # What shows that a command has arrived: a file in the sprite's home
 EFFECTS = {
@@ -207,7 +224,7 @@ def furnish(thopters: Thopters, emulator: Emulator) -> None:
         emulator.add_sprite(name)
     dev = emulator.add_sprite("dev")
     (dev.home / "src").mkdir()
-    (dev.home / "src" / "Makefile").write_text('test:\n\ttest "$(CI)" = 1\n\ttouch tested\n')
+    (dev.home / "src" / "Makefile").write_text('test:\n\ttest "$(CI)" != 1 || touch tested\n')
     (dev.home / "Makefile").write_text("test:\n")
     remote = f"{dev.machine.home_inside}/remote/"
     (dev.home / ".gitconfig").write_text(f'[url "{remote}"]\n\tinsteadOf = https://github.com/\n')
@@ -288,7 +305,7 @@ MEANINGS = {
     0: "done",
     1: "failed",
     2: "wrong usage",
-    3: "no such sprite or checkpoint",
+    3: "no such sprite(,| or) checkpoint or session",
     4: "no token|not authenticated",
     5: "exists already",
     6: "limit",

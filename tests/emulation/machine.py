@@ -228,7 +228,7 @@ class Machine:
     def signal_all(
         self, number: signal.Signals, *, but: Callable[[int], bool] | None = None
     ) -> None:
-        for pid in self.processes():
+        for pid in sorted(self.processes(), reverse=True):
             with contextlib.suppress(ProcessLookupError):
                 if but is None or not but(pid):
                     os.kill(pid, number)
@@ -248,7 +248,11 @@ class Machine:
             self.signal_all(signal.SIGCONT)
 
     def end_all(self) -> None:
-        """Kill every process, those too that are born meanwhile; none sees another one's end."""
+        """Kill every process, those too that are born meanwhile; none sees another one's end.
+
+        So all are stopped first. A terminal that ends lets those on it go on, so children, which
+        have the higher numbers, are killed before whoever holds their terminal.
+        """
         self.signal_all(signal.SIGSTOP)
         end = time.monotonic() + 5
         while self.processes() and time.monotonic() < end:

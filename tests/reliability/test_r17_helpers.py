@@ -195,7 +195,6 @@ def test_r17_an_attach_stays_below_the_apis_address_and_waits_for_the_list(
     seen: Any = program.Session({"id": 12, "created": "2027-01-15T08:00:00Z"})
     monkeypatch.setattr(program.Sprite, "list_sessions", lambda _: [seen])
     monkeypatch.setattr(program, "upgrade_once", refuse)
-    monkeypatch.setattr(program, "is_listed", lambda *_: True)
     sprite = program.SpritesApi(transport).sprite("dev")
 
     def attach(created_at: float = seen.created_at) -> program.TerminalSession | None:
@@ -207,12 +206,12 @@ def test_r17_an_attach_stays_below_the_apis_address_and_waits_for_the_list(
     assert set(asked[:-1]) == {f"{path}/12"} and len(asked) > 5
     assert asked[-1] == f"{path}?id=12&tty=true&stdin=true"
     assert program.SESSION_LAG_S <= sum(clock.slept) <= program.SESSION_LAG_S + 1
-    listed = iter([True, False])
-    monkeypatch.setattr(program, "is_listed", lambda *_: next(listed))
-    assert attach() is None
     asked.clear()
     assert attach(seen.created_at - 86400) is None  # its number is another's now
     assert not asked
+    listed = iter([[seen], [seen], []])
+    monkeypatch.setattr(program.Sprite, "list_sessions", lambda _: next(listed))
+    assert attach() is None
 
 
 def test_r17_a_session_that_a_404_denies_once_is_attached_to_again(

@@ -25,7 +25,7 @@ from support.program import Thopters
 from support.relay import Cut, Relay
 from support.runs import COMMANDS, Done, environ_for, run_here
 from support.servers import Server
-from support.sessions import refuse_websockets
+from support.sessions import refuse_websockets, session_of
 from support.units import make_console
 
 import thopters as program
@@ -437,10 +437,14 @@ class Lasting(Case):
 
 
 class WithSession(Lasting):
-    """A command about a session that was started before, and goes on."""
+    """A command about a detached one that was started before, and goes on."""
 
     words: tuple[str, ...]
     script = "read x; true"
+
+    def begin(self) -> None:
+        super().begin()
+        self.world.patch.setattr(program, "START_WATCH_S", 0.1)
 
     def arrange(self) -> None:
         super().arrange()
@@ -448,7 +452,7 @@ class WithSession(Lasting):
         done = self.world.run(("exec", "dev", "--detach", "--", "sh", "-c", self.script))
         assert done.code == 0, done
         self.id = done.out.strip()
-        self.session = self.emulator.sprite("dev").sessions[self.id]
+        self.session = session_of(self.emulator.sprite("dev"), self.id)
         self.argv = tuple(word.format(self.id) for word in self.words)
 
 
@@ -459,7 +463,7 @@ class Sessions(WithSession):
     def true(self, done: Done) -> None:
         ids = [line.split("\t")[0] for line in done.out.splitlines()]
         assert ids == ([] if done.code else [self.id])
-        assert "no sessions" not in done.err
+        assert "no command runs" not in done.err
 
 
 class Kill(WithSession):
@@ -473,12 +477,15 @@ class Kill(WithSession):
         assert gone or done.code != program.EXIT_NOT_FOUND
 
 
-class Attach(WithSession):
-    """To a session that ends as soon as somebody has asked for it."""
+class LetGo(WithSession):
+    """About one that ends as soon as the program has asked often enough for what `asked` is."""
 
-    words = ("attach", "dev", "{}")
     script = "while [ ! -e go ]; do sleep 0.01; done; echo seen"
     step = 131
+    times = 1
+
+    def asked(self) -> str:
+        return "/v1/sprites/dev/exec"
 
     def arrange(self) -> None:
         super().arrange()
@@ -487,18 +494,78 @@ class Attach(WithSession):
         threading.Thread(target=self.let_go, daemon=True).start()
 
     def let_go(self) -> None:
-        home, path = self.emulator.sprite("dev").home, f"/v1/sprites/dev/exec/{self.id}"
+        home, path = self.emulator.sprite("dev").home, self.asked()
         while not self.is_over.wait(0.005):
-            if self.emulator.journal.requests("WS", path):
+            if len(self.emulator.journal.requests("WS", path)) >= self.times:
                 (home / "go").touch()
                 return
 
-    def true(self, done: Done) -> None:
+    def judge(self, done: Done) -> None:
         self.is_over.set()
+        super().judge(done)
+
+
+class Attach(LetGo):
+    words = ("attach", "dev", "{}")
+
+    def asked(self) -> str:
+        return f"/v1/sprites/dev/exec/{self.session.id}"
+
+    def true(self, done: Done) -> None:
         assert done.code in (0, program.EXIT_STATUS_UNKNOWN)
         assert done.code or (self.session.ended.is_set() and "seen" in done.out)
         gone = "there is no session" in done.err or "has ended" in done.err
         assert not gone or self.session.ended.is_set()
+
+
+class Logs(WithSession):
+    words = ("logs", "dev", "{}")
+    script = "while [ ! -e go ]; do sleep 0.01; done; echo seen"
+    step = 47
+
+    def arrange(self) -> None:
+        super().arrange()
+        (self.emulator.sprite("dev").home / "go").touch()
+        assert self.session.ended.wait(20)
+
+    def true(self, done: Done) -> None:
+        assert done.code in (0, 1)
+        assert done.out == "seen\r\n" or (done.code and "seen\r\n".startswith(done.out))
+
+
+class LogsFollow(LetGo):
+    """It reads on over cuts: each byte comes once."""
+
+    words = ("logs", "dev", "{}", "-f")
+    times = 2  # the look, and the first that reads
+    step = 67
+
+    def true(self, done: Done) -> None:
+        assert done.code in (0, 1)
+        assert done.out == "seen\r\n" or (done.code and "seen\r\n".startswith(done.out))
+        assert done.code or self.session.ended.is_set()
+
+
+class Wait(LetGo):
+    words = ("wait", "dev", "{}", "--timeout", "5m")
+    times = 2
+    step = 67
+
+    def judge(self, done: Done) -> None:
+        """When the time is up that is no error of the program's, so it is said in a note."""
+        self.is_over.set()
+        if done.code != program.EXIT_TIMED_OUT:
+            super().judge(done)
+            return
+        assert done.out == "" and "the time is up" in done.err
+        assert "has ended" not in done.err and "was lost" not in done.err
+
+    def true(self, done: Done) -> None:
+        assert done.code in (0, program.EXIT_STATUS_UNKNOWN)
+        assert done.out == ""
+        assert (f"{self.id} of dev has ended with status 0" in done.err) == (done.code == 0)
+        assert done.code or self.session.ended.wait(20)
+        assert "was lost" not in done.err
 
 
 class OnTerminal(Lasting):
@@ -524,7 +591,7 @@ class Detach(Lasting):
             assert done.out == ""
             assert not path.exists() or path.read_text() in ("", "1\n")
             return
-        assert not sprite.sessions[done.out.strip()].ended.is_set()
+        assert not session_of(sprite, done.out.strip()).ended.is_set()
         assert path.read_text() == "1\n"
 
 
@@ -539,7 +606,8 @@ class Hold(Lasting):
     def true(self, done: Done) -> None:
         held = bool(self.emulator.sprite("dev").live_tasks())
         assert held or done.code
-        assert done.out == ("" if done.code else "dev stays awake for 3600 s\n")
+        assert bool(re.fullmatch(r"dev stays awake until .* \(1h\)\n", done.out)) == (not done.code)
+        assert not done.code or not done.out
         if held and done.code:
             assert "dev may be held all the same" in done.err
 
@@ -649,6 +717,9 @@ CASES: dict[str, Callable[[World], Case]] = {
     "exec --detach": Detach,
     "attach": Attach,
     "sessions": Sessions,
+    "logs": Logs,
+    "logs -f": LogsFollow,
+    "wait": Wait,
     "kill": Kill,
     "hold": Hold,
     "shell": Shell,

@@ -298,7 +298,7 @@ OUTPUTS: dict[str, tuple[list[str], Prepare, int, int]] = {
     "sessions: argv": (["sessions", "dev"], record(argv="TEXT"), 0, 1),
     "sessions: directory": (["sessions", "dev"], record(directory="TEXT"), 0, 1),
     "sessions: label": (["sessions", "dev"], record(label="TEXT"), 0, 0),
-    "sessions: record's id": (["sessions", "dev"], record(id="TEXT"), 0, 1),
+    "sessions: record's id": (["sessions", "dev"], record(id="TEXT"), 0, 0),
     "sessions: state": (["sessions", "dev", "--all"], record(state="TEXT"), 0, 1),
     "sessions: times": (
         ["sessions", "dev"],
@@ -306,24 +306,18 @@ OUTPUTS: dict[str, tuple[list[str], Prepare, int, int]] = {
         0,
         0,
     ),
-    "logs: record's id": (
-        ["logs", "dev"],
-        in_turn(record(id="TEXT"), exec_says(START + b"0\n", b"\2cut\n", b"\3\0", after=1)),
-        0,
-        1,
-    ),
+    "logs: record's id": (["logs", "dev"], record(id="TEXT"), 3, 0),
     "logs: place": (
         ["logs", "dev"],
         in_turn(record(), exec_says(START + b"TEXT\n", b"\2TEXT", b"\3\0", after=1)),
         1,
         0,
     ),
-    "logs: no record": (["logs", "dev"], record(id="TEXT", keeps_output=""), 3, 1),
-    "wait: record's id": (["wait", "dev"], record(id="TEXT", state="ended", status="9"), 9, 1),
+    "wait: record's id": (["wait", "dev"], record(id="TEXT", state="ended", status="9"), 3, 0),
     "wait: status": (["wait", "dev"], record(state="ended", status="TEXT"), 255, 0),
     "pause: argv": (["pause", "dev", "--no-wait"], record(argv="TEXT"), 0, 1),
     "pause: directory": (["pause", "dev", "--no-wait"], record(directory="TEXT"), 0, 1),
-    "pause: record's id": (["pause", "dev", "--no-wait"], record(id="TEXT"), 0, 1),
+    "pause: record's id": (["pause", "dev", "--no-wait"], record(id="TEXT"), 0, 0),
     "attach: argv": (
         ["attach", "dev"],
         in_turn(sessions("workdir"), record(argv="TEXT"), refusal("WS *", 400, "x", after=1)),
@@ -399,9 +393,7 @@ IN_LINES = {  # texts that are split at their own line ends, or cut
     "list: bare error", "hold: stderr", "cp: stderr",
 }  # fmt: skip
 # What is in bytes can hold neither a NUL, which ends a field, nor half of a pair of UTF-16
-IN_BYTES = re.compile(
-    "(sessions|pause|kill): (directory|state|times)|.*: record's id|logs: no record"
-)
+IN_BYTES = re.compile("(sessions|pause|kill): (directory|state|times)|.*: record's id")
 
 
 def payload_for(output: str, payload: str) -> str:
