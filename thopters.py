@@ -421,6 +421,30 @@ def valid_new_name(text: str) -> str:
     return text
 
 
+def is_pattern(text: str) -> bool:
+    """Return whether a text stands for all sprites' names that match it: one with `*` or `?`."""
+    return "*" in text or "?" in text
+
+
+def valid_pattern(text: str) -> str:
+    """Check what stands for sprites' names: a name, or a pattern with `*` and `?` in it."""
+    import re
+
+    if len(text) > 128 or not re.fullmatch(r"[A-Za-z0-9._~@+:=,*?-]+", text):
+        raise UsageError(
+            f"{text[:64]!r} is not a pattern of sprites' names",
+            hint="use a name in which * stands for any text and ? for one character",
+        )
+    return text
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Return whether a name fits a pattern: `*` is any text, `?` one character."""
+    import fnmatch
+
+    return pattern == "*" or fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))
+
+
 def valid_checkpoint(text: str) -> str:
     """Return a checkpoint's id in the platform's form: 3, v3 and checkpoints/v3 are the same."""
     import re
@@ -665,6 +689,28 @@ def open_private(path: str, flags: int) -> int:
             os.close(fd)
             raise
     return fd
+
+
+def replace_file(path: str, data: bytes) -> None:
+    """Write a private file beside its place, force it to the disk, and put it in place whole.
+
+    One at a time: whoever calls this holds a lock.
+    """
+    temporary = path + ".new"  # one name, so that a kill leaves one file at most
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    try:
+        with open(temporary, "xb", opener=open_private) as file:
+            file.write(data)
+            file.flush()
+            sync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    if os.name == "posix":
+        sync_folder(os.path.dirname(path))
 
 
 def try_lock(fd: int) -> bool:
@@ -1546,7 +1592,10 @@ def config_path(environ: Mapping[str, str]) -> str:
 
 
 class Config:
-    """The configuration file: `secrets`, `git` (user, email), `defaults` (prefix), `version`.
+    """The configuration file: `secrets`, `only_for`, `git` (user, email), `defaults` (prefix),
+    `version`.
+
+    `only_for` holds, for some of the secrets, the pattern of the sprites' names that may get it.
 
     What others put into it is kept. The file and its folder are for the user alone, from their
     first byte on. Modes are changed in our own folder alone, once the file is known to be a
@@ -1592,12 +1641,12 @@ class Config:
 
     def _validate(self) -> None:
         """Raise ThoptersError for what no command could use."""
-        for name in ("secrets", "git", "defaults"):
+        for name in ("secrets", "only_for", "git", "defaults"):
             section = self.document.get(name, {})
             if not isinstance(section, dict):
                 raise ThoptersError(f"{self.path}: {name!r} should be an object")
             for key, value in section.items():
-                if name != "secrets" and key not in ("user", "email", "prefix"):
+                if name in ("git", "defaults") and key not in ("user", "email", "prefix"):
                     continue
                 flaw = "" if isinstance(value, str) else "should be a text"
                 flaw = flaw or value_flaw(key, value)
@@ -1671,12 +1720,25 @@ class Config:
         values = self.document.get("secrets", {})
         return {name: Secret(value) for name, value in values.items() if value}
 
-    @property
-    def doubts(self) -> list[str]:
-        """Return a sentence for each variable that holds what is hardly its value."""
+    def pattern_of(self, key: str) -> str:
+        """Return the pattern of the sprites' names that may get a secret; `*` is all of them."""
+        return self._text("only_for", key) or "*"
+
+    def secrets_for(self, sprite_name: str) -> dict[str, Secret]:
+        """Return the variables that the sprite of this name may get."""
+        return {
+            key: secret
+            for key, secret in self.secrets.items()
+            if matches(sprite_name, self.pattern_of(key))
+        }
+
+    def doubts(self, keys: Container[str]) -> list[str]:
+        """Return a sentence for each of the variables that holds what is hardly its value."""
         values = self.document.get("secrets", {}).items()
         flaws = {
-            name: shell_syntax(value, strictly=name in USUAL_SECRETS) for name, value in values
+            name: shell_syntax(value, strictly=name in USUAL_SECRETS)
+            for name, value in values
+            if name in keys
         }
         return [f"{name} {flaw}" for name, flaw in flaws.items() if flaw]
 
@@ -1716,8 +1778,7 @@ class Config:
         """
         try:
             self.check_place()
-            self._make_folder()
-            with self._lock():
+            with self.locked():
                 self.load()
                 version = self.document.get("version", self.VERSION)
                 if type(version) is not int:
@@ -1730,7 +1791,7 @@ class Config:
                 change(self.document)
                 self._validate()
                 self.document["version"] = self.VERSION
-                self._replace()
+                replace_file(self.real_path, self._encode())
                 self.load()
         except OSError as error:
             hint = self._way_back() if isinstance(error, PermissionError) else None
@@ -1745,8 +1806,12 @@ class Config:
             with contextlib.suppress(FileExistsError):  # another first save has made it
                 os.mkdir(folder, 0o700)
 
-    def _lock(self) -> BinaryIO:
-        """Return a file that holds the lock; should we die, the system lets go of it."""
+    def locked(self) -> BinaryIO:
+        """Return a file that holds the lock; should we die, the system lets go of it.
+
+        The folder is made where it is missing. OSError where it can't be written in.
+        """
+        self._make_folder()
         lock = open(self.real_path + ".lock", "ab", opener=open_private)  # noqa: SIM115 (returned)
         try:
             for _ in Clock().polling(self.LOCK_LIMIT_S, 0.05):
@@ -1786,25 +1851,6 @@ class Config:
                 hint="take out of it what is not for thopters",
             )
         return data
-
-    def _replace(self) -> None:
-        """Write the document beside the file, force it to the disk, and put it in place."""
-        data = self._encode()
-        temporary = self.real_path + ".new"  # one name, so that a kill leaves one file at most
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        try:
-            with open(temporary, "xb", opener=open_private) as file:
-                file.write(data)
-                file.flush()
-                sync(file.fileno())
-            os.replace(temporary, self.real_path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
-        if os.name == "posix":
-            sync_folder(self.folder)
 
 
 # --- token ------------------------------------------------------------------------------
@@ -5523,20 +5569,26 @@ def require_output(sprite: Sprite, script: bytes) -> bytes:
 NOT_YET = 9  # the exit status of a script that has looked, and seen that it is not so
 
 
-def wait_until_ready(sprite: Sprite, limit_s: float, script: bytes = b":") -> None:
-    """Ask with a short script until it exits 0; NotReadyError after `limit_s`."""
+def wait_until_ready(
+    sprite: Sprite, limit_s: float, script: bytes = b":", data: bytes = b""
+) -> bytes:
+    """Ask with a short script until it exits 0, and return its stdout.
+
+    NotReadyError after `limit_s`.
+    """
     answers, why = False, ""
     for _ in sprite.clock.polling(limit_s, 0.2):
         try:
-            status, _, _ = run_script(
+            status, out, _ = run_script(
                 sprite,
                 script,
+                data=data,
                 statuses=(0, NOT_YET),
                 limit_s=PROBE_LIMIT_S,
                 open_limit_s=PROBE_LIMIT_S,
             )
             if status == 0:
-                return
+                return out
             answers, why = True, "it is not yet so"
         except AuthError:
             raise
@@ -8839,6 +8891,183 @@ def report_copy(sprite: Sprite, copy: Copy) -> int:
     return EXIT_FAILED if copy.left_out else EXIT_OK
 
 
+# --- record -----------------------------------------------------------------------------
+
+# Which sprites the configuration's keys are in, kept in a file beside it. Who gets keys is decided
+# by this file and by what the user names, never by what a sprite says. A sprite stands in it by its
+# id, so one that was made anew under the same name is another one.
+#
+# The record holds no value and no digest of one. What tells whether a value in a sprite is ours
+# lies in the sprite itself, and comes back with its disk: a mark of each value that was put in, a
+# digest under a key that stays here (Seal). So a sprite can't make such a mark for another value,
+# and nobody learns anything of a value from one.
+#
+# Each push has a number. A sprite whose newest push (`wanted`) is not the one that it has
+# (`generation`) is pending: it slept, or the program was killed before the push was over. So the
+# number is written before a push, and once more behind it.
+
+
+class Seal:
+    """Keyed digests of the values in one sprite."""
+
+    def __init__(self, key: bytes, identity: str) -> None:
+        self._key = key
+        self._identity = identity[-36:].encode()
+
+    def _keyed(self, *parts: bytes) -> str:
+        import hmac
+
+        return hmac.digest(self._key, b"\0".join((self._identity, *parts)), "sha256").hex()
+
+    @property
+    def salt(self) -> bytes:
+        """Return what stands before a value in its digest there; another one for each sprite."""
+        return self._keyed(b"salt").encode()
+
+    def digest(self, name: str, value: bytes) -> str:
+        """Return the digest that the sprite tells of a variable with this value."""
+        import hashlib
+
+        return hashlib.sha256(self.salt + name.encode() + b"=" + value).hexdigest()
+
+    def mark(self, name: str, digest: str) -> str:
+        """Return the mark of a value with this digest that was put in from here."""
+        return self._keyed(b"mark", name.encode(), digest.encode())
+
+
+class Holder:
+    """A sprite that keys were put into, as the record has it.
+
+    `keys` are their names; `since` is when the first push began, an RFC 3339 stamp.
+    """
+
+    __slots__ = ("generation", "id", "keys", "name", "since", "wanted")
+
+    def __init__(self, identity: str, item: dict[str, Any]) -> None:
+        self.id = identity
+        self.name = str(item["name"])
+        self.keys = sorted(map(str, item["keys"]))
+        self.since = str(item["since"])
+        self.generation, self.wanted = int(item["generation"]), int(item["wanted"])
+
+    @property
+    def is_pending(self) -> bool:
+        return self.generation < self.wanted
+
+
+class Record:
+    """The file beside the configuration that names the sprites with its keys.
+
+    Without a place for it, as where the configuration comes by a pipe, nothing is recorded.
+    """
+
+    VERSION = 1
+
+    def __init__(self, config: Config | None) -> None:
+        import threading
+
+        self.config = config
+        self._turn = threading.Lock()  # a file system may have no locks
+        has_place = config is not None and not is_placeless(config.real_path)
+        self.path = f"{config.real_path}.record" if config and has_place else ""
+        self._document: dict[str, Any] = {"key": os.urandom(32).hex(), "sprites": {}}
+        self._is_read = False
+
+    def holders(self) -> list[Holder]:
+        """Return the sprites with keys by name; ThoptersError where the file is not a record."""
+        self._read()
+        found = [Holder(*pair) for pair in self._document["sprites"].items()]
+        return sorted(found, key=lambda holder: holder.name)
+
+    def holder(self, info: SpriteInfo) -> Holder | None:
+        """Return what is known of the very sprite that the API tells of."""
+        wanted = info.id[-36:]
+        return next((item for item in self.holders() if wanted and item.id == wanted), None)
+
+    def seal(self, info: SpriteInfo) -> Seal:
+        self._read()
+        return Seal(bytes.fromhex(self._document["key"]), info.id)
+
+    def begin(self, pushes: Sequence[tuple[SpriteInfo, Iterable[str]]]) -> int:
+        """Note that keys are about to go into sprites, or will; return the number of that push."""
+        number = 0
+
+        def change(document: dict[str, Any]) -> None:
+            nonlocal number
+            document["generation"] = number = document.get("generation", 0) + 1
+            for info, keys in pushes:
+                made = {"since": format_time(Clock().utc()), "generation": 0, "keys": []}
+                item = document["sprites"].setdefault(info.id[-36:], made)
+                item |= {"name": info.name, "wanted": number}
+                item["keys"] = sorted({*item["keys"], *keys})
+
+        pushes = [push for push in pushes if push[0].id]
+        if pushes:
+            self._update(change)
+        return number
+
+    def finish(self, info: SpriteInfo, keys: Iterable[str], generation: int) -> None:
+        """Note that the keys of a push are in a sprite, and no others of ours."""
+
+        def change(document: dict[str, Any]) -> None:
+            item = document["sprites"].get(info.id[-36:])
+            if item:  # else it was destroyed meanwhile
+                item["keys"] = sorted(keys)
+                item["generation"] = max(item["generation"], generation)
+
+        self._update(change)
+
+    def forget(self, identity: str) -> None:
+        """Take out a sprite that is no more."""
+        if any(holder.id == identity[-36:] for holder in self.holders()):
+            self._update(lambda document: document["sprites"].pop(identity[-36:], None))
+
+    def _read(self) -> None:
+        if self._is_read:
+            return
+        self._is_read = True
+        document = read_json_file(self.path, self._check) if self.path else None
+        if document is None:
+            return
+        try:
+            if document["version"] > self.VERSION:
+                raise ThoptersError(
+                    f"{self.path} was written by a newer thopters", hint="update this thopters"
+                )
+            bytes.fromhex(document["key"])
+            for pair in document["sprites"].items():
+                Holder(*pair)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise ThoptersError(
+                f"{self.path} is not a record of thopters",
+                hint="move it away: then no sprite gets keys unless you name it",
+            ) from None
+        self._document = document
+
+    def _check(self, status: os.stat_result) -> None:
+        if os.name == "posix" and status.st_uid not in (os.geteuid(), 0):
+            raise NotOursError(f"{self.path} belongs to another user, so it is not used")
+
+    def _update(self, change: Callable[[dict[str, Any]], object]) -> None:
+        """Change the newest record, and save it; where that can't be, a warning says so."""
+        import json
+
+        if not self.path or self.config is None:
+            return
+        try:
+            with self._turn, self.config.locked():
+                self._is_read = False
+                self._read()
+                change(self._document)
+                self._document["version"] = self.VERSION
+                replace_file(self.path, json.dumps(self._document, indent=2).encode() + b"\n")
+        except OSError as error:
+            self.config.console.warn_once(
+                f"cannot write {self.path} ({error.strerror}): it is not recorded which sprites "
+                "have keys, so later ones reach only those that you name"
+            )
+
+
 # --- keys -------------------------------------------------------------------------------
 
 # Putting the user's keys and git identity into a sprite.
@@ -8852,7 +9081,7 @@ INIT_LIMIT_S = 120.0
 INIT_SCRIPT = rb"""
 umask 077
 export LC_ALL=C GIT_TERMINAL_PROMPT=0 GIT_ASKPASS=true
-for part in keep values names digest user email end; do
+for part in keep values names digest user email salt marks stay end; do
   export -n "$part"
   IFS= read -r -d '' "$part" || { echo 'the keys did not arrive whole' >&2; exit 1; }
 done
@@ -8897,7 +9126,7 @@ rewritten() {  # the ways in which git puts another address in the place of gith
   done < <(git config -z --get-regexp '^url\..*\.(push)?insteadof$') | sort -u
 }
 in_store() { stored "$ours" 'credential-store get'; }
-digest_of() { printf %s "$1" | sha256sum; }
+digest_of() { printf '%s=%s' "$salt" "$1" | sha256sum; }
 is_of_before() {
   [ -n "$1" ] && [ "$1" != "$pat" ] || return
   [ "$1" = "$env_pat" ] || [ "$(digest_of "$1")" = "$(cat .thopters/pat 2> /dev/null)" ]
@@ -8905,9 +9134,18 @@ is_of_before() {
 has_git() { command -v git > /dev/null; }
 names_in() { sed -n 's/^export \([A-Za-z_][A-Za-z0-9_]*\)=.*/\1/p' "$1" 2> /dev/null; }
 names_before=$(names_in "$env")
+kept() {  # what was changed here and is to stay
+  local name
+  for name in $stay; do
+    (set -- "$name" "'" "'\"'\"'"; . "$env"; printf "export %s='%s'\n" "$1" "${!1//$2/$3}")
+  done 2> /dev/null
+}
+mark() {  # while both files change there are marks for the values of before and of now
+  printf '%s\n' "$@" > .thopters/marks.new && mv -fT .thopters/marks.new .thopters/marks
+}
 new=$env.new
 if [ -z "$keep" ] || [ ! -e "$env" ]; then
-  why=$({ printf %s "$values" > "$new" && bash -n "$new"; } 2>&1) ||
+  why=$({ printf %s "$values" > "$new" && kept >> "$new" && bash -n "$new"; } 2>&1) ||
     { rm -f "$new"; fail "~/.thopters/env can't be written: ${why##*: }"; exit 1; }
   (. "$new"; exec env) > /dev/null 2>&1 ||
     { rm -f "$new"; fail "the values are too large for a program's environment"; exit 1; }
@@ -8919,7 +9157,9 @@ if [ -z "$keep" ] || [ ! -e "$env" ]; then
       credential 'credential-store erase' "$ours" "$old_pat"
     done
   fi
-  mv -fT "$new" "$env" || { rm -f "$new"; exit 1; }
+  mark "$marks" "$(cat .thopters/marks 2> /dev/null)" && mv -fT "$new" "$env" ||
+    { rm -f "$new"; exit 1; }
+  mark "$marks" || exit 1
 fi
 pat=$(pat_of "$env")
 
@@ -9006,7 +9246,7 @@ fi
 # would hold a pipe open
 look() {
   env -i HOME="$PWD" PATH="$PATH" SHELL=/bin/bash TERM=dumb \
-    "${limit[@]}" "$@" 8> .thopters/look 9<<< "$names" < /dev/null > /dev/null 2>&1 7>&-
+    "${limit[@]}" "$@" 8> .thopters/look 9<<< "$salt"$'\n'"$names" < /dev/null > /dev/null 2>&1 7>&-
 }
 differing() {
   look "$@" "$see_each"
@@ -9061,81 +9301,122 @@ tell_stale
 echo thopters-init-ok
 """
 INIT_PROOF = "thopters-init-ok"
-# In the shell that is looked at: names come on descriptor 9, digests of the values go to 8, as in
+# In the shell that is looked at: what stands before the values in their digest, and names, come on
+# descriptor 9, digests go to 8, as in
 #   while IFS= read -r _thopters; do eval "printf '%s\0' \"\${$_thopters-}\""; done <&9 | sha256sum
 SEE = rb"""eval "printf '%s\\0' \"\${$_thopters-}\"" """
 NO_TRACE = b"{ set +x; } 2>/dev/null; "  # a start-up file may have all commands logged, values too
-SEE_ALL = NO_TRACE + b"while IFS= read -r _thopters; do " + SEE + b"; done <&9 | sha256sum >&8"
-SEE_EACH = NO_TRACE + (
-    b"while IFS= read -r _thopters; do { printf '%s ' \"$_thopters\"; "
-    + SEE
-    + b"| sha256sum; } >&8; done <&9"
+SALT = b'IFS= read -r _thopters; set -- "$_thopters"; '
+NEXT = b"while IFS= read -r _thopters; do "
+SEE_ALL = NO_TRACE + (
+    b"{ " + SALT + b'printf %s "$1"; ' + NEXT + SEE + b"; done; } <&9 | sha256sum >&8"
 )
+SEE_EACH = NO_TRACE + (
+    b"{ "
+    + SALT
+    + NEXT
+    + b'{ printf \'%s \' "$_thopters"; { printf %s "$1"; '
+    + SEE
+    + b"; } | sha256sum; } >&8; done; } <&9"
+)
+# What a sprite has in its environment file: the marks in it, and the digest of each variable. The
+# file may hold anything by now, so each variable is looked at in a shell of its own
+LOOK_SCRIPT = rb"""
+export LC_ALL=C
+IFS= read -r -d '' salt || exit 1
+cd ~ || exit 1
+env=$PWD/.thopters/env
+if [ -r "$env" ]; then
+  sed -n 's/^[0-9a-f]\{64\}$/mark &/p' .thopters/marks 2> /dev/null
+  for name in $(sed -n 's/^export \([A-Za-z_][A-Za-z0-9_]*\)=.*/\1/p' "$env" | sort -u); do
+    digest=$(
+      set -o pipefail
+      (
+        set -- "$salt" "$name"
+        unset -v "$2"
+        . "$env" > /dev/null 2>&1
+        [ "${!2+set}" ] && printf '%s%s=%s' "$1" "$2" "${!2}"
+      ) | sha256sum
+    ) && printf 'key %s %s\n' "$name" "${digest%% *}"
+  done
+fi
+echo thopters-look-ok
+"""
+LOOK_PROOF = "thopters-look-ok"
+CURRENT, OLD, MISSING = "current", "old", "missing"
+CHANGED_THERE, NOT_CONFIGURED = "changed there", "not in the configuration"
 
 
-def secret_values(config: Config | None) -> dict[str, bytes]:
-    secrets = config.secrets if config else {}
+def secret_values(config: Config | None, name: str) -> dict[str, bytes]:
+    """Return the variables that the sprite of this name is to have."""
+    secrets = config.secrets_for(name) if config else {}
     return {
-        name: secret.reveal().encode("utf-8", "surrogateescape") for name, secret in secrets.items()
+        key: secret.reveal().encode("utf-8", "surrogateescape") for key, secret in secrets.items()
     }
 
 
-def env_file(config: Config | None) -> bytes:
-    """Return what ~/.thopters/env holds in a sprite that has today's keys."""
-    values = secret_values(config)
+class Keys:
+    """The keys that sprites may get, and the record of which have some."""
+
+    def __init__(self, config: Config | None) -> None:
+        self.config = config
+        self.record = Record(config)
+
+    @property
+    def is_configured(self) -> bool:
+        """Return whether there is a configuration; without one the keys in sprites are kept."""
+        return self.config is not None and self.config.exists
+
+    def values_for(self, name: str) -> dict[str, bytes]:
+        """Return the variables that the sprite of this name is to have."""
+        return secret_values(self.config, name)
+
+    def may_go_unasked(self, info: SpriteInfo) -> bool:
+        """Return whether this very sprite has got keys from here before."""
+        return self.record.holder(info) is not None
+
+
+def env_lines(values: Mapping[str, bytes]) -> bytes:
+    """Return what ~/.thopters/env holds in a sprite that has these variables."""
     return b"".join(
         b"export %s=%s\n" % (name.encode(), quote_argument(value)) for name, value in values.items()
     )
 
 
-# Whether a sprite has our keys is not for the sprite to say: one that has turned hostile could ask
-# for them so. It has to prove that it knows them, by a digest of its file behind a random word.
-KEYS_SCRIPT = b"""\
-[ -s ~/.thopters/env ] || exit 0
-{ printf %%s %(word)s && cat ~/.thopters/env; } | sha256sum
-"""
+def init_data(config: Config | None, name: str, seal: Seal, stay: Sequence[str] = ()) -> bytes:
+    """Return the script's input for the sprite of a name, by whose `seal` the values are marked.
 
-
-class KeysCheck:
-    """Asks whether the keys in a sprite are those of the configuration."""
-
-    def __init__(self, config: Config | None) -> None:
-        import hashlib
-
-        word = os.urandom(16).hex().encode()
-        self.script = KEYS_SCRIPT % {b"word": word}
-        self._expected = hashlib.sha256(word + env_file(config)).hexdigest().encode()
-        self.has_ours = self.has_others = False  # as far as was asked
-
-    def take(self, out: bytes) -> None:
-        """Take note of what the script has printed: nothing where there are no keys."""
-        digest = out.split()[:1]
-        self.has_ours = self.has_ours or digest == [self._expected]
-        self.has_others = self.has_others or (bool(digest) and digest != [self._expected])
-
-
-def init_data(config: Config | None) -> bytes:
-    """Return the script's input. Without a configuration file the keys there are kept."""
+    Without a configuration file the keys there are kept. So are the variables in `stay`.
+    """
     import hashlib
 
-    values = secret_values(config)
-    digest = hashlib.sha256(b"".join(value + b"\0" for value in values.values())).hexdigest()
+    values = secret_values(config, name)
+    sent = {key: value for key, value in values.items() if key not in stay}
+    all_values = b"".join(value + b"\0" for value in sent.values())
+    marks = [seal.mark(key, seal.digest(key, value)) for key, value in sent.items()]
     parts = [
         b"" if config and config.exists else b"keep",
-        env_file(config),
-        "\n".join(values).encode(),
-        digest.encode(),
-        config.git_user.encode("utf-8", "surrogateescape") if config else b"",
-        config.git_email.encode("utf-8", "surrogateescape") if config else b"",
+        env_lines(sent),
+        "\n".join(sent).encode(),
+        hashlib.sha256(seal.salt + all_values).hexdigest().encode(),
+        to_bytes(config.git_user) if config else b"",
+        to_bytes(config.git_email) if config else b"",
+        seal.salt,
+        "\n".join(marks).encode(),
+        "\n".join(stay).encode(),
         b"end",
     ]
     return b"".join(part + b"\0" for part in parts)
 
 
-def run_init(sprite: Sprite, config: Config | None) -> list[str]:
+class InitFailedError(ThoptersError):
+    """The sprite says that not all is as it should be; what could be put in is in it."""
+
+
+def run_init(sprite: Sprite, data: bytes) -> list[str]:
     """Put the keys into a sprite and return what is to be warned of.
 
-    Raises NoAnswerError where the outcome is unknown, ThoptersError where it is not as it should.
+    Raises NoAnswerError where the outcome is unknown, InitFailedError where it is not as it should.
     Doing it again is harmless.
     """
     how = f"when that is mended, put them in: thopters init {sprite.name}"
@@ -9147,7 +9428,7 @@ def run_init(sprite: Sprite, config: Config | None) -> list[str]:
                 INIT_SCRIPT,
                 SEE_ALL,
                 SEE_EACH,
-                data=init_data(config),
+                data=data,
                 statuses=range(256),  # it has its own proof
                 limit_s=INIT_LIMIT_S,
             ),
@@ -9163,39 +9444,128 @@ def run_init(sprite: Sprite, config: Config | None) -> list[str]:
         failures = [line[5:] for line in lines if line.startswith("fail ")]
         words = err.decode("utf-8", "replace").strip().splitlines()
         why = "; ".join(failures or words[-1:]) or f"the script ended with {status}"
-        raise ThoptersError(f"cannot put all keys into {sprite.name}: {why}", hint=how)
+        raise InitFailedError(f"cannot put all keys into {sprite.name}: {why}", hint=how)
     return [line[5:] for line in lines if line.startswith("warn ")]
 
 
-def put_keys_in(sprite: Sprite, config: Config | None) -> dict[str, Any]:
-    """Put the keys into a sprite, warn of what is missing, and return what was done."""
-    warnings = doubts_about(config)
+def look_at_keys(sprite: Sprite, seal: Seal, values: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the state of each variable in a sprite beside the values that it should have.
+
+    To look wakes the sprite. NoAnswerError where it does not tell.
+    """
+    try:
+        _, out, _ = retry_cut(
+            sprite,
+            lambda: run_script(sprite, LOOK_SCRIPT, data=seal.salt + b"\0"),
+            twice_is_once=True,
+        )
+    except ExecLost as lost:
+        raise NoAnswerError(f"cannot tell which keys {sprite.name} has: {lost}") from None
+    states = key_states(out, seal, values)
+    if states is None:
+        raise NoAnswerError(f"{sprite.name} does not tell which keys it has")
+    return states
+
+
+def key_states(out: bytes, seal: Seal, values: Mapping[str, bytes]) -> dict[str, str] | None:
+    """Return the states by what LOOK_SCRIPT has printed, None where that is not whole.
+
+    CURRENT, OLD (put in from here, and replaced here since), MISSING, CHANGED_THERE (not put in
+    from here), NOT_CONFIGURED.
+    """
+    lines = out.decode("utf-8", "replace").splitlines()
+    if lines[-1:] != [LOOK_PROOF]:
+        return None
+    words = [line.split() for line in lines[:-1]]
+    there = {word[1]: word[2] for word in words if len(word) == 3}
+    marks = {word[1] for word in words if len(word) == 2}
+    states = {}
+    for name in sorted({*values, *there}):
+        if name not in values:
+            states[name] = NOT_CONFIGURED
+        elif name not in there:
+            states[name] = MISSING
+        elif there[name] == seal.digest(name, values[name]):
+            states[name] = CURRENT
+        else:
+            is_ours = seal.mark(name, there[name]) in marks
+            states[name] = OLD if is_ours else CHANGED_THERE
+    return states
+
+
+def put_keys_in(
+    sprite: Sprite, info: SpriteInfo, keys: Keys, *, force: bool = False, looked: bytes = b""
+) -> tuple[dict[str, Any], list[str]]:
+    """Put the keys into the sprite that the API tells of, and record it; warn of what is missing.
+
+    Returns what was done, and the variables that were left, as they were changed there since the
+    last push. Those are replaced if `force`, or if nothing was put into this sprite before.
+    `looked` is what LOOK_SCRIPT has just said, where it was asked anyway.
+    """
+    record, config, values = keys.record, keys.config, keys.values_for(sprite.name)
+    doubts = doubts_about(config, values)
+    for text in doubts:
+        sprite.console.warn_once(text)
+    stay: list[str] = []
     with sprite.console.working(f"putting the keys into {sprite.name}"):
-        reported = run_init(sprite, config)
-    for text in [*warnings, *(f"{sprite.name} says: {text}" for text in reported)]:
-        sprite.console.warn(text)
+        if keys.is_configured and not force and keys.may_go_unasked(info):
+            seal = record.seal(info)
+            states = key_states(looked, seal, values) or look_at_keys(sprite, seal, values)
+            stay = [name for name, state in states.items() if state == CHANGED_THERE]
+        number = record.begin([(info, values)]) if keys.is_configured else 0
+        try:
+            seal = record.seal(info)
+            reported = run_init(sprite, init_data(config, sprite.name, seal, stay))
+        except InitFailedError:
+            record.finish(info, values, number)
+            raise
+        record.finish(info, values, number)
+    said = [f"{name} was changed there and was left; --force replaces it" for name in stay]
+    for text in said:
+        sprite.console.warn(f"{sprite.name}: {text}")
+    for text in reported:
+        sprite.console.warn(f"{sprite.name} says: {text}")
     git = None
     if config and (config.git_user or config.git_email):
         git = {"user": config.git_user or None, "email": config.git_email or None}
-    return {
+    report = {
         "name": sprite.name,
-        "variables": sorted(config.secrets) if config else [],
+        "variables": sorted(set(values) - set(stay)),
         "git": git,
-        "warnings": warnings + reported,
+        "warnings": doubts + said + reported,
     }
+    return report, stay
 
 
-def doubts_about(config: Config | None) -> list[str]:
+def bring_pending_keys(sprite: Sprite, keys: Keys) -> None:
+    """Put the keys in that a push has left for later, or say why not.
+
+    For what goes into a sprite anyway. Without a pending push nothing is asked of the API.
+    """
+    try:
+        if not any(item.name == sprite.name and item.is_pending for item in keys.record.holders()):
+            return
+        info = sprite.require()
+        holder = keys.record.holder(info)
+        if not keys.is_configured or holder is None or not holder.is_pending:
+            return  # it is another sprite by now
+        report, _ = put_keys_in(sprite, info, keys)
+        sprite.console.note(f"{sprite.name} got its new keys: {describe_keys(keys, report)}")
+    except ThoptersError as error:
+        sprite.console.warn(f"the new keys are not in {sprite.name}: {error.message}")
+
+
+def doubts_about(config: Config | None, names: Container[str]) -> list[str]:
     """Return a warning for each thing that a sprite will lack, or get as it is hardly meant.
 
-    OPENAI_API_KEY is optional.
+    `names` are those of its variables. OPENAI_API_KEY is optional.
     """
     if config is None or not config.exists:
         return ["there is no configuration, so the sprite gets no keys; make one: thopters setup"]
-    missing = [f"{doubt}; if that is wrong: thopters setup" for doubt in config.doubts]
-    if "ANTHROPIC_API_KEY" not in config.secrets:
+    missing = [f"{doubt}; if that is wrong: thopters setup" for doubt in config.doubts(names)]
+    if "ANTHROPIC_API_KEY" not in names:
         missing.append("ANTHROPIC_API_KEY is not configured: Claude Code will ask for a login")
-    if "GITHUB_PAT" not in config.secrets:
+    if "GITHUB_PAT" not in names:
         missing.append("GITHUB_PAT is not configured: git reaches no private repository")
     if not config.git_user or not config.git_email:
         missing.append(
@@ -9204,8 +9574,8 @@ def doubts_about(config: Config | None) -> list[str]:
     return missing
 
 
-def describe_keys(config: Config | None, report: dict[str, Any]) -> str:
-    if config is None or not config.exists:
+def describe_keys(keys: Keys, report: dict[str, Any]) -> str:
+    if not keys.is_configured:
         return "there is no configuration, so what is in it stays"
     git, variables = report["git"], ", ".join(report["variables"])
     who = f"git as {git['user'] or '-'} <{git['email'] or '-'}>" if git else "no git identity"
@@ -9386,7 +9756,7 @@ def wait_for_first_command(sprite: Sprite) -> None:
 
 
 def put_keys_into_new(
-    sprite: Sprite, info: SpriteInfo, config: Config | None, *, made: bool
+    sprite: Sprite, info: SpriteInfo, keys: Keys, *, made: bool
 ) -> dict[str, Any]:
     """Put the keys in; whatever ends it, the sprite is kept, and it is said how to go on.
 
@@ -9398,7 +9768,7 @@ def put_keys_into_new(
     with IfInterrupted(sprite.console, note), After(f"{name} {was}", f"put them in: {keep}"):
         if made:
             sprite.require_same(info.id)
-        return put_keys_in(sprite, config)
+        return put_keys_in(sprite, info, keys)[0]
 
 
 # pause and resume
@@ -9692,20 +10062,20 @@ OLD_BACKUP_S = 10.0  # that a restore had to wait, so that its backup lacks what
 
 
 def restore_disk(
-    sprite: Sprite, shown: SpriteInfo, identity: str, saved: str | None, config: Config | None
-) -> KeysCheck:
+    sprite: Sprite, shown: SpriteInfo, identity: str, saved: str | None, keys: Keys
+) -> bytes:
     """Put the disk of the sprite that was shown back to a checkpoint, and see it happen.
 
-    `saved` is a checkpoint of the present. Returns what was seen of the keys before. ThoptersError
-    also where another sprite has the name by now: its checkpoints may have the same ids.
+    `saved` is a checkpoint of the present. Returns what LOOK_SCRIPT then says of the keys, b""
+    where none may go there. ThoptersError also where another sprite has the name by now: its
+    checkpoints may have the same ids.
     """
-    keys = KeysCheck(config)
     marker = f".thopters-restore-{os.urandom(8).hex()}".encode()
     undo = f"; the state before is checkpoint {saved}" if saved else ""
     backup = f"; checkpoint {saved} holds the present state" if saved else ""
     note = not_restored = f"{sprite.name} was not restored{backup}"
     try:
-        keys.take(require_output(sprite, b": > ~/" + marker + b" || exit\n" + keys.script))
+        require_output(sprite, b": > ~/" + marker)
         sprite.require_same(shown.id)
         note = f"{sprite.name} may or may not be at {identity} now{undo}"
         words = when_it_begins(sprite, saved, sprite.restore_checkpoint(identity))
@@ -9716,14 +10086,17 @@ def restore_disk(
             raise
         with sprite.console.working(f"waiting for {sprite.name}"):
             sprite.clock.sleep(RESTORE_BEGINS_S)
-            wait_until_ready(sprite, WAKE_LIMIT_S, MARKER_SCRIPT % (marker, NOT_YET))
+            script, salt = MARKER_SCRIPT % (marker, NOT_YET), b""
+            if keys.is_configured and keys.may_go_unasked(shown):  # the same connection does it
+                script += b"\n(" + LOOK_SCRIPT + b") || :"
+                salt = keys.record.seal(shown).salt + b"\0"
+            return wait_until_ready(sprite, WAKE_LIMIT_S, script, salt)
     except BaseException as error:
         if isinstance(error, NotReadyError) and error.answers:
             note = f"{sprite.name} still shows the disk from before{undo}"
         sprite.console.note(note)  # before another signal can come
         remove_marker(sprite, marker)
         raise
-    return keys
 
 
 def when_it_begins(sprite: Sprite, saved: str | None, words: Iterator[str]) -> Iterator[str]:
@@ -9748,36 +10121,34 @@ def remove_marker(sprite: Sprite, marker: bytes) -> None:
 
 
 def renew_keys(
-    sprite: Sprite, shown: SpriteInfo, identity: str, config: Config | None, keys: KeysCheck
+    sprite: Sprite, shown: SpriteInfo, identity: str, keys: Keys, looked: bytes
 ) -> dict[str, Any] | None:
     """Put today's keys into a restored sprite, which has those of the checkpoint's day, or none.
 
-    None, and nothing done, where it had not shown before that it knows them, and does not now.
-    ThoptersError where another sprite has the name by now.
+    None, and nothing done, where none were put into this sprite from here. `looked` is what
+    restore_disk has seen. ThoptersError where another sprite has the name by now.
     """
     name = sprite.name
     note = f"{name} was restored to {identity}, but may hold its old keys"
     with IfInterrupted(sprite.console, note):
-        if config is None or not config.exists:
+        if not keys.is_configured or not keys.may_go_unasked(shown):
             if require_output(sprite, b"[ ! -s ~/.thopters/env ] || echo keys"):
-                sprite.console.warn(
-                    f"the keys in {name} are those of {identity}: "
-                    "there is no configuration to renew them"
-                )
-            return None
-        if not keys.has_ours:
-            keys.take(require_output(sprite, keys.script))
-        if not keys.has_ours:
-            if keys.has_others:
-                sprite.console.warn(
-                    f"the keys in {name} are not those of your configuration: "
-                    f"none were put in; if it is to have yours: thopters init {name}"
-                )
+                sprite.console.warn(why_not_renewed(name, identity, keys))
             return None
         sprite.require_same(shown.id)
-        report = put_keys_in(sprite, config)
+        report, _ = put_keys_in(sprite, shown, keys, looked=looked)
     sprite.console.note(f"today's keys were put into {name} again")
     return report
+
+
+def why_not_renewed(name: str, identity: str, keys: Keys) -> str:
+    if not keys.is_configured:
+        none = "there is no configuration to renew them"
+        return f"the keys in {name} are those of {identity}: {none}"
+    return (
+        f"the keys in {name} are not those of your configuration, as far as its record tells: "
+        f"none were put in; if it is to have yours: thopters init {name}"
+    )
 
 
 # destroy
@@ -9861,6 +10232,7 @@ class App:
         self.clock = clock
         self._api: SpritesApi | None = None
         self._config: Config | None = None
+        self._keys: Keys | None = None
 
     @property
     def config(self) -> Config:
@@ -9876,6 +10248,13 @@ class App:
             if self.environ.get("THOPTERS_CONFIG"):
                 raise
             return None
+
+    @property
+    def keys(self) -> Keys:
+        """Return the configuration's keys and their record; an unreadable one is an error now."""
+        if self._keys is None:
+            self._keys = Keys(self.config_if_any())
+        return self._keys
 
     def default_prefix(self) -> str:
         """Return the prefix for `list`, which can do without a file that is not readable."""
@@ -10480,7 +10859,7 @@ def token_source(app: App) -> tuple[str | None, str | None]:
 )
 def cmd_create(app: App, args: argparse.Namespace) -> int:
     sprite, started = app.sprite(valid_new_name(args.name)), app.clock.monotonic()
-    config = None if args.no_init else app.config_if_any()  # what is wrong with it comes first
+    keys = None if args.no_init else app.keys  # what is wrong with it comes first
     if len(sprite.name) > URL_NAME_LENGTH:
         app.console.warn(f"above {URL_NAME_LENGTH} characters the sprite's URL may not resolve")
     info, made = create(sprite)
@@ -10489,13 +10868,15 @@ def cmd_create(app: App, args: argparse.Namespace) -> int:
             f"there is a sprite {sprite.name} already",
             hint=f"use it: thopters exec {sprite.name} -- COMMAND; or create it with --if-missing",
         )
-    report = None if args.no_init else put_keys_into_new(sprite, info, config, made=made)
+    report = put_keys_into_new(sprite, info, keys, made=made) if keys else None
     seconds = app.clock.monotonic() - started
     fields = {"created": made, "init": report, "seconds": round(seconds, 3)}
     name, url = clean(info.name), clean(info.url)
     text = f"{name}\t{url}\t{seconds:.1f}"
     if app.console.out_is_terminal:
         text = f"{'created' if made else 'exists'} {name}  {url}  {seconds:.1f} s"
+    if keys and keys.is_configured and report and not args.json:
+        app.console.note(f"keys in {sprite.name}: {describe_keys(keys, report)}")
     app.console.result({**info.to_json(), **fields}, text, hint=f"thopters shell {info.name}")
     return EXIT_OK
 
@@ -10509,12 +10890,12 @@ def cmd_create(app: App, args: argparse.Namespace) -> int:
 )
 def cmd_init(app: App, args: argparse.Namespace) -> int:
     sprites = app.sprites(args.names)
-    config = app.config_if_any()
+    keys = app.keys
     batch = Batch(app, "initialized")
 
     def put_in(sprite: Sprite) -> dict[str, Any]:
-        report = put_keys_in(sprite, config)
-        app.console.say_done(f"{sprite.name}: {describe_keys(config, report)}")
+        report, _ = put_keys_in(sprite, sprite.require(), keys)
+        app.console.say_done(f"{sprite.name}: {describe_keys(keys, report)}")
         return report
 
     return batch.report(batch.for_every(sprites, put_in))
@@ -11114,7 +11495,7 @@ def cmd_restore(app: App, args: argparse.Namespace) -> int:
     identity = valid_checkpoint(args.checkpoint)
     if not args.yes and not app.console.can_ask():
         raise no_consent(f"restore {identity} of {sprite.name}")
-    config = app.config_if_any()  # what is wrong with it comes first
+    keys = app.keys  # what is wrong with it comes first
     known, shown = require_checkpoint(sprite, identity), sprite.require()
     if not args.yes:
         confirm_restore(sprite, shown, identity, has_backup=not args.no_backup)
@@ -11123,13 +11504,13 @@ def cmd_restore(app: App, args: argparse.Namespace) -> int:
         saved = take_checkpoint(sprite, f"before restore of {identity}", known)
         done += f" (checkpoint {saved} holds the state before)"
     with After(f"checkpoint {saved} of the present was made" if saved else ""):
-        keys = restore_disk(sprite, shown, identity, saved, config)
+        looked = restore_disk(sprite, shown, identity, saved, keys)
     seconds = app.clock.monotonic() - started
     app.console.say_done(f"restored {sprite.name} to {identity} in {seconds:.1f} s")
     if saved and not args.json:
         app.console.hint(f"undo it: thopters restore {sprite.name} {saved}")
     with After(done):
-        report = renew_keys(sprite, shown, identity, config, keys)
+        report = renew_keys(sprite, shown, identity, keys, looked)
     fields = {"name": sprite.name, "restored": identity, "backup": saved, "init": report}
     app.console.result({**fields, "seconds": round(seconds, 3)})
     return EXIT_OK

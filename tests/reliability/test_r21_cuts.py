@@ -19,12 +19,12 @@ from pathlib import Path
 import pytest
 from emulation import Emulator
 from support.configs import KEYS, ME, GitHub, write
+from support.keys import record_keys
 from support.program import Thopters
 from support.relay import Cut, Relay
 from support.runs import COMMANDS, Done, environ_for, run_here
 from support.servers import Server
 from support.sessions import refuse_websockets
-from support.units import make_console
 
 import thopters as program
 
@@ -375,8 +375,7 @@ class Restore(Case):
         (sprite.home / "work").write_text("before")
         sprite.add_checkpoint("first")
         (sprite.home / "work").write_text("after")
-        config = program.Config(self.world.environ, make_console())
-        self.world.give_keys(program.env_file(config))  # which have to be there, to be renewed
+        record_keys(self.world.config, sprite.id, "dev", KEYS)  # so that they are renewed
 
     def true(self, done: Done) -> None:
         sprite = self.emulator.sprite("dev")
