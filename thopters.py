@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO, NoReturn, TextIO, TypeGuard, TypeVar
 
     T = TypeVar("T")
-    N = TypeVar("N", "Sprite", "Pause")
+    N = TypeVar("N", "Chosen", "Pause")
     Sink = Callable[[bytes | memoryview], None]
 
 
@@ -175,6 +175,16 @@ class OutputError(ThoptersError):
 
 class InputError(ThoptersError):
     """Our own stdin can't be read."""
+
+
+class NoMatchError(NotFoundError):
+    """No sprite's name matches a pattern."""
+
+
+class AllAsleepError(LimitError):
+    """Every sprite that matches a pattern sleeps, and was left asleep."""
+
+    code = "asleep"
 
 
 class NotReadyError(TimedOutError):
@@ -787,6 +797,14 @@ def write_stdout(data: bytes | memoryview) -> None:
 
 def write_stderr(data: bytes | memoryview) -> None:
     write_all(2, data)
+
+
+def read_stdin(most: int) -> bytes:
+    """Return what comes on stdin up to its end, or the first `most` bytes; InputError."""
+    data, stdin = bytearray(), LocalInput()
+    while len(data) < most and (part := stdin.read()):
+        data += part
+    return bytes(data[:most])
 
 
 class SocketInput:
@@ -1417,6 +1435,29 @@ class Console:
         return Activity(self, text)
 
 
+class NamedConsole(Console):
+    """The console for one of several sprites at once: each line begins with the sprite's name."""
+
+    def __init__(self, whole: Console, name: str) -> None:
+        self.__dict__.update(whole.__dict__)
+        self.activity = None  # there is one line for all, which is the whole one's
+        self._whole = whole
+        self._name = name
+
+    def answer(self, line: str) -> None:
+        self._whole.answer(f"{self._name}: {line}")
+        self._whole.flush()
+
+    def _say(self, line: str) -> None:
+        self._whole._say(f"{self._name}: {line}")
+
+    def warn_once(self, text: str) -> None:
+        self._whole.warn_once(text)
+
+    def working(self, text: str) -> Activity:
+        return self._whole.working(text)
+
+
 def cut_to_window(line: str) -> str:
     """Return as much of a line as a terminal shows on one of its own, for it to be wiped again."""
     try:
@@ -1552,6 +1593,7 @@ ZSH_VARIABLES = (
     "manpath", "module_path", "options", "parameters", "path", "pipestatus", "psvar", "signals",
     "status", "zsh_eval_context", "GID", "TTYIDLE", "USERNAME", "ZSH_SUBSHELL",
 )  # fmt: skip
+KEPT_VARIABLES = (*SHELL_VARIABLES, *STEERING_VARIABLES, *ZSH_VARIABLES)
 
 
 def value_flaw(key: str, value: str) -> str:
@@ -1655,7 +1697,7 @@ class Config:
         for name in self.secrets:
             if not is_variable(name):
                 raise ThoptersError(f"{self.path}: {name[:64]!r} is not a variable's name")
-            if name in SHELL_VARIABLES + STEERING_VARIABLES + ZSH_VARIABLES:
+            if name in KEPT_VARIABLES:
                 raise ThoptersError(f"{self.path}: {name} steers the shell, so it is no secret")
 
     def _check(self, status: os.stat_result) -> None:
@@ -8757,7 +8799,8 @@ def split_path(text: str) -> tuple[str | None, str]:
     if user.startswith("~") and user != "~":
         hint = f"a file of that name is {name}:./{path}"
         raise UsageError(f"cp knows your own home in {name} alone, and not {user}", hint=hint)
-    return valid_name(name), "~/." if path.rstrip("/") == "~" else path
+    name = valid_pattern(name) if is_pattern(name) else valid_name(name)
+    return name, "~/." if path.rstrip("/") == "~" else path
 
 
 def copy_in(sprite: Sprite, sources: list[str], target: str, style: CopyStyle) -> int:
@@ -9025,10 +9068,13 @@ class Record:
     def _read(self) -> None:
         if self._is_read:
             return
-        self._is_read = True
         document = read_json_file(self.path, self._check) if self.path else None
-        if document is None:
-            return
+        if document is not None:
+            self._check_document(document)
+            self._document = document
+        self._is_read = True
+
+    def _check_document(self, document: dict[str, Any]) -> None:
         try:
             if document["version"] > self.VERSION:
                 raise ThoptersError(
@@ -9042,7 +9088,6 @@ class Record:
                 f"{self.path} is not a record of thopters",
                 hint="move it away: then no sprite gets keys unless you name it",
             ) from None
-        self._document = document
 
     def _check(self, status: os.stat_result) -> None:
         if os.name == "posix" and status.st_uid not in (os.geteuid(), 0):
@@ -9073,6 +9118,7 @@ class Record:
 # Putting the user's keys and git identity into a sprite.
 
 INIT_LIMIT_S = 120.0
+MOST_VALUE_BYTES = 128 << 10  # of a key: no program's environment takes a longer one
 # What runs in a sprite to put the keys in. It is constant: everything of the user's comes on its
 # stdin, each part with a NUL behind it, so that no value is ever program text or on a command
 # line, and a request cut short changes nothing. It is careful with start-up files: one block of
@@ -9520,9 +9566,11 @@ def put_keys_in(
             record.finish(info, values, number)
             raise
         record.finish(info, values, number)
-    said = [f"{name} was changed there and was left; --force replaces it" for name in stay]
+    said = [
+        f"{name} was changed in {sprite.name} and was left; --force replaces it" for name in stay
+    ]
     for text in said:
-        sprite.console.warn(f"{sprite.name}: {text}")
+        sprite.console.warn(text)
     for text in reported:
         sprite.console.warn(f"{sprite.name} says: {text}")
     git = None
@@ -9572,6 +9620,107 @@ def doubts_about(config: Config | None, names: Container[str]) -> list[str]:
             "git's user and email are not configured: without its own, git will not commit"
         )
     return missing
+
+
+def key_facts(keys: Keys) -> dict[str, Any]:
+    """Return what is known here of each key, its value aside; None for the length of one that left
+    the configuration."""
+    config, holders = keys.config, keys.record.holders()
+    secrets = config.secrets if config else {}
+    facts = {}
+    for name in sorted({*secrets, *(key for holder in holders for key in holder.keys)}):
+        sprites = [
+            {"name": holder.name, "id": holder.id, "pending": holder.is_pending}
+            for holder in holders
+            if name in holder.keys
+        ]
+        secret = secrets.get(name)
+        pattern = config.pattern_of(name) if config and secret else None
+        length = secret.length if secret else None
+        facts[name] = {"length": length, "for": pattern, "sprites": sprites}
+    return facts
+
+
+def valid_key(words: Sequence[str]) -> str:
+    """Return the one name of a key; what else may be in the words is not repeated: it is secret."""
+    name = words[0]
+    if len(words) > 1 or not is_variable(name):
+        raise UsageError(
+            "env set takes a variable's name alone: letters, digits and _",
+            hint="the value is asked for, or comes on stdin; never on the command line",
+        )
+    if name in KEPT_VARIABLES:
+        raise UsageError(f"{name} steers the shell, so it can't be a key")
+    return name
+
+
+def asked_key(console: Console, name: str) -> str:
+    """Return the value for a key: typed unseen on a terminal, else all of stdin but the last
+    line's end."""
+    if console.can_ask():
+        value = console.ask_secretly(f"{name}:")
+        value = value if name not in USUAL_SECRETS else value.strip()
+    else:
+        data = read_stdin(MOST_VALUE_BYTES + 1)
+        if len(data) > MOST_VALUE_BYTES:
+            raise UsageError(f"the value is longer than {MOST_VALUE_BYTES >> 10} KiB")
+        value = data.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
+    if not value:
+        hint = f"type it, or give it on stdin; to remove the key: thopters env unset {name}"
+        raise UsageError(f"there is no value for {name}", hint=hint)
+    console.redact.add(Secret(value))
+    check_value(console, name, name, value, is_own=name not in USUAL_SECRETS)
+    return value
+
+
+def check_value(
+    console: Console, words: str, key: str, value: str, *, is_own: bool = False
+) -> None:
+    """Refuse what can't be meant, by UsageError; a secret of the user's own may hold anything."""
+    flaw = value_flaw(key, value)
+    syntax = shell_syntax(value, strictly=not is_own)
+    if flaw:
+        raise UsageError(f"{words} {flaw}")
+    if is_refreshing_login(value):
+        raise UsageError(
+            f"{words} is a login that renews itself: a copy of it ends the one here",
+            hint="use an API key, or a token made for this, as by: claude setup-token",
+        )
+    if syntax and not is_own:
+        raise UsageError(f"{words} {syntax}", hint="write it in full and without quotes")
+    if syntax:
+        console.warn(f"{words} {syntax}; it is stored so")
+
+
+def is_refreshing_login(value: str) -> bool:
+    """Return whether a text is an agent's stored login, as in its credentials file."""
+    import re
+
+    return bool(re.search(r'"refresh_?token"\s*:', value, re.IGNORECASE))
+
+
+def store_key(document: dict[str, Any], name: str, value: str, pattern: str | None) -> None:
+    """Put a key into a configuration; without a pattern the one that it has stays."""
+    document.setdefault("secrets", {})[name] = value
+    if pattern == "*":
+        document.get("only_for", {}).pop(name, None)
+    elif pattern is not None:
+        document.setdefault("only_for", {})[name] = pattern
+
+
+def remove_keys(document: dict[str, Any], names: Sequence[str]) -> None:
+    for name in names:
+        document.get("secrets", {}).pop(name, None)
+        document.get("only_for", {}).pop(name, None)
+
+
+def check_known_keys(names: Sequence[str], keys: Keys) -> None:
+    """Raise ThoptersError for a key that is neither stored here nor in a sprite."""
+    known = key_facts(keys)
+    for name in names:
+        if name not in known:
+            shown = name if is_variable(name) else "what was given"  # it may be a value
+            raise ThoptersError(f"{shown} is not a stored key", hint="see: thopters env list")
 
 
 def describe_keys(keys: Keys, report: dict[str, Any]) -> str:
@@ -10256,6 +10405,11 @@ class App:
             self._keys = Keys(self.config_if_any())
         return self._keys
 
+    def bring_keys(self, sprite: Sprite) -> None:
+        """Put pending keys into a sprite that is about to be used."""
+        with contextlib.suppress(ThoptersError):  # no configuration is needed to use a sprite
+            bring_pending_keys(sprite, self.keys)
+
     def default_prefix(self) -> str:
         """Return the prefix for `list`, which can do without a file that is not readable."""
         try:
@@ -10271,12 +10425,10 @@ class App:
         """Return the handle of a sprite by the name that the user gave."""
         return Sprite(valid_name(name), self.console, self.clock, lambda: self.api)
 
-    def sprites(self, names: Sequence[str]) -> list[Sprite]:
-        """Return the handles of several, each once; every name is checked before any request."""
-        return [self.sprite(name) for name in dict.fromkeys(names)]
-
     def connect(self) -> SpritesApi:
         """Return the API; what is wrong with the token or the URL is said now, and once."""
+        with contextlib.suppress(ThoptersError):
+            self.keys  # noqa: B018 (several threads may ask for them)
         return self.api
 
     def close(self) -> None:
@@ -10502,6 +10654,609 @@ def parse(argv: list[str]) -> tuple[Command, argparse.Namespace]:
     return command, args
 
 
+# --- many -------------------------------------------------------------------------------
+
+# Several sprites in one command: which ones the user's words stand for, which of them are left
+# asleep, several at a time, and what is said of all of them.
+#
+#   choose          names and patterns -> sprites; a pattern stands for those that `list` shows
+#   leave_asleep    what goes into sprites takes those that are awake, unless --wake
+#   for_every       does it, `jobs` at a time, in threads; one alone is done in the main thread,
+#                   which can ask the user, and alone may handle signals
+#   report          the summary, and the worst exit status
+#
+# AwakeSlots keeps the number of sprites that are awake within the plan's limit.
+
+JOBS_AT_ONCE, MOST_JOBS = 8, 64
+SLOT_LIMIT_S = 120.0  # without one more sprite that falls asleep
+SLOT_LOOK_EVERY_S = 1.0
+LONGEST_LINE = 1 << 20  # bytes of output without a line's end that are kept for one
+
+
+def job_count(text: str) -> int:
+    """Return the number of -j."""
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:9]) <= MOST_JOBS:
+        raise UsageError(f"-j takes a number from 1 to {MOST_JOBS}")
+    return int(text)
+
+
+class Chosen:
+    """A sprite that a command is for; `info` is None where it was named and not listed."""
+
+    __slots__ = ("info", "is_named", "sprite")
+
+    def __init__(self, sprite: Sprite, info: SpriteInfo | None, *, is_named: bool) -> None:
+        self.sprite = sprite
+        self.info = info
+        self.is_named = is_named
+
+    @property
+    def name(self) -> str:
+        return self.sprite.name
+
+    def look(self) -> SpriteInfo:
+        """Return what the list says of it, else what a GET does; with its id."""
+        return self.info if self.info and self.info.id else self.sprite.require()
+
+
+class AwakeSlots:
+    """Lets sprites be woken only as far as the plan allows them to be awake together."""
+
+    def __init__(self, api: SpritesApi, listing: Listing, *, waits: bool) -> None:
+        import threading
+
+        self._api = api
+        self._limit = listing.limits.get("running")
+        self._awake = awake_names(listing)
+        self._woken: dict[str, float] = {}  # by us, with the time at which we were done
+        self._busy = set[str]()
+        self._waits = waits
+        self._looked_at = self._freed_at = api.clock.monotonic()
+        self._turn = threading.Lock()
+
+    def enter(self, name: str) -> None:
+        """Wait until a sprite may be awake; LimitError where that does not come."""
+        if self._limit is None:
+            return
+        while not self._take(name, self._limit):
+            since = self._api.clock.monotonic() - self._freed_at
+            if not self._waits or since > SLOT_LIMIT_S:
+                raise LimitError(
+                    f"{name} was left asleep: the plan allows {self._limit} sprites awake at once",
+                    hint="let another one sleep: thopters pause NAME",
+                )
+            self._api.console.warn_once(
+                f"the plan allows {self._limit} sprites awake at once: "
+                "the others wait until one falls asleep"
+            )
+            self._api.clock.sleep(SLOT_LOOK_EVERY_S)
+            self._look()
+
+    def _take(self, name: str, limit: int) -> bool:
+        with self._turn:
+            awake = self._awake | self._busy | set(self._woken)
+            if name not in awake and len(awake) >= limit:
+                return False
+            self._busy.add(name)
+            return True
+
+    def leave(self, name: str) -> None:
+        with self._turn:
+            self._busy.discard(name)
+            self._woken[name] = self._api.clock.monotonic()
+
+    def _look(self) -> None:
+        """Ask which ones are awake, once a second for all who wait."""
+        now = self._api.clock.monotonic()
+        with self._turn:
+            if now - self._looked_at < SLOT_LOOK_EVERY_S / 2:
+                return
+            self._looked_at = now
+        listed = awake_names(self._api.list_sprites(""))
+        with self._turn:
+            before = len(self._awake | set(self._woken))
+            # what was done since may not be in that list yet
+            self._woken = {name: at for name, at in self._woken.items() if at >= now}
+            self._awake = listed
+            if len(listed | set(self._woken)) < before:
+                self._freed_at = self._api.clock.monotonic()
+
+
+def awake_names(listing: Listing) -> set[str]:
+    return {name for name, info in listing.sprites.items() if not info.is_asleep()}
+
+
+class Lines:
+    """Passes on a stream of a sprite's by whole lines, each with the name before it."""
+
+    def __init__(self, console: Console, name: str, write: Sink, turn: threading.Lock) -> None:
+        self._console = console
+        self._prefix = f"{name}: ".encode()
+        self._write = write
+        self._turn = turn
+        self._rest = bytearray()
+
+    def take(self, data: bytes | memoryview) -> None:
+        self._rest += data
+        end = self._rest.rfind(b"\n") + 1
+        if end or len(self._rest) > LONGEST_LINE:
+            self._pass_on(end or len(self._rest))
+
+    def end(self) -> None:
+        """Pass on what is left, as a line."""
+        if self._rest:
+            self._pass_on(len(self._rest))
+
+    def _pass_on(self, size: int) -> None:
+        lines = bytes(self._rest[:size]).removesuffix(b"\n").split(b"\n")
+        del self._rest[:size]
+        with self._turn:
+            if self._console.activity:
+                self._console.activity.hide()
+            self._write(b"".join(self._prefix + line + b"\n" for line in lines))
+
+
+def list_prefix(words: Sequence[str], prefix: str) -> str:
+    """Return what the names begin with that a list has to show for these words."""
+    import re
+
+    if not all(map(is_pattern, words)):
+        return ""
+    heads = [re.split(r"[*?]", word)[0] for word in words]
+    longest = [max(head, prefix, key=len) for head in heads]
+    return os.path.commonprefix(longest)  # noqa: RUF071 (no paths)
+
+
+def matching(listing: Listing, pattern: str, prefix: str) -> list[str]:
+    """Return the names of those that `list` shows and that match; NoMatchError for none."""
+    shown = [name for name in sorted(listing.sprites) if name.startswith(prefix)]
+    found = [name for name in shown if matches(name, pattern)]
+    if not found:
+        among = f" among those that start with {prefix}" if prefix else ""
+        raise NoMatchError(
+            f"no sprite's name matches {pattern!r}{among}", hint="see: thopters list"
+        )
+    return found
+
+
+def with_status(api: SpritesApi, info: SpriteInfo) -> SpriteInfo:
+    """Ask for the rest where a list holds names only, as the documentation shows it."""
+    return info if info.status else api.sprite(info.name).find() or info
+
+
+class Work:
+    """The same action for several items, and how far it is."""
+
+    WAITING, BEGUN, DONE, FAILED = range(4)
+
+    def __init__(self, many: Many, items: Sequence[N], action: Callable[[N], Any]) -> None:
+        import threading
+
+        self._many = many
+        self._items: Sequence[Any] = items
+        self._action: Callable[[Any], Any] = action
+        self._states = [self.WAITING] * len(items)
+        self._results: list[Any] = [None] * len(items)
+        self._turn = threading.Lock()
+        self._next = 0
+        self._is_over = threading.Event()
+        self._error: BaseException | None = None  # one that ends all
+
+    def results(self) -> list[Any]:
+        pairs = zip(self._results, self._states, strict=True)
+        return [result for result, state in pairs if state == self.DONE]
+
+    def in_this_thread(self) -> None:
+        while (place := self._take()) is not None:
+            self._do(place)
+
+    def in_threads(self, jobs: int) -> None:
+        activity = self._many.console.working(f"working on {len(self._items)} sprites")
+        with activity:
+            started = 0
+            while started < jobs:
+                try:
+                    in_background(self._run)
+                except ThoptersError:
+                    if not started:
+                        raise
+                    break  # fewer do it as well
+                started += 1
+            self._is_over.wait()
+        if self._error:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            self.in_this_thread()
+        except BaseException as error:
+            self._end(error)
+
+    def _take(self) -> int | None:
+        """Return the place of the next item, None where there is none, or all is to end."""
+        with self._turn:
+            if self._error or self._next == len(self._items):
+                return None
+            self._next += 1
+            self._states[self._next - 1] = self.BEGUN
+            return self._next - 1
+
+    def _do(self, place: int) -> None:
+        result, is_done = self._many.attempt(self._items[place], self._action)
+        with self._turn:
+            self._results[place] = result
+            self._states[place] = self.DONE if is_done else self.FAILED
+            if not {self.WAITING, self.BEGUN} & set(self._states):
+                self._is_over.set()
+
+    def _end(self, error: BaseException) -> None:
+        with self._turn:
+            self._error = self._error or error
+            self._is_over.set()
+
+    def wait(self, limit_s: float) -> None:
+        """Begin no more, and wait for what is under way in other threads."""
+        with self._turn:
+            self._next = len(self._items)
+            if self.BEGUN not in self._states:
+                return
+        for _ in self._many.app.clock.polling(limit_s, 0.05):
+            if self.BEGUN not in self._states:
+                return
+
+    def tell(self) -> None:
+        """Say what was done when all ends early."""
+        words = {
+            self.DONE: "done",
+            self.FAILED: "failed",
+            self.BEGUN: "begun, and it is not known whether it was done",
+            self.WAITING: "not begun",
+        }
+        for state, text in words.items():
+            pairs = zip(self._items, self._states, strict=True)
+            names = [item.name for item, its in pairs if its == state]
+            if names and len(self._items) > 1:
+                self._many.console.note(f"{text}: {', '.join(names)}")
+
+
+class Many:
+    """Does something for several sprites; where one fails, the others still get their turn.
+
+    What fails is told at once, with --json by `report`; so is what was done, under the name `done`.
+    `jobs` is the number of -j, None for the usual one: several at a time by a pattern, and one
+    after the other by names. `own_failure` is the status of each failure of ours, as with exec.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        done: str,
+        *,
+        jobs: int | None = None,
+        wakes: bool = False,
+        waits: bool = True,
+        own_failure: int | None = None,
+    ) -> None:
+        self.app = app
+        self.console = app.console
+        self.done = done
+        self.wakes = wakes
+        self.by_pattern = False  # whether there is a pattern among the words
+        self.failed: list[tuple[str, ThoptersError]] = []
+        self.statuses: dict[str, int] = {}  # those of what ended otherwise than well
+        self.asleep: list[str] = []
+        self._jobs = jobs
+        self._waits = waits
+        self._own_failure = own_failure
+        self._slots: AwakeSlots | None = None
+        self._has_done = False
+
+    # which ones
+
+    def choose(self, words: Sequence[str]) -> list[Chosen]:
+        """Return the sprites that names and patterns stand for, each once.
+
+        Every word is checked before any request. NoMatchError for a pattern that stands for none.
+        """
+        words = [valid_pattern(w) if is_pattern(w) else valid_name(w) for w in words]
+        words = list(dict.fromkeys(words))
+        self.by_pattern = any(map(is_pattern, words))
+        api = self.app.connect()
+        if not self.by_pattern:
+            return [Chosen(self.app.sprite(word), None, is_named=True) for word in words]
+        prefix = self.app.default_prefix()
+        with self.console.working("listing sprites"):
+            listing = api.list_sprites("" if self.wakes else list_prefix(words, prefix))
+        if self.wakes:
+            self._slots = AwakeSlots(api, listing, waits=self._waits)
+        chosen: dict[str, Chosen] = {}
+        for word in words:
+            found = matching(listing, word, prefix) if is_pattern(word) else [word]
+            for name in found:
+                if name not in chosen or not is_pattern(word):
+                    chosen[name] = self._chosen(name, listing, is_named=not is_pattern(word))
+        return list(chosen.values())
+
+    def _chosen(self, name: str, listing: Listing, *, is_named: bool) -> Chosen:
+        sprite = self.app.sprite(name)
+        sprite.console = NamedConsole(self.console, name)
+        info = listing.sprites.get(name)
+        return Chosen(sprite, info and with_status(sprite.api, info), is_named=is_named)
+
+    def would_sleep(self, item: Chosen) -> bool:
+        """Return whether a sprite is left asleep by what goes into sprites."""
+        is_asleep = item.info is not None and item.info.is_asleep()
+        return is_asleep and not item.is_named and not self.wakes
+
+    def leave_asleep(self, chosen: list[Chosen]) -> list[Chosen]:
+        """Return those to go into, the ones that are awake first; AllAsleepError where none is."""
+        self.asleep = [item.name for item in chosen if self.would_sleep(item)]
+        taken = [item for item in chosen if not self.would_sleep(item)]
+        if not taken:
+            count = "the sprite that matches sleeps"
+            if len(chosen) > 1:
+                count = f"all {len(chosen)} sprites that match are asleep"
+            raise AllAsleepError(f"{count}, and nothing was done", hint="wake them with: --wake")
+        return sorted(taken, key=lambda item: item.info is not None and item.info.is_asleep())
+
+    # doing it
+
+    def for_every(
+        self,
+        items: Sequence[N],
+        action: Callable[[N], T],
+        *,
+        in_turn: bool = False,
+        stop: Callable[[int], None] = lambda signum: None,
+    ) -> list[T]:
+        """Do something for each item, which has a sprite; return what came of it, in their order.
+
+        `in_turn`: one after the other, as where the user is asked. When a signal ends it, `stop`
+        gets the signal, to pass on to what runs, and it is said what was done.
+        """
+        jobs = self._jobs or (JOBS_AT_ONCE if self.by_pattern else 1)
+        jobs = 1 if in_turn else min(jobs, len(items))
+        work = Work(self, items, action)
+        try:
+            if jobs > 1:
+                work.in_threads(jobs)
+            else:
+                work.in_this_thread()
+        except Interrupted as interrupted:
+            stop(interrupted.signum)
+            work.wait(PROBE_LIMIT_S)
+            work.tell()
+            raise
+        except BaseException:
+            stop(signal.SIGTERM)
+            raise
+        return work.results()
+
+    def attempt(self, item: N, action: Callable[[N], T]) -> tuple[T | None, bool]:
+        """Do it for one; return what came of it, and whether it was done."""
+        name = item.name
+        try:
+            if self._slots:
+                self._slots.enter(name)
+            result = action(item)
+            self._has_done = True
+            return result, True
+        except OutputError:
+            raise
+        except ThoptersError as error:
+            is_first = not self.by_pattern and not self.failed and not self._has_done
+            if is_first and isinstance(error, (AuthError, NotSentError)):
+                raise  # it would be the same for every one
+            if not error.names_sprite and not self.by_pattern:
+                error.put_before(f"{name}: ")
+            self.failed.append((name, error))
+            if not self.console.json:
+                item.sprite.console.error(error)
+            return None, False
+        finally:
+            if self._slots:
+                self._slots.leave(name)
+
+    # what came of it
+
+    def say(self, sprite: Sprite, text: str, plain: str = "") -> None:
+        """Say what was done for one, as it comes; `plain` is the line where there is no pattern."""
+        sprite.console.say_done(text if self.by_pattern else plain or f"{sprite.name} {text}")
+
+    def report(self, results: Sequence[Any]) -> int:
+        """Sum up, and return the worst exit status; with --json say what was done and failed."""
+        errors = [{"name": name, **error.to_json()} for name, error in self.failed]
+        more = {"asleep": self.asleep} if self.by_pattern else {}
+        self.console.result({self.done: list(results), "errors": errors, **more})
+        return self.summarize(len(results))
+
+    def summarize(self, done: int) -> int:
+        """Say once what became of all that a pattern stands for; return the worst exit status."""
+        failed = [name for name, _ in self.failed]
+        failed += [f"{name} ({status})" for name, status in self.statuses.items()]
+        if self.by_pattern and not self.console.json:
+            parts = [f"{done - len(self.statuses)} done"]
+            parts += [f"{len(failed)} failed: {', '.join(sorted(failed))}"] if failed else []
+            asleep = ", ".join(self.asleep)
+            parts += [f"{len(self.asleep)} left asleep: {asleep} (--wake takes them too)"] * bool(
+                self.asleep
+            )
+            self.console.note("; ".join(parts))
+        codes = [self._own_failure or error.exit_code for _, error in self.failed]
+        return max([EXIT_OK, *codes, *self.statuses.values()])
+
+
+def run_in_many(
+    many: Many, chosen: list[Chosen], command: RemoteCommand, *, needs_holds: bool
+) -> int:
+    """Run a command in several sprites, and return the worst status.
+
+    Its output comes by whole lines, with the sprite's name before each.
+    """
+    import threading
+
+    turn, live = threading.Lock(), dict[str, tuple[Sprite, ExecSession]]()
+
+    def run(item: Chosen) -> None:
+        sprite = item.sprite
+        many.app.bring_keys(sprite)
+        if needs_holds:
+            list_holds(sprite)
+        out = Lines(many.console, sprite.name, write_stdout, turn)
+        err = Lines(many.console, sprite.name, write_stderr, turn)
+        session = open_exec(sprite, {STREAM_STDOUT: out.take, STREAM_STDERR: err.take})
+        live[sprite.name] = sprite, session
+        try:
+            status = session.run(command)
+        except ExecLost as lost:
+            raise status_unknown(sprite, lost) from None
+        finally:
+            del live[sprite.name]
+            session.close()
+            out.end()
+            err.end()
+        if status:
+            many.statuses[sprite.name] = status
+
+    def stop(signum: int) -> None:
+        for sprite, session in list(live.values()):
+            if session.group:
+                with contextlib.suppress(ThoptersError):
+                    in_background(pass_signal_on, sprite, session.group, signum)
+
+    many.console.flush()
+    return many.summarize(len(many.for_every(chosen, run, stop=stop)))
+
+
+def ask_how_many(many: Many, found: Sequence[SpriteInfo]) -> None:
+    """Show what a pattern destroys, and ask for their number; UsageError for another one."""
+    for info in found:
+        facts = ", ".join(filter(None, (info.state(), info.url)))
+        many.console.note(f"{info.name} ({facts})")
+    many.console.note("They go with all their files and checkpoints, for good.")
+    if many.console.ask(f"Type the number of sprites, {len(found)}, to destroy them:") != str(
+        len(found)
+    ):
+        raise UsageError("that is not the number: nothing was destroyed")
+
+
+def check_count(words: Sequence[str], count: int, given: int | None, *, is_asked: bool) -> None:
+    """Raise UsageError where so many sprites are not what --count says, or has to say."""
+    is_bare = any(not word.strip("*?") for word in words)
+    if given is not None and given != count:
+        raise UsageError(f"{count} sprites match, and not {given}: nothing was destroyed")
+    if given is None and is_bare and not is_asked:
+        raise UsageError(
+            f"that stands for all sprites, which are {count}: nothing was destroyed",
+            hint="with --yes, say how many you mean: --count N",
+        )
+
+
+# Keys for several sprites
+
+
+def push_keys(many: Many, words: Sequence[str], *, force: bool) -> int:
+    """Put the keys into sprites, and leave a push for those that sleep; return the worst status.
+
+    By a pattern only those get some that have got keys from here before.
+    """
+    keys = many.app.keys
+    chosen = known_holders(many, many.choose(words), keys)
+    sleepers = [item.look() for item in chosen if many.would_sleep(item)]
+    if keys.is_configured:
+        keys.record.begin([(info, keys.values_for(info.name)) for info in sleepers])
+
+    def put_in(item: Chosen) -> dict[str, Any]:
+        report, left = put_keys_in(item.sprite, item.look(), keys, force=force)
+        what = describe_keys(keys, report)
+        many.say(item.sprite, what, f"{item.name}: {what}")
+        if left:
+            many.statuses[item.name] = EXIT_FAILED
+        return report
+
+    return many.report(many.for_every(many.leave_asleep(chosen), put_in))
+
+
+def held_checkpoints(app: App, holders: Sequence[Holder]) -> dict[str, list[str] | None]:
+    """Return, by sprite, the ids of the checkpoints that were made since keys went in.
+
+    None where that is not known: nothing is woken for it, and the keys are removed all the same.
+    """
+    found: dict[str, list[str] | None] = {holder.name: None for holder in holders}
+    try:
+        listing = app.connect().list_sprites("")
+    except ThoptersError as error:
+        app.console.warn(f"cannot look at the sprites: {error.message}")
+        return found
+    for holder in holders:
+        info = listing.sprites.get(holder.name)
+        if info is None or info.id[-36:] != holder.id or info.status != "running":
+            continue
+        try:
+            saved = app.sprite(holder.name).list_checkpoints(include_auto=True)
+        except ThoptersError as error:
+            app.console.warn(error.message)
+            continue
+        since = parse_time(holder.since)
+        made = [(item.id, parse_time(item.create_time)) for item in saved]
+        found[holder.name] = [
+            identity for identity, moment in made if not moment or not since or moment >= since
+        ]
+    return found
+
+
+def tell_what_stays(console: Console, found: Mapping[str, list[str] | None]) -> None:
+    """Say where removed keys still are."""
+    if found:
+        console.note(f"the next push takes it out of: {', '.join(found)} (thopters env push)")
+        console.note("checkpoints that may still hold it:")
+    for name, ids in found.items():
+        told = "unknown, as it was not looked at" if ids is None else ", ".join(ids) or "none"
+        console.note(f"  {name}: {told}")
+    console.note("to make a key worthless, revoke it where it was issued")
+
+
+def check_keys(many: Many, words: Sequence[str]) -> int:
+    """Say what sprites have beside what they should have; EXIT_FAILED where that differs."""
+    keys = many.app.keys
+    chosen = known_holders(many, many.choose(words), keys)
+
+    def check(item: Chosen) -> dict[str, Any]:
+        seal = keys.record.seal(item.look())
+        states = look_at_keys(item.sprite, seal, keys.values_for(item.name))
+        for name, state in states.items() or [("no keys", "")]:
+            line = f"{name}: {state}" if state else name
+            many.say(item.sprite, line, f"{item.name}: {line}")
+        if set(states.values()) - {CURRENT}:
+            many.statuses[item.name] = EXIT_FAILED
+        return {"name": item.name, "keys": states}
+
+    return many.report(many.for_every(many.leave_asleep(chosen), check))
+
+
+def known_holders(many: Many, chosen: list[Chosen], keys: Keys) -> list[Chosen]:
+    """Return those that are named, and those of a pattern's that keys were put into from here.
+
+    The others are named on stderr. NoMatchError where none is left.
+    """
+    before = {holder.name for holder in keys.record.holders()}
+    known = [item for item in chosen if item.is_named or keys.may_go_unasked(item.look())]
+    others = [item.name for item in chosen if item not in known]
+    made_again = [name for name in others if name in before]
+    if made_again:
+        many.console.note(
+            f"left out, as they were made again since keys went in: {', '.join(made_again)}"
+        )
+    if never := [name for name in others if name not in before]:
+        many.console.note(f"left out, as they have no keys from here: {', '.join(never)}")
+    if chosen and not known:
+        raise NoMatchError(
+            "no sprite that matches has keys from here",
+            hint="name the sprites that are to have them: thopters env push NAME",
+        )
+    return known
+
+
 # --- commands ---------------------------------------------------------------------------
 
 # One block for each command, in the order of the help: its declaration, a short body, and what it
@@ -10509,7 +11264,24 @@ def parse(argv: list[str]) -> tuple[Command, argparse.Namespace]:
 
 
 NAME = Argument("name", metavar="NAME", help="the sprite")
-NAMES = Argument("names", metavar="NAME", nargs="+", help="the sprites")
+NAMES = Argument(
+    "names", metavar="NAME", nargs="+", help="the sprites; 'x-*' in quotes for all that match"
+)
+NAME_OR_PATTERN = Argument(
+    "name", metavar="NAME", help="the sprite; 'x-*' in quotes for all that match"
+)
+JOBS = Argument(
+    "-j",
+    dest="jobs",
+    metavar="N",
+    type=job_count,
+    help=f"work on at most N sprites at a time (by a pattern: {JOBS_AT_ONCE})",
+)
+SOME_NAMES = Argument(
+    "names", metavar="NAME", nargs="*", help="the sprites; '*', which is usual, for all with keys"
+)
+FORCE_KEYS = Argument("--force", action="store_true", help="replace what was changed there, too")
+WAKE = Argument("--wake", action="store_true", help="by a pattern: take those asleep, too")
 JSON = Argument("--json", action="store_true", help="print JSON, an error too")
 NATIVE = Argument(
     "--native", action="store_true", help="do not use the sprite program where it is there"
@@ -10525,41 +11297,6 @@ def hold_option(text: str) -> Argument:
 
 def yes_option(what: str) -> Argument:
     return Argument("--yes", action="store_true", help=f"{what} without asking")
-
-
-class Batch:
-    """Does something for several sprites; where one fails, the others still get their turn.
-
-    What fails is told at once, with --json by `report`; so is what was done, under the name `done`.
-    """
-
-    def __init__(self, app: App, done: str) -> None:
-        app.connect()
-        self.console = app.console
-        self.done = done
-        self.failed: list[tuple[str, ThoptersError]] = []
-
-    def for_every(self, items: Iterable[N], action: Callable[[N], T]) -> list[T]:
-        """Do something for each item, which has a sprite's name; return what came of it."""
-        results = []
-        for item in items:
-            try:
-                results.append(action(item))
-            except ThoptersError as error:
-                if isinstance(error, (AuthError, NotSentError)) and not results + self.failed:
-                    raise  # it would be the same for every one
-                if not error.names_sprite:
-                    error.put_before(f"{item.name}: ")
-                self.failed.append((item.name, error))
-                if not self.console.json:
-                    self.console.error(error)
-        return results
-
-    def report(self, results: list[Any]) -> int:
-        """Return the worst exit status; with --json say what was done and what failed."""
-        errors = [{"name": name, **error.to_json()} for name, error in self.failed]
-        self.console.result({self.done: results, "errors": errors})
-        return max((error.exit_code for _, error in self.failed), default=EXIT_OK)
 
 
 # What else setup asks for: words, section, key, and the variable of --from-env
@@ -10685,20 +11422,6 @@ def offered_setting(app: App, section: str, key: str) -> str:
     return (
         GIT_DEFAULTS[key] if value_flaw(key, found.strip()) else found.strip() or GIT_DEFAULTS[key]
     )
-
-
-def check_value(
-    console: Console, words: str, key: str, value: str, *, is_own: bool = False
-) -> None:
-    """Refuse what can't be meant, by UsageError; a secret of the user's own may hold anything."""
-    flaw = value_flaw(key, value)
-    syntax = shell_syntax(value, strictly=not is_own)
-    if flaw:
-        raise UsageError(f"{words} {flaw}")
-    if syntax and not is_own:
-        raise UsageError(f"{words} {syntax}", hint="write it in full and without quotes")
-    if syntax:
-        console.warn(f"{words} {syntax}; it is stored so")
 
 
 def say_sprite_program(app: App) -> None:
@@ -10885,37 +11608,134 @@ def cmd_create(app: App, args: argparse.Namespace) -> int:
     "init",
     "put the configured keys and git identity into sprites again",
     NAMES,
+    FORCE_KEYS,
+    WAKE,
+    JOBS,
     JSON,
-    examples=("thopters init dev", "thopters init dev issue-42"),
+    examples=("thopters init dev", "thopters init dev issue-42", "thopters init 'issue-*'"),
 )
 def cmd_init(app: App, args: argparse.Namespace) -> int:
-    sprites = app.sprites(args.names)
-    keys = app.keys
-    batch = Batch(app, "initialized")
+    many = Many(app, "initialized", jobs=args.jobs, wakes=args.wake)
+    return push_keys(many, args.names, force=args.force)
 
-    def put_in(sprite: Sprite) -> dict[str, Any]:
-        report, _ = put_keys_in(sprite, sprite.require(), keys)
-        app.console.say_done(f"{sprite.name}: {describe_keys(keys, report)}")
-        return report
 
-    return batch.report(batch.for_every(sprites, put_in))
+@Command(
+    "env list",
+    "show the keys, and which sprites have them as far as is known here",
+    JSON,
+    examples=("thopters env list", "thopters env list --json"),
+)
+def cmd_env_list(app: App, args: argparse.Namespace) -> int:
+    facts = key_facts(app.keys)
+    if args.json:
+        app.console.answer_json({"keys": facts})
+        return EXIT_OK
+    rows = []
+    for name, fact in facts.items():
+        length = fact["length"]
+        value = "not stored" if length is None else f"**** ({length} characters)"
+        there = [f"{s['name']} (pending)" if s["pending"] else s["name"] for s in fact["sprites"]]
+        rows.append((name, value, fact["for"] or "-", ", ".join(there) or "-"))
+    if rows:
+        app.console.table(("Key", "Value", "For", "In sprites"), rows)
+    else:
+        app.console.note("no keys are stored; store one: thopters env set NAME")
+    return EXIT_OK
+
+
+@Command(
+    "env set",
+    "store a key; the value is asked for, or comes on stdin",
+    Argument("words", metavar="NAME", nargs="+", help="the variable, without its value"),
+    Argument(
+        "--for",
+        dest="pattern",
+        metavar="PATTERN",
+        help="only sprites whose name matches ever get it ('*' for all)",
+    ),
+    examples=(
+        "thopters env set MY_KEY < my-key.txt",
+        "thopters env set DEPLOY_KEY --for 'deploy-*' < deploy-key.txt",
+    ),
+)
+def cmd_env_set(app: App, args: argparse.Namespace) -> int:
+    name, config = valid_key(args.words), app.config
+    pattern = None if args.pattern is None else valid_pattern(args.pattern)
+    config.check_place()
+    value = asked_key(app.console, name)
+    config.update(lambda document: store_key(document, name, value, pattern))
+    app.console.answer(f"stored {name}")
+    app.console.hint("put it into the sprites that have your keys: thopters env push")
+    return EXIT_OK
+
+
+@Command(
+    "env unset",
+    "remove keys here, and say which sprites still have them",
+    Argument("keys", metavar="NAME", nargs="+", help="the variables"),
+    JSON,
+    examples=("thopters env unset MY_KEY",),
+)
+def cmd_env_unset(app: App, args: argparse.Namespace) -> int:
+    names, keys = list(dict.fromkeys(args.keys)), app.keys
+    check_known_keys(names, keys)
+    if set(names) & set(app.config.secrets):
+        app.config.update(lambda document: remove_keys(document, names))
+    app.console.say_done(f"removed {', '.join(names)}")
+    holders = [item for item in keys.record.holders() if set(item.keys) & set(names)]
+    found = held_checkpoints(app, holders) if holders else {}
+    if not args.json:
+        tell_what_stays(app.console, found)
+    sprites = [{"name": name, "checkpoints": ids} for name, ids in found.items()]
+    app.console.result({"removed": names, "sprites": sprites})
+    return EXIT_OK
+
+
+@Command(
+    "env push",
+    "put the keys into the sprites that have some from here, or that you name",
+    SOME_NAMES,
+    FORCE_KEYS,
+    WAKE,
+    JOBS,
+    JSON,
+    examples=("thopters env push", "thopters env push dev", "thopters env push 'issue-*' --wake"),
+)
+def cmd_env_push(app: App, args: argparse.Namespace) -> int:
+    many = Many(app, "pushed", jobs=args.jobs, wakes=args.wake)
+    return push_keys(many, args.names or ["*"], force=args.force)
+
+
+@Command(
+    "env check",
+    "say which keys sprites have beside what they should have",
+    SOME_NAMES,
+    WAKE,
+    JOBS,
+    JSON,
+    examples=("thopters env check", "thopters env check dev --json"),
+)
+def cmd_env_check(app: App, args: argparse.Namespace) -> int:
+    many = Many(app, "checked", jobs=args.jobs, wakes=args.wake)
+    return check_keys(many, args.names or ["*"])
 
 
 @Command(
     "list",
     "show the sprites, without waking any",
+    Argument("names", metavar="NAME", nargs="*", help="only these; 'x-*' in quotes for a pattern"),
     Argument("--prefix", metavar="P", help="only names that start with P (default: the config's)"),
     JSON,
     examples=("thopters list", "thopters ls --prefix issue-", "thopters list --json"),
     aliases=("ls",),
 )
 def cmd_list(app: App, args: argparse.Namespace) -> int:
-    console = app.console
+    console, words = app.console, [valid_pattern(word) for word in args.names]
     prefix = app.default_prefix() if args.prefix is None else args.prefix
     with console.working("listing sprites"):
-        listing = app.api.list_sprites(prefix)
-        found = [with_status(app.api, listing.sprites[name]) for name in sorted(listing.sprites)]
-    found = [info for info in found if info.name.startswith(prefix)]
+        listing = app.api.list_sprites(list_prefix(words or ["*"], prefix))
+        names = listed_names(app.api, listing, words or ["*"], prefix)
+        found = [with_status(app.api, listing.sprites[name]) for name in names]
     counts = {state: sum(info.status == state for info in found) for state in listing.limits}
     if args.json:
         numbers = {k: {"count": n, "limit": listing.limits[k]} for k, n in counts.items()}
@@ -10929,6 +11749,21 @@ def cmd_list(app: App, args: argparse.Namespace) -> int:
         console.note(f"there are no sprites{named}; make one: thopters create NAME")
     say_counts(console, counts, listing.limits, prefix if args.prefix is None else "")
     return EXIT_OK
+
+
+def listed_names(api: SpritesApi, listing: Listing, words: Sequence[str], prefix: str) -> list[str]:
+    """Return the names of those that a list shows; an error for a word that stands for none."""
+    names = set[str]()
+    for word in words:
+        if word == "*":
+            names |= {name for name in listing.sprites if name.startswith(prefix)}
+        elif is_pattern(word):
+            names |= set(matching(listing, word, prefix))
+        elif word in listing.sprites:
+            names.add(word)
+        else:
+            raise api.unknown_sprite(word, list(listing.sprites))
+    return sorted(names)
 
 
 def say_counts(
@@ -10947,11 +11782,6 @@ def say_counts(
         )
 
 
-def with_status(api: SpritesApi, info: SpriteInfo) -> SpriteInfo:
-    """Ask for the rest where a list holds names only, as the documentation shows it."""
-    return info if info.status else api.sprite(info.name).find() or info
-
-
 def sprite_row(app: App, info: SpriteInfo) -> tuple[str, str, str]:
     state, updated = info.state(), parse_time(info.updated_at)
     if app.console.verbose and state != info.status:
@@ -10967,6 +11797,7 @@ def sprite_row(app: App, info: SpriteInfo) -> tuple[str, str, str]:
     NAMES,
     Argument("--force", action="store_true", help="end the sessions and holds that keep it awake"),
     Argument("--no-wait", action="store_true", help="do not wait until it sleeps"),
+    JOBS,
     Argument(
         "--timeout",
         metavar="S",
@@ -10982,12 +11813,10 @@ def sprite_row(app: App, info: SpriteInfo) -> tuple[str, str, str]:
     ),
 )
 def cmd_pause(app: App, args: argparse.Namespace) -> int:
-    sprites, clock = app.sprites(args.names), app.clock
+    many, clock = Many(app, "paused", jobs=args.jobs), app.clock
     if not 0 <= args.timeout < 1e9:
         raise UsageError("--timeout wants a number of seconds")
-    batch = Batch(app, "paused")
-    # all are looked at first, so that they fall asleep together
-    pauses = batch.for_every(sprites, lambda sprite: begin_pause(sprite, force=args.force))
+    pauses = begin_pauses(many, args)
     started = clock.monotonic()
 
     def wait(pause: Pause) -> dict[str, Any]:
@@ -10999,38 +11828,48 @@ def cmd_pause(app: App, args: argparse.Namespace) -> int:
                 info = wait_until_asleep(pause, left_s, args.timeout)
         seconds = round(clock.monotonic() - started, 1)
         how = describe_pause(pause, info, seconds, waited=not args.no_wait)
-        app.console.say_done(f"{pause.name} {how}")
+        many.say(pause.sprite, how)
         facts = {"was": pause.was or None, "status": info.status or None, "ended": pause.ended}
         return {"name": pause.name, **facts, "seconds": seconds}
 
-    return batch.report(batch.for_every(pauses, wait))
+    return many.report(many.for_every(pauses, wait))
+
+
+def begin_pauses(many: Many, args: argparse.Namespace) -> list[Pause]:
+    """Look at all sprites first, so that they fall asleep together."""
+    return many.for_every(
+        many.choose(args.names),
+        lambda item: begin_pause(item.sprite, force=args.force),
+        in_turn=many.console.can_ask() and not args.force,
+    )
 
 
 @Command(
     "resume",
     "wake sprites, and tell how long it took",
     NAMES,
+    JOBS,
     JSON,
     examples=("thopters resume dev", "thopters wake dev issue-42"),
     aliases=("wake",),
 )
 def cmd_resume(app: App, args: argparse.Namespace) -> int:
-    sprites = app.sprites(args.names)
-    batch = Batch(app, "resumed")
+    many = Many(app, "resumed", jobs=args.jobs, wakes=True, waits=False)
 
-    def wake_up(sprite: Sprite) -> dict[str, Any]:
-        was, seconds = resume(sprite)
+    def wake_up(item: Chosen) -> dict[str, Any]:
+        was, seconds = resume(item.sprite)
+        app.bring_keys(item.sprite)
         how = "was running already, and answered" if was == "running" else f"was {was}, woke"
-        app.console.say_done(f"{sprite.name} {clean(how)} in {seconds:.2f} s")
-        return {"name": sprite.name, "was": was or None, "seconds": round(seconds, 2)}
+        many.say(item.sprite, f"{clean(how)} in {seconds:.2f} s")
+        return {"name": item.name, "was": was or None, "seconds": round(seconds, 2)}
 
-    return batch.report(batch.for_every(sprites, wake_up))
+    return many.report(many.for_every(many.choose(args.names), wake_up))
 
 
 @Command(
     "exec",
     "run a command in a sprite; its exit status is ours",
-    NAME,
+    NAME_OR_PATTERN,
     Argument("-i", "--interactive", action="store_true", help="forward our stdin"),
     OneOf(
         Argument("-t", "--tty", action="store_true", default=None, help="give it a terminal"),
@@ -11055,9 +11894,12 @@ def cmd_resume(app: App, args: argparse.Namespace) -> int:
     ),
     hold_option("keep the sprite awake until it ends (default: while we are attached)"),
     HOLD_MAX,
+    WAKE,
+    JOBS,
     Argument("command", metavar="CMD", nargs="*", help="the command, after --"),
     examples=(
         "thopters exec dev -- uname -a",
+        "thopters exec 'issue-*' -- df -h .",
         "thopters exec dev --dir src --env CI=1 -- make test",
         "thopters exec dev -i -- tar xz < files.tar.gz",
         "thopters exec dev --detach --hold -- sh -c 'make test > log 2>&1'",
@@ -11066,6 +11908,8 @@ def cmd_resume(app: App, args: argparse.Namespace) -> int:
     takes_command=True,
 )
 def cmd_exec(app: App, args: argparse.Namespace) -> int:
+    if is_pattern(args.name):
+        return exec_in_many(app, args)
     sprite = app.sprite(args.name)
     if not args.command:
         raise UsageError(
@@ -11075,6 +11919,7 @@ def cmd_exec(app: App, args: argparse.Namespace) -> int:
         raise UsageError("--detach gives the command a terminal and no input of ours")
     on_terminal = wants_terminal(app, args)
     command = command_of(app, args, on_terminal=on_terminal)
+    app.bring_keys(sprite)
     if args.hold:
         list_holds(sprite)  # an image without them is an error where one is asked for
     if args.detach:
@@ -11087,6 +11932,21 @@ def cmd_exec(app: App, args: argparse.Namespace) -> int:
     with app.console.working(f"waiting for {sprite.name}"):
         session = open_exec(sprite, sinks)
     return run_attached(sprite, session, command, LocalInput() if args.interactive else None)
+
+
+def exec_in_many(app: App, args: argparse.Namespace) -> int:
+    if not args.command:
+        raise UsageError("there is no command to run", hint=f"thopters exec {args.name!r} -- uname")
+    if args.interactive or args.tty or args.detach:
+        raise UsageError(
+            "-i, -t and --detach are for one sprite, and not for a pattern",
+            hint="several sprites can't share a terminal or an input",
+        )
+    command = command_of(app, args, on_terminal=False)
+    many = Many(app, "ran", jobs=args.jobs, wakes=args.wake, own_failure=EXIT_STATUS_UNKNOWN)
+    chosen = many.leave_asleep(many.choose([args.name]))
+    binary_streams()
+    return run_in_many(many, chosen, command, needs_holds=bool(args.hold))
 
 
 def command_of(app: App, args: argparse.Namespace, *, on_terminal: bool) -> RemoteCommand:
@@ -11177,6 +12037,7 @@ def cmd_shell(app: App, args: argparse.Namespace) -> int:
         setup=terminal_setup(app.environ),
     )
     info = sprite.require()
+    app.bring_keys(sprite)
     program = None if args.native or args.hold else sprite_program_for(sprite, info)
     if program is None:
         return run_on_terminal(sprite, shell)
@@ -11205,6 +12066,7 @@ def cmd_proxy(app: App, args: argparse.Namespace) -> int:
     if args.stdio is not None:
         if args.ports:
             raise UsageError("-W takes the place of ports")
+        app.bring_keys(sprite)
         return forward_stdio(sprite, *valid_address(args.stdio))
     pairs = different_ports(args.ports, sprite.name)
     app.connect()
@@ -11213,6 +12075,7 @@ def cmd_proxy(app: App, args: argparse.Namespace) -> int:
         for pair in pairs:  # also where the program takes over: it only says that it can't
             forwarder.listen(*pair, [local for local, _ in pairs])
         info = sprite.require()
+        app.bring_keys(sprite)
         program = None if args.native else sprite_program_for(sprite, info)
         if program is None:
             app.console.hint(OPEN_PORTS)
@@ -11254,11 +12117,14 @@ def cp_habit(option: str, text: str) -> Argument:
     cp_habit("-P", "keep links as links, also those that you name"),
     cp_habit("-L", "follow all links; the last of -a, -P and -L counts"),
     Argument("paths", metavar="SRC", nargs="+", help="PATH, or NAME:PATH in a sprite"),
-    Argument("target", metavar="DST", help="likewise; one side is a sprite's"),
+    Argument("target", metavar="DST", help="likewise; one side is a sprite's, or a pattern's"),
+    WAKE,
+    JOBS,
     examples=(
         "thopters cp notes.txt src dev:work",
         "thopters cp dev:work/lines.txt .",
         "thopters cp dev:work/lines.txt - | wc -l",
+        "thopters cp notes.txt 'issue-*:'",
     ),
 )
 def cmd_cp(app: App, args: argparse.Namespace) -> int:
@@ -11269,14 +12135,41 @@ def cmd_cp(app: App, args: argparse.Namespace) -> int:
         if any(place for place, _ in sources):
             hint = "copy to a local file in between; a local name with a colon is ./a:b"
             raise UsageError("both sides are in sprites", hint=hint)
-        return copy_in(app.sprite(name), [path for _, path in sources], target or ".", style)
+        paths = [path for _, path in sources]
+        if is_pattern(name):
+            return copy_into_many(app, args, name, paths, target or ".", style)
+        sprite = app.sprite(name)
+        app.bring_keys(sprite)
+        return copy_in(sprite, paths, target or ".", style)
     names = {place for place, _ in sources}
     if len(names) != 1 or None in names:
         raise UsageError(
             "one side has to be in a sprite", hint="thopters cp PATH NAME:PATH, or the other way"
         )
-    paths = [path or "." for _, path in sources]
-    return copy_out(app.sprite(str(names.pop())), paths, target, style)
+    sprite, paths = app.sprite(str(names.pop())), [path or "." for _, path in sources]
+    app.bring_keys(sprite)
+    return copy_out(sprite, paths, target, style)
+
+
+def copy_into_many(
+    app: App,
+    args: argparse.Namespace,
+    pattern: str,
+    paths: list[str],
+    target: str,
+    style: CopyStyle,
+) -> int:
+    if "-" in paths:
+        raise UsageError("stdin can't be copied into several sprites: put it into a file first")
+    many = Many(app, "copied", jobs=args.jobs, wakes=args.wake)
+
+    def copy(item: Chosen) -> None:
+        app.bring_keys(item.sprite)
+        if status := copy_in(item.sprite, paths, target, style):
+            many.statuses[item.name] = status
+
+    chosen = many.leave_asleep(many.choose([pattern]))
+    return many.summarize(len(many.for_every(chosen, copy)))
 
 
 @Command(
@@ -11324,6 +12217,7 @@ def show_time(sprite: Sprite, stamp: str) -> str:
 def cmd_attach(app: App, args: argparse.Namespace) -> int:
     sprite = app.sprite(args.name)
     given = None if args.session is None else valid_session(args.session)
+    app.bring_keys(sprite)
     identity = find_session(sprite, given).id
     terminal = LocalTerminal(types_end=False)
 
@@ -11420,8 +12314,10 @@ def cmd_hold(app: App, args: argparse.Namespace) -> int:
 @Command(
     "checkpoint",
     "save the disk, to go back to",
-    NAME,
+    NAME_OR_PATTERN,
     Argument("--comment", metavar="C", default="", help="say what it holds"),
+    WAKE,
+    JOBS,
     JSON,
     examples=(
         'thopters checkpoint dev --comment "before the refactoring"',
@@ -11429,6 +12325,8 @@ def cmd_hold(app: App, args: argparse.Namespace) -> int:
     ),
 )
 def cmd_checkpoint(app: App, args: argparse.Namespace) -> int:
+    if is_pattern(args.name):
+        return checkpoint_many(app, args)
     sprite, started = app.sprite(args.name), app.clock.monotonic()
     identity = take_checkpoint(sprite, args.comment)
     seconds = app.clock.monotonic() - started
@@ -11439,6 +12337,21 @@ def cmd_checkpoint(app: App, args: argparse.Namespace) -> int:
         hint=f"go back to it: thopters restore {sprite.name} {identity} ({seconds:.1f} s)",
     )
     return EXIT_OK
+
+
+def checkpoint_many(app: App, args: argparse.Namespace) -> int:
+    many = Many(app, "checkpointed", jobs=args.jobs, wakes=args.wake)
+
+    def save(item: Chosen) -> dict[str, Any]:
+        started = app.clock.monotonic()
+        identity = take_checkpoint(item.sprite, args.comment)
+        many.say(item.sprite, clean(identity))
+        seconds = round(app.clock.monotonic() - started, 3)
+        fields = {"name": item.name, "id": identity, "comment": args.comment}
+        return {**fields, "seconds": seconds}
+
+    chosen = many.leave_asleep(many.choose([args.name]))
+    return many.report(many.for_every(chosen, save))
 
 
 @Command(
@@ -11577,27 +12490,35 @@ def cmd_rename(app: App, args: argparse.Namespace) -> int:
     "delete sprites with everything in them",
     NAMES,
     yes_option("destroy"),
+    Argument(
+        "--count", metavar="N", type=int, help="only if they are N; '*' with --yes wants this"
+    ),
+    JOBS,
     JSON,
     examples=("thopters destroy dev", "thopters destroy issue-42 issue-55 --yes"),
 )
 def cmd_destroy(app: App, args: argparse.Namespace) -> int:
-    sprites = app.sprites(args.names)
     if not args.yes and not app.console.can_ask():
-        raise no_consent("destroy " + ", ".join(sprite.name for sprite in sprites))
-    batch = Batch(app, "destroyed")
-    found = batch.for_every(sprites, lambda sprite: (sprite, sprite.require()))
-    if not args.yes:
+        raise no_consent("destroy " + ", ".join(args.names))
+    many = Many(app, "destroyed", jobs=args.jobs)
+    found = many.for_every(many.choose(args.names), lambda item: (item, item.look()))
+    check_count(args.names, len(found), args.count, is_asked=not args.yes)
+    if many.by_pattern and not args.yes:
+        ask_how_many(many, [info for _, info in found])
+    elif not args.yes:
         for _, info in found:
             confirm_destroy(info, app.console)
+    shown = {item.name: info for item, info in found}
 
-    shown = {sprite.name: info for sprite, info in found}
+    def delete(item: Chosen) -> str:
+        was_asked = many.by_pattern or not args.yes
+        destroy(item.sprite, shown[item.name], was_asked=was_asked)
+        with contextlib.suppress(ThoptersError):  # of the record: it is destroyed all the same
+            app.keys.record.forget(shown[item.name].id)
+        many.say(item.sprite, "destroyed", f"destroyed {item.name}")
+        return item.name
 
-    def delete(sprite: Sprite) -> str:
-        destroy(sprite, shown[sprite.name], was_asked=not args.yes)
-        app.console.say_done(f"destroyed {sprite.name}")
-        return sprite.name
-
-    return batch.report(batch.for_every([sprite for sprite, _ in found], delete))
+    return many.report(many.for_every([item for item, _ in found], delete))
 
 
 @Command(
@@ -11676,7 +12597,8 @@ def fail(
     if environ.get("THOPTERS_DEBUG"):
         show_traceback(console)
     console.error(error)
-    if command and command.own_failure and not isinstance(error, (UsageError, NoProgramError)):
+    is_own = (UsageError, NoProgramError, NoMatchError, AllAsleepError)
+    if command and command.own_failure and not isinstance(error, is_own):
         return command.own_failure
     return error.exit_code
 

@@ -24,6 +24,8 @@ from support.words import TWISTED
 COMMANDS = {
     "create": ["create", "NAME", "--no-init"],
     "init": ["init", "NAME"],
+    "env push": ["env", "push", "NAME"],
+    "env check": ["env", "check", "NAME"],
     "pause": ["pause", "NAME", "--no-wait"],
     "resume": ["resume", "NAME"],
     "exec": ["exec", "NAME", "--", "true"],
