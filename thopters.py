@@ -11023,9 +11023,11 @@ class Many:
             else:
                 work.in_this_thread()
         except Interrupted as interrupted:
-            stop(interrupted.signum)
-            work.wait(PROBE_LIMIT_S)
-            work.tell()
+            try:
+                stop(interrupted.signum)
+                work.wait(PROBE_LIMIT_S)
+            finally:
+                work.tell()
             raise
         except BaseException:
             stop(signal.SIGTERM)
@@ -11110,6 +11112,10 @@ def run_in_many(
             status = session.run(command)
         except ExecLost as lost:
             raise status_unknown(sprite, lost) from None
+        except (BrokenPipeError, OutputError):  # nobody reads what it prints
+            if session.group:
+                pass_signal_on(sprite, session.group, signal.SIGTERM)
+            raise
         finally:
             del live[sprite.name]
             session.close()
@@ -11119,10 +11125,13 @@ def run_in_many(
             many.statuses[sprite.name] = status
 
     def stop(signum: int) -> None:
-        for sprite, session in list(live.values()):
-            if session.group:
-                with contextlib.suppress(ThoptersError):
-                    in_background(pass_signal_on, sprite, session.group, signum)
+        senders = [
+            in_background(pass_signal_on, sprite, session.group, signum)
+            for sprite, session in list(live.values())
+            if session.group
+        ]
+        for sender in senders:  # each of them waits for a moment
+            sender.join()
 
     many.console.flush()
     return many.summarize(len(many.for_every(chosen, run, stop=stop)))

@@ -314,7 +314,7 @@ class ExecByPost(Exec):
 
 
 class Init(Case):
-    argv = ("init", "dev")
+    argv: tuple[str, ...] = ("init", "dev")
     step = 37
 
     def begin(self) -> None:
