@@ -122,6 +122,17 @@ WORKFLOWS = {
         r"issue-55 (fell asleep after [\d.]+ s|is asleep already) \(warm\)\n",
         "",
     ),
+    "exec 'issue-*'": (
+        rf"(issue-(42|55): {platform.system()}\n){{2}}(issue-(42|55): v1\n){{2}}",
+        r"^2 done\n",
+    ),
+    "env push": (
+        r"stored MY_KEY\n"
+        r"(issue-(42|55): ANTHROPIC_API_KEY, MY_KEY; git as Ann <ann@example\.org>\n){2}"
+        r"(issue-(42|55): (ANTHROPIC_API_KEY|MY_KEY): current\n){4}"
+        r"a new value\n",
+        r"2 left asleep: dev, dev-main (.|\n)*dev got its new keys: ANTHROPIC_API_KEY, MY_KEY",
+    ),
     "list --json | python3": (
         rf"((dev|dev-main|issue-42|issue-55) (running|hibernating) {URL}\n){{4}}"
         r"dev\ndev-main\nissue-42\nissue-55\n"
