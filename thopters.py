@@ -1607,9 +1607,22 @@ def value_flaw(key: str, value: str) -> str:
         return "holds what is no text"
     if "\0" in value:
         return "holds a NUL, which no variable can"
+    if is_agent_login(value):
+        return "is a login that renews itself: a copy of it ends the one here; use an API key"
     if key in ("GITHUB_PAT", "user", "email") and ("\n" in value or "\r" in value):
         return "holds a line's end, which it can't have"
     return ""
+
+
+def is_agent_login(value: str) -> bool:
+    """Return whether a text is the login that Claude Code or Codex stores, with its refresh token.
+
+    Such a token is good for one use: whoever uses a copy first logs the other one out.
+    """
+    import re
+
+    stored = r'"claudeAiOauth"\s*:|"tokens"\s*:\s*\{[^{}]*"refresh_token"\s*:'
+    return value.startswith("sk-ant-ort") or bool(re.search(stored, value))
 
 
 def default_folder(environ: Mapping[str, str]) -> str:
@@ -8984,11 +8997,12 @@ class Holder:
     `keys` are their names; `since` is when the first push began, an RFC 3339 stamp.
     """
 
-    __slots__ = ("generation", "id", "keys", "name", "since", "wanted")
+    __slots__ = ("generation", "id", "keys", "name", "organization", "since", "wanted")
 
     def __init__(self, identity: str, item: dict[str, Any]) -> None:
         self.id = identity
         self.name = str(item["name"])
+        self.organization = str(item["organization"])
         self.keys = sorted(map(str, item["keys"]))
         self.since = str(item["since"])
         self.generation, self.wanted = int(item["generation"]), int(item["wanted"])
@@ -9031,17 +9045,22 @@ class Record:
         self._read()
         return Seal(bytes.fromhex(self._document["key"]), info.id)
 
-    def begin(self, pushes: Sequence[tuple[SpriteInfo, Iterable[str]]]) -> int:
-        """Note that keys are about to go into sprites, or will; return the number of that push."""
+    def begin(
+        self, pushes: Sequence[tuple[SpriteInfo, Iterable[str]]], now: datetime.datetime
+    ) -> int:
+        """Note that keys are about to go into sprites, or will; return the number of that push.
+
+        `now` is by the server's clock, as the times of checkpoints are.
+        """
         number = 0
 
         def change(document: dict[str, Any]) -> None:
             nonlocal number
             document["generation"] = number = document.get("generation", 0) + 1
             for info, keys in pushes:
-                made = {"since": format_time(Clock().utc()), "generation": 0, "keys": []}
+                made = {"since": format_time(now), "generation": 0, "keys": []}
                 item = document["sprites"].setdefault(info.id[-36:], made)
-                item |= {"name": info.name, "wanted": number}
+                item |= {"name": info.name, "organization": info.organization, "wanted": number}
                 item["keys"] = sorted({*item["keys"], *keys})
 
         pushes = [push for push in pushes if push[0].id]
@@ -9060,10 +9079,22 @@ class Record:
 
         self._update(change)
 
-    def forget(self, identity: str) -> None:
-        """Take out a sprite that is no more."""
-        if any(holder.id == identity[-36:] for holder in self.holders()):
-            self._update(lambda document: document["sprites"].pop(identity[-36:], None))
+    def forget(self, *identities: str) -> None:
+        """Take out sprites that are no more."""
+        gone = {identity[-36:] for identity in identities}
+        if gone & {holder.id for holder in self.holders()}:
+            self._update(lambda document: [document["sprites"].pop(one, None) for one in gone])
+
+    def forget_before(self, info: SpriteInfo) -> None:
+        """Take out those that had the name of a sprite before it was made."""
+        self.forget(
+            *(
+                holder.id
+                for holder in self.holders()
+                if (holder.name, holder.organization) == (info.name, info.organization)
+                and holder.id != info.id[-36:]
+            )
+        )
 
     def _read(self) -> None:
         if self._is_read:
@@ -9558,7 +9589,9 @@ def put_keys_in(
             seal = record.seal(info)
             states = key_states(looked, seal, values) or look_at_keys(sprite, seal, values)
             stay = [name for name, state in states.items() if state == CHANGED_THERE]
-        number = record.begin([(info, values)]) if keys.is_configured else 0
+        number = 0
+        if keys.is_configured:
+            number = record.begin([(info, values)], sprite.api.now())
         try:
             seal = record.seal(info)
             reported = run_init(sprite, init_data(config, sprite.name, seal, stay))
@@ -9566,6 +9599,7 @@ def put_keys_in(
             record.finish(info, values, number)
             raise
         record.finish(info, values, number)
+        record.forget_before(info)
     said = [
         f"{name} was changed in {sprite.name} and was left; --force replaces it" for name in stay
     ]
@@ -9595,8 +9629,10 @@ def bring_pending_keys(sprite: Sprite, keys: Keys) -> None:
             return
         info = sprite.require()
         holder = keys.record.holder(info)
+        if holder is None:  # it was made again
+            keys.record.forget_before(info)
         if not keys.is_configured or holder is None or not holder.is_pending:
-            return  # it is another sprite by now
+            return
         report, _ = put_keys_in(sprite, info, keys)
         sprite.console.note(f"{sprite.name} got its new keys: {describe_keys(keys, report)}")
     except ThoptersError as error:
@@ -9681,22 +9717,10 @@ def check_value(
     syntax = shell_syntax(value, strictly=not is_own)
     if flaw:
         raise UsageError(f"{words} {flaw}")
-    if is_refreshing_login(value):
-        raise UsageError(
-            f"{words} is a login that renews itself: a copy of it ends the one here",
-            hint="use an API key, or a token made for this, as by: claude setup-token",
-        )
     if syntax and not is_own:
         raise UsageError(f"{words} {syntax}", hint="write it in full and without quotes")
     if syntax:
         console.warn(f"{words} {syntax}; it is stored so")
-
-
-def is_refreshing_login(value: str) -> bool:
-    """Return whether a text is an agent's stored login, as in its credentials file."""
-    import re
-
-    return bool(re.search(r'"refresh_?token"\s*:', value, re.IGNORECASE))
 
 
 def store_key(document: dict[str, Any], name: str, value: str, pattern: str | None) -> None:
@@ -10714,12 +10738,19 @@ class AwakeSlots:
         self._looked_at = self._freed_at = api.clock.monotonic()
         self._turn = threading.Lock()
 
-    def enter(self, name: str) -> None:
-        """Wait until a sprite may be awake; LimitError where that does not come."""
-        if self._limit is None:
-            return
-        while not self._take(name, self._limit):
-            since = self._api.clock.monotonic() - self._freed_at
+    @contextlib.contextmanager
+    def slot(self, name: str) -> Iterator[None]:
+        """Let a sprite be awake meanwhile, once it may be; LimitError where that does not come."""
+        self._enter(name)
+        try:
+            yield
+        finally:
+            self._leave(name)
+
+    def _enter(self, name: str) -> None:
+        began = self._api.clock.monotonic()
+        while self._limit is not None and not self._take(name, self._limit):
+            since = self._api.clock.monotonic() - max(began, self._freed_at)
             if not self._waits or since > SLOT_LIMIT_S:
                 raise LimitError(
                     f"{name} was left asleep: the plan allows {self._limit} sprites awake at once",
@@ -10740,7 +10771,7 @@ class AwakeSlots:
             self._busy.add(name)
             return True
 
-    def leave(self, name: str) -> None:
+    def _leave(self, name: str) -> None:
         with self._turn:
             self._busy.discard(name)
             self._woken[name] = self._api.clock.monotonic()
@@ -11038,9 +11069,8 @@ class Many:
         """Do it for one; return what came of it, and whether it was done."""
         name = item.name
         try:
-            if self._slots:
-                self._slots.enter(name)
-            result = action(item)
+            with self._slots.slot(name) if self._slots else contextlib.nullcontext():
+                result = action(item)
             self._has_done = True
             return result, True
         except OutputError:
@@ -11055,9 +11085,6 @@ class Many:
             if not self.console.json:
                 item.sprite.console.error(error)
             return None, False
-        finally:
-            if self._slots:
-                self._slots.leave(name)
 
     # what came of it
 
@@ -11173,7 +11200,8 @@ def push_keys(many: Many, words: Sequence[str], *, force: bool) -> int:
     chosen = known_holders(many, many.choose(words), keys)
     sleepers = [item.look() for item in chosen if many.would_sleep(item)]
     if keys.is_configured:
-        keys.record.begin([(info, keys.values_for(info.name)) for info in sleepers])
+        pushes = [(info, keys.values_for(info.name)) for info in sleepers]
+        keys.record.begin(pushes, many.app.api.now())
 
     def put_in(item: Chosen) -> dict[str, Any]:
         report, left = put_keys_in(item.sprite, item.look(), keys, force=force)

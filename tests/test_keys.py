@@ -67,6 +67,7 @@ def test_long_values_arrive(home: Path, size: int) -> None:
 # names that mean something to the script, to a shell or to git
 ODD_NAMES = (
     "n", "s", "h", "env", "values", "names", "digest", "keep", "user", "email", "end", "part",
+    "salt", "marks", "stay",
     "load", "limit", "failed", "block", "helper", "real", "new", "way", "seen", "pat", "old_pat",
     "file", "files", "see_all", "REPLY", "OLDPWD", "TMPDIR", "LC_ALL", "LANG", "PS1", "USER",
     "SHELL", "TERM", "TIMEFORMAT", "CDPATH", "GLOBIGNORE", "POSIXLY_CORRECT", "GREP_OPTIONS",

@@ -37,7 +37,7 @@ class Settings(program.Config):
 def record_keys(config: Path, identity: str, name: str, keys: Iterable[str]) -> None:
     """Have the record beside a configuration say that its keys are in a sprite."""
     item: dict[str, Any] = {"name": name, "keys": list(keys), "since": "2026-01-01T00:00:00Z"}
-    item |= {"generation": 1, "wanted": 1}
+    item |= {"generation": 1, "wanted": 1, "organization": "acme"}
     record = {"version": 1, "key": "00" * 32, "generation": 1, "sprites": {identity[-36:]: item}}
     write(config.with_name(config.name + ".record"), record)
 
