@@ -10827,17 +10827,6 @@ class Lines:
             self._write(b"".join(self._prefix + line + b"\n" for line in lines))
 
 
-def list_prefix(words: Sequence[str], prefix: str) -> str:
-    """Return what the names begin with that a list has to show for these words."""
-    import re
-
-    if not all(map(is_pattern, words)):
-        return ""
-    heads = [re.split(r"[*?]", word)[0] for word in words]
-    longest = [max(head, prefix, key=len) for head in heads]
-    return os.path.commonprefix(longest)  # noqa: RUF071 (no paths)
-
-
 def matching(listing: Listing, pattern: str, prefix: str) -> list[str]:
     """Return the names of those that `list` shows and that match; NoMatchError for none."""
     shown = [name for name in sorted(listing.sprites) if name.startswith(prefix)]
@@ -10997,7 +10986,7 @@ class Many:
             return [Chosen(self.app.sprite(word), None, is_named=True) for word in words]
         prefix = self.app.default_prefix()
         with self.console.working("listing sprites"):
-            listing = api.list_sprites("" if self.wakes else list_prefix(words, prefix))
+            listing = api.list_sprites("" if self.wakes else prefix)  # all of them can be awake
         if self.wakes:
             self._slots = AwakeSlots(api, listing, waits=self._waits)
         chosen: dict[str, Chosen] = {}
@@ -11770,8 +11759,8 @@ def cmd_list(app: App, args: argparse.Namespace) -> int:
     console, words = app.console, [valid_pattern(word) for word in args.names]
     prefix = app.default_prefix() if args.prefix is None else args.prefix
     with console.working("listing sprites"):
-        listing = app.api.list_sprites(list_prefix(words or ["*"], prefix))
-        names = listed_names(app.api, listing, words or ["*"], prefix)
+        listing = app.api.list_sprites(prefix if all(map(is_pattern, words)) else "")
+        names = listed_names(app.api, listing, words, prefix)
         found = [with_status(app.api, listing.sprites[name]) for name in names]
     counts = {state: sum(info.status == state for info in found) for state in listing.limits}
     if args.json:
@@ -11784,17 +11773,18 @@ def cmd_list(app: App, args: argparse.Namespace) -> int:
     else:
         named = f" whose names start with {prefix}" if prefix else ""
         console.note(f"there are no sprites{named}; make one: thopters create NAME")
-    say_counts(console, counts, listing.limits, prefix if args.prefix is None else "")
+    hides = args.prefix is None and all(map(is_pattern, words))
+    say_counts(console, counts, listing.limits, prefix if hides else "")
     return EXIT_OK
 
 
 def listed_names(api: SpritesApi, listing: Listing, words: Sequence[str], prefix: str) -> list[str]:
-    """Return the names of those that a list shows; an error for a word that stands for none."""
+    """Return the names to be shown, of all without words; NotFoundError for a word for none."""
     names = set[str]()
+    if not words:
+        names = {name for name in listing.sprites if name.startswith(prefix)}
     for word in words:
-        if word == "*":
-            names |= {name for name in listing.sprites if name.startswith(prefix)}
-        elif is_pattern(word):
+        if is_pattern(word):
             names |= set(matching(listing, word, prefix))
         elif word in listing.sprites:
             names.add(word)

@@ -48,6 +48,10 @@ def test_a_pattern_stands_for_what_list_shows_and_no_other(
     done = thopters("list", "x-0?7", "y-000", "--json")
     shown = [sprite["name"] for sprite in json.loads(done.out)["sprites"]]
     assert shown == [f"x-0{ten}7" for ten in range(10)] + ["y-000"]
+    assert thopters("destroy", "y-*", "--yes").code == 0
+    assert thopters("list", "y*").code == 3
+    emulator.add_sprite("y-000", status="running")
+    emulator.journal.clear()
     done = thopters("list", "z*")
     assert (done.code, done.out, "no sprite's name matches 'z*'" in done.err) == (3, "", True)
     assert thopters("list", "x-000", "nope").code == 3
