@@ -11749,18 +11749,18 @@ def cmd_env_check(app: App, args: argparse.Namespace) -> int:
 @Command(
     "list",
     "show the sprites, without waking any",
-    Argument("names", metavar="NAME", nargs="*", help="only these; 'x-*' in quotes for a pattern"),
+    Argument("patterns", metavar="PATTERN", nargs="*", help="only names that match, as 'x-*'"),
     Argument("--prefix", metavar="P", help="only names that start with P (default: the config's)"),
     JSON,
     examples=("thopters list", "thopters ls --prefix issue-", "thopters list --json"),
     aliases=("ls",),
 )
 def cmd_list(app: App, args: argparse.Namespace) -> int:
-    console, words = app.console, [valid_pattern(word) for word in args.names]
+    console, patterns = app.console, only_patterns(args.patterns)
     prefix = app.default_prefix() if args.prefix is None else args.prefix
     with console.working("listing sprites"):
-        listing = app.api.list_sprites(prefix if all(map(is_pattern, words)) else "")
-        names = listed_names(app.api, listing, words, prefix)
+        listing = app.api.list_sprites(prefix)
+        names = names_to_show(listing, patterns, prefix)
         found = [with_status(app.api, listing.sprites[name]) for name in names]
     counts = {state: sum(info.status == state for info in found) for state in listing.limits}
     if args.json:
@@ -11773,24 +11773,25 @@ def cmd_list(app: App, args: argparse.Namespace) -> int:
     else:
         named = f" whose names start with {prefix}" if prefix else ""
         console.note(f"there are no sprites{named}; make one: thopters create NAME")
-    hides = args.prefix is None and all(map(is_pattern, words))
-    say_counts(console, counts, listing.limits, prefix if hides else "")
+    say_counts(console, counts, listing.limits, prefix if args.prefix is None else "")
     return EXIT_OK
 
 
-def listed_names(api: SpritesApi, listing: Listing, words: Sequence[str], prefix: str) -> list[str]:
-    """Return the names to be shown, of all without words; NotFoundError for a word for none."""
-    names = set[str]()
-    if not words:
-        names = {name for name in listing.sprites if name.startswith(prefix)}
-    for word in words:
-        if is_pattern(word):
-            names |= set(matching(listing, word, prefix))
-        elif word in listing.sprites:
-            names.add(word)
-        else:
-            raise api.unknown_sprite(word, list(listing.sprites))
-    return sorted(names)
+def only_patterns(words: Sequence[str]) -> list[str]:
+    """Check the words of list: a name alone is more likely meant for another command."""
+    names = [word for word in words if not is_pattern(word)]
+    if names:
+        raise UsageError(
+            f"unrecognized arguments: {' '.join(names)}", hint="see: thopters list --help"
+        )
+    return [valid_pattern(word) for word in words]
+
+
+def names_to_show(listing: Listing, patterns: Sequence[str], prefix: str) -> list[str]:
+    """Return the names to be shown, of all without patterns; NoMatchError for one for none."""
+    found = {name for pattern in patterns for name in matching(listing, pattern, prefix)}
+    shown = [name for name in sorted(listing.sprites) if name.startswith(prefix)]
+    return [name for name in shown if name in found or not patterns]
 
 
 def say_counts(
