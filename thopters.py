@@ -10685,8 +10685,8 @@ def parse(argv: list[str]) -> tuple[Command, argparse.Namespace]:
 #
 #   choose          names and patterns -> sprites; a pattern stands for those that `list` shows
 #   leave_asleep    what goes into sprites takes those that are awake, unless --wake
-#   for_every       does it, `jobs` at a time, in threads; one alone is done in the main thread,
-#                   which can ask the user, and alone may handle signals
+#   for_every       does it, `jobs` at a time, in threads; by names, and where the user is asked,
+#                   one after the other in the main thread, which alone may handle signals
 #   report          the summary, and the worst exit status
 #
 # AwakeSlots keeps the number of sprites that are awake within the plan's limit.
@@ -10808,10 +10808,11 @@ class Lines:
         self._rest = bytearray()
 
     def take(self, data: bytes | memoryview) -> None:
-        self._rest += data
-        end = self._rest.rfind(b"\n") + 1
+        piece, before = bytes(data), len(self._rest)
+        self._rest += piece
+        end = piece.rfind(b"\n") + 1
         if end or len(self._rest) > LONGEST_LINE:
-            self._pass_on(end or len(self._rest))
+            self._pass_on(before + end if end else len(self._rest))
 
     def end(self) -> None:
         """Pass on what is left, as a line."""
@@ -10861,6 +10862,7 @@ class Work:
         self._next = 0
         self._is_over = threading.Event()
         self._error: BaseException | None = None  # one that ends all
+        self._activity: Activity | None = None
 
     def results(self) -> list[Any]:
         pairs = zip(self._results, self._states, strict=True)
@@ -10871,8 +10873,7 @@ class Work:
             self._do(place)
 
     def in_threads(self, jobs: int) -> None:
-        activity = self._many.console.working(f"working on {len(self._items)} sprites")
-        with activity:
+        with self._many.console.working(f"working on {len(self._items)} sprites") as self._activity:
             started = 0
             while started < jobs:
                 try:
@@ -10906,6 +10907,9 @@ class Work:
         with self._turn:
             self._results[place] = result
             self._states[place] = self.DONE if is_done else self.FAILED
+            if self._activity:
+                count = sum(state > self.BEGUN for state in self._states)
+                self._activity.text = f"{count} of {len(self._states)} sprites are done"
             if not {self.WAITING, self.BEGUN} & set(self._states):
                 self._is_over.set()
 
@@ -11013,10 +11017,10 @@ class Many:
         self.asleep = [item.name for item in chosen if self.would_sleep(item)]
         taken = [item for item in chosen if not self.would_sleep(item)]
         if not taken:
-            count = "the sprite that matches sleeps"
+            count = "the sprite that matches sleeps, and was not woken"
             if len(chosen) > 1:
-                count = f"all {len(chosen)} sprites that match are asleep"
-            raise AllAsleepError(f"{count}, and nothing was done", hint="wake them with: --wake")
+                count = f"all {len(chosen)} sprites that match are asleep, and none was woken"
+            raise AllAsleepError(count, hint="wake them with: --wake")
         return sorted(taken, key=lambda item: item.info is not None and item.info.is_asleep())
 
     # doing it
@@ -11034,14 +11038,13 @@ class Many:
         `in_turn`: one after the other, as where the user is asked. When a signal ends it, `stop`
         gets the signal, to pass on to what runs, and it is said what was done.
         """
-        jobs = self._jobs or (JOBS_AT_ONCE if self.by_pattern else 1)
-        jobs = 1 if in_turn else min(jobs, len(items))
+        jobs = min(self._jobs or (JOBS_AT_ONCE if self.by_pattern else 1), len(items))
         work = Work(self, items, action)
         try:
-            if jobs > 1:
-                work.in_threads(jobs)
-            else:
+            if in_turn or jobs < 1 or (jobs == 1 and not self.by_pattern):
                 work.in_this_thread()
+            else:  # a signal comes to the main thread, which then can pass it on
+                work.in_threads(jobs)
         except Interrupted as interrupted:
             try:
                 stop(interrupted.signum)
@@ -11141,11 +11144,11 @@ def run_in_many(
             many.statuses[sprite.name] = status
 
     def stop(signum: int) -> None:
-        senders = [
-            in_background(pass_signal_on, sprite, session.group, signum)
-            for sprite, session in list(live.values())
-            if session.group
-        ]
+        senders = []
+        for sprite, session in list(live.values()):
+            if session.group:
+                with contextlib.suppress(ThoptersError):
+                    senders.append(in_background(pass_signal_on, sprite, session.group, signum))
         for sender in senders:  # each of them waits for a moment
             sender.join()
 
@@ -11191,9 +11194,15 @@ def push_keys(many: Many, words: Sequence[str], *, force: bool) -> int:
     if keys.is_configured:
         pushes = [(info, keys.values_for(info.name)) for info in sleepers]
         keys.record.begin(pushes, many.app.api.now())
+    if sleepers:
+        names = ", ".join(info.name for info in sleepers)
+        many.console.note(f"the keys go in when these are next used: {names}")
 
     def put_in(item: Chosen) -> dict[str, Any]:
-        report, left = put_keys_in(item.sprite, item.look(), keys, force=force)
+        info = item.look()
+        if not item.is_named:  # it was listed a while ago
+            item.sprite.require_same(info.id)
+        report, left = put_keys_in(item.sprite, info, keys, force=force)
         what = describe_keys(keys, report)
         many.say(item.sprite, what, f"{item.name}: {what}")
         if left:

@@ -206,6 +206,33 @@ def test_one_that_was_made_again_gets_nothing_unasked(
     assert states(thopters) == {"dev": dict.fromkeys(PLAIN, "current")}
 
 
+def test_one_that_is_made_again_while_others_get_theirs_gets_nothing(
+    thopters: Thopters, emulator: Emulator, config: Path
+) -> None:
+    for name in ("x-1", "x-2"):
+        emulator.add_sprite(name, status="running")
+    assert thopters("init", "x-1", "x-2").code == 0
+    emulator.sprite("x-1").to_json, shown = listed_once(emulator, "x-1")  # type: ignore[method-assign]
+    done = thopters("env", "push")
+    assert (done.code, shown) == (1, ["x-1"]), done
+    assert "x-1: thopters: error: x-1 was made anew meanwhile" in done.err
+    assert env_of(emulator.sprite("x-1")) == {}
+
+
+def listed_once(emulator: Emulator, name: str) -> tuple[Any, list[str]]:
+    """Return what shows a sprite, which is made anew behind that, and the names it was for."""
+    shown: list[str] = []
+    show = emulator.sprite(name).to_json
+
+    def shows() -> dict[str, Any]:
+        item = show()
+        shown.append(name)
+        emulator.add_sprite(name, status="running")
+        return item
+
+    return shows, shown
+
+
 def test_a_destroyed_one_is_forgotten(thopters: Thopters, emulator: Emulator, config: Path) -> None:
     assert thopters("create", "dev").code == 0
     assert thopters("destroy", "dev", "--yes").code == 0

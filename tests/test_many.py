@@ -184,6 +184,7 @@ def test_what_goes_into_sprites_leaves_sleepers_asleep_unless_wake(
     done = thopters(*words)
     named = words[-1] == "dev"
     assert done.code == 0, done
+    assert ("the keys go in when these are next used: x-001\n" in done.err) == named
     assert done.err.splitlines()[-1] == (
         f"{1 + named} done; 1 left asleep: x-001 (--wake takes them too)"
     )
@@ -193,7 +194,10 @@ def test_what_goes_into_sprites_leaves_sleepers_asleep_unless_wake(
     if not named:
         done = thopters(*words)
         assert (done.code, done.out) == (6, "")
-        assert "all 2 sprites that match are asleep" in done.err and "--wake" in done.err
+        assert (
+            "all 2 sprites that match are asleep, and none was woken" in done.err
+            and "--wake" in done.err
+        )
         assert {request.method for request in emulator.journal} == {"GET"}
         assert not set(names) & set(awake(emulator))
     split = words.index("--") if "--" in words else len(words)
@@ -357,6 +361,17 @@ def test_an_interrupt_says_what_was_done_and_what_was_not(
     assert [line for line in lines if line.startswith("done: x-000")] == ["done: x-000, x-003"]
     assert (emulator.sprite("x-003").home / "told").exists()
     assert not (emulator.sprite("x-004").home / "began").exists()
+
+
+def test_an_interrupt_reaches_the_only_command_too(thopters: Thopters, emulator: Emulator) -> None:
+    fill(emulator, 1)
+    script = "trap 'touch told; exit 3' INT; touch began; sleep 60 & wait"
+    process = thopters.start("exec", "x-*", "--", "bash", "-c", script)
+    home = emulator.sprite("x-000").home
+    until(lambda: (home / "began").exists() or process.poll() is not None, limit_s=60)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == -signal.SIGINT
+    until(lambda: (home / "told").exists(), limit_s=15)
 
 
 def test_nobody_reads_the_output_any_more(thopters: Thopters, emulator: Emulator) -> None:
