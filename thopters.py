@@ -3,10 +3,11 @@
 """thopters: long-lived, pausable development machines on Fly Sprites.
 
 One command for a sprite's whole life: setup, create, list, pause, resume, shell, exec, proxy, url,
-checkpoint, restore, destroy, with the user's keys put safely into each.
+checkpoint, restore, destroy, with the user's keys put safely into each, and many sprites at once.
 
 Files
   ~/.sprite-thopters/config.json    settings; THOPTERS_CONFIG names another file
+  ~/.sprite-thopters/config.json.record    which sprites have which keys, beside that file
   ~/.sprites/                       the `sprite` program's login, only ever read
 Environment
   SPRITE_TOKEN, SPRITES_TOKEN       the API token; comes before a stored login

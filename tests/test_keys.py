@@ -7,6 +7,7 @@ of values and hundreds of odd homes can be tried, and through the whole program 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -38,6 +39,7 @@ from support.keys import (
     homes,
     limit_files,
     run_init,
+    states_in,
     succeeded,
     tree,
     values_of,
@@ -131,6 +133,42 @@ def test_a_full_disk_leaves_what_was_there(home: Path) -> None:
     assert "fail ~/.profile can't be changed" in said
     assert (home / ".profile").read_bytes() == b"# mine\n" * 100
     assert {path.name for path in home.iterdir()} == {name for name in before if "/" not in name}
+
+
+KILLING = """\
+#!/bin/sh
+echo >> ~/moved
+[ "$(wc -l < ~/moved)" != %d ] || { [ %s ] && /bin/mv "$@"; kill -KILL $PPID; exit; }
+exec /bin/mv "$@"
+"""
+
+
+def test_a_kill_at_any_step_leaves_whole_files_and_no_value_that_looks_changed(
+    home: Path, tmp_path: Path
+) -> None:
+    """A step is a file that is put in place; the kill comes before it or behind."""
+    old = Settings({"A": "1", "B": "2", "GITHUB_PAT": "ghp_1"}, "Ann", "ann@example.org")
+    new = Settings({"A": "one", "B": "2", "GITHUB_PAT": "ghp_2"}, "Ann", "ann@example.org")
+    mover, env = tmp_path / "programs" / "mv", home / ".thopters" / "env"
+    mover.parent.mkdir()
+    succeeded(run_init(home, old))
+    before = env.read_bytes()
+    succeeded(run_init(home, new))
+    after = env.read_bytes()
+    for step, is_behind in itertools.product(range(1, 4), ("", "1")):
+        (home / "moved").unlink(missing_ok=True)
+        succeeded(run_init(home, old))
+        mover.write_text(KILLING % (step, is_behind))
+        mover.chmod(0o755)
+        path = f"{mover.parent}:/usr/local/bin:/usr/bin:/bin"
+        done = run_init(home, new, env={"PATH": path})
+        assert done.returncode == 128 + signal.SIGKILL, (step, done)
+        assert env.read_bytes() in (before, after)
+        states = states_in(home, new)
+        assert states["B"] == "current" and states["A"] == states["GITHUB_PAT"], states
+        assert states["A"] in ("old", "current"), (step, is_behind)
+    succeeded(run_init(home, new))
+    assert set(states_in(home, new).values()) == {"current"}
 
 
 # the start-up files

@@ -72,6 +72,18 @@ def run_init(
     )
 
 
+def states_in(home: Path, settings: Settings) -> dict[str, str]:
+    """Return the states of the keys in a home, as `env check` finds them there."""
+    done = subprocess.run(
+        ["bash", "-c", program.LOOK_SCRIPT], input=SEAL.salt + b"\0", capture_output=True,
+        env={"HOME": str(home), "PATH": "/usr/local/bin:/usr/bin:/bin"},
+    )  # fmt: skip
+    values = program.secret_values(settings, "dev")
+    states = program.key_states(done.stdout, SEAL, values)
+    assert states is not None, done
+    return states
+
+
 def succeeded(done: subprocess.CompletedProcess[bytes]) -> list[str]:
     """Assert that init says it is done, and return its warnings."""
     first, *lines = done.stdout.decode("latin-1").splitlines()
