@@ -2429,6 +2429,7 @@ def response_classes() -> tuple[type[http.client.HTTPResponse], type[http.client
 
         sock: socket.socket | None = None  # None, too, where the server does not keep it
         is_followed = False  # by what nobody has asked for
+        was_upgrade = False  # the request asked for one, and few servers go on after a refusal
 
         def _close_conn(self) -> None:  # also called at the end of a body
             if self.sock and self.fp:
@@ -2780,6 +2781,7 @@ def ask_over(connection: http.client.HTTPConnection, request: Any) -> Any:
         response.sock = connection.sock
     response.connection = connection
     response.target = request.selector
+    response.was_upgrade = "Upgrade" in request.unredirected_hdrs
     return response
 
 
@@ -2954,7 +2956,7 @@ class Transport:
         """Keep the connection of an answer that was read to its end, if the server does."""
         connection, response.connection = response.connection, None
         response.close()
-        if response.sock and not response.is_followed and response.status != 101:
+        if response.sock and not response.is_followed and not response.was_upgrade:
             self._idle.append((self.clock.monotonic(), connection))
         else:
             connection.close()
@@ -11187,10 +11189,10 @@ def check_count(words: Sequence[str], count: int, given: int | None, *, is_asked
 def push_keys(many: Many, words: Sequence[str], *, force: bool) -> int:
     """Put the keys into sprites, and leave a push for those that sleep; return the worst status.
 
-    By a pattern only those get some that have got keys from here before.
+    By a pattern, and without words, only those get some that have got keys from here before.
     """
     keys = many.app.keys
-    chosen = known_holders(many, many.choose(words), keys)
+    chosen = known_holders(many, words, keys)
     sleepers = [item.look() for item in chosen if many.would_sleep(item)]
     if keys.is_configured:
         pushes = [(info, keys.values_for(info.name)) for info in sleepers]
@@ -11255,7 +11257,7 @@ def tell_what_stays(console: Console, found: Mapping[str, list[str] | None]) -> 
 def check_keys(many: Many, words: Sequence[str]) -> int:
     """Say what sprites have beside what they should have; EXIT_FAILED where that differs."""
     keys = many.app.keys
-    chosen = known_holders(many, many.choose(words), keys)
+    chosen = known_holders(many, words, keys)
 
     def check(item: Chosen) -> dict[str, Any]:
         seal = keys.record.seal(item.look())
@@ -11270,11 +11272,13 @@ def check_keys(many: Many, words: Sequence[str]) -> int:
     return many.report(many.for_every(many.leave_asleep(chosen), check))
 
 
-def known_holders(many: Many, chosen: list[Chosen], keys: Keys) -> list[Chosen]:
+def known_holders(many: Many, words: Sequence[str], keys: Keys) -> list[Chosen]:
     """Return those that are named, and those of a pattern's that keys were put into from here.
 
-    The others are named on stderr. NoMatchError where none is left.
+    The others are named on stderr; without words, which mean all that have keys, only those that
+    were made again. NoMatchError where none is left.
     """
+    chosen = many.choose(words or ["*"])
     before = {holder.name for holder in keys.record.holders()}
     known = [item for item in chosen if item.is_named or keys.may_go_unasked(item.look())]
     others = [item.name for item in chosen if item not in known]
@@ -11283,11 +11287,12 @@ def known_holders(many: Many, chosen: list[Chosen], keys: Keys) -> list[Chosen]:
         many.console.note(
             f"left out, as they were made again since keys went in: {', '.join(made_again)}"
         )
-    if never := [name for name in others if name not in before]:
+    never = [name for name in others if name not in before]
+    if words and never:
         many.console.note(f"left out, as they have no keys from here: {', '.join(never)}")
-    if chosen and not known:
+    if not known:
         raise NoMatchError(
-            "no sprite that matches has keys from here",
+            f"no sprite{' that matches' if words else ''} has keys from here",
             hint="name the sprites that are to have them: thopters env push NAME",
         )
     return known
@@ -11739,7 +11744,7 @@ def cmd_env_unset(app: App, args: argparse.Namespace) -> int:
 )
 def cmd_env_push(app: App, args: argparse.Namespace) -> int:
     many = Many(app, "pushed", jobs=args.jobs, wakes=args.wake)
-    return push_keys(many, args.names or ["*"], force=args.force)
+    return push_keys(many, args.names, force=args.force)
 
 
 @Command(
@@ -11753,7 +11758,7 @@ def cmd_env_push(app: App, args: argparse.Namespace) -> int:
 )
 def cmd_env_check(app: App, args: argparse.Namespace) -> int:
     many = Many(app, "checked", jobs=args.jobs, wakes=args.wake)
-    return check_keys(many, args.names or ["*"])
+    return check_keys(many, args.names)
 
 
 @Command(

@@ -172,6 +172,10 @@ def test_a_pattern_gives_keys_to_nobody_who_has_none(
         done = thopters(*command, "x-*")
         assert (done.code, done.out) == (3, ""), done
         assert "left out, as they have no keys from here: x-1, x-2, x-3" in done.err
+    done = thopters("env", "push")
+    assert (done.code, "no sprite has keys from here" in done.err, "left out" in done.err) == (
+        3, True, False,
+    )  # fmt: skip
     assert not emulator.journal.requests("WS")
     assert thopters("env", "push", "x-1").code == 0
     done = thopters("init", "x-*", "x-3")
