@@ -93,6 +93,13 @@ def test_a_key_is_stored_and_shown_masked(
     assert not len(emulator.journal)
 
 
+def test_the_first_key_makes_the_configuration(thopters: Thopters) -> None:
+    set_key(thopters, "MINE", "canary")
+    path = thopters.home / ".sprite-thopters" / "config.json"
+    assert (mode(path.parent), mode(path)) == (0o700, 0o600)
+    assert json.loads(path.read_bytes())["secrets"] == {"MINE": "canary"}
+
+
 def test_on_a_terminal_the_value_is_asked_for_and_not_shown(start: Start, config: Path) -> None:
     session = start("env", "set", "MINE")
     session.expect("MINE:")
@@ -275,6 +282,20 @@ def test_what_was_changed_there_is_left_without_force(
     assert seen == "it's & \\n theirs\n"
     assert thopters("env", "push", "dev", "--force").code == 0
     assert states(thopters) == {"dev": dict.fromkeys(PLAIN, "current")}
+
+
+def test_a_restore_leaves_what_was_changed_there_before_the_checkpoint(
+    thopters: Thopters, emulator: Emulator, config: Path
+) -> None:
+    sprite = emulator.add_sprite("dev", status="running")
+    assert thopters("init", "dev").code == 0
+    change_there(sprite, "ANTHROPIC_API_KEY", "theirs")
+    sprite.add_checkpoint("")
+    set_key(thopters, "GITHUB_PAT", "ghp_canary_four_4")
+    done = thopters("restore", "dev", "v1", "--yes")
+    assert done.code == 0, done
+    assert "ANTHROPIC_API_KEY was changed in dev and was left" in done.err
+    assert env_of(sprite) == {"ANTHROPIC_API_KEY": "theirs", "GITHUB_PAT": "ghp_canary_four_4"}
 
 
 def test_each_state_of_a_key_is_told(thopters: Thopters, emulator: Emulator, config: Path) -> None:

@@ -15,7 +15,7 @@ from emulation.state import Sprite
 from support.configs import write
 from support.program import Thopters
 from support.runs import environ_for, run_here, shorten
-from support.sessions import writes
+from support.sessions import refuse_websockets, writes
 from support.terminals import Start
 from support.waiting import until
 
@@ -109,6 +109,15 @@ def test_whole_lines_of_both_streams_with_the_name_before_each(
         assert len(lines) == 9 * len(words)
     assert summary == "9 done; 2 left asleep: x-009, x-010 (--wake takes them too)"
     assert len(awake(emulator)) == 9
+
+
+def test_without_websockets_each_goes_by_post(thopters: Thopters, emulator: Emulator) -> None:
+    names = fill(emulator, 9)
+    emulator.personality.list_items = "minimal"  # so that there are connections to take up
+    refuse_websockets(emulator)
+    done = thopters("exec", "x-*", "--", "sh", "-c", "echo out; echo err >&2")
+    assert (done.code, sorted(done.out.splitlines())) == (0, [f"{name}: out" for name in names])
+    assert sorted(done.err.splitlines()) == ["9 done", *(f"{name}: err" for name in names)]
 
 
 def test_lines_come_while_others_have_none(thopters: Thopters, emulator: Emulator) -> None:
