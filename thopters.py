@@ -8966,6 +8966,9 @@ def report_copy(sprite: Sprite, copy: Copy) -> int:
 # number is written before a push, and once more behind it.
 
 
+KEY_BYTES = 32  # of the key that the digests of all sprites are made under
+
+
 class Seal:
     """Keyed digests of the values in one sprite."""
 
@@ -8994,6 +8997,13 @@ class Seal:
         return self._keyed(b"mark", name.encode(), digest.encode())
 
 
+def whole_number(value: object) -> int:
+    """Return a number as it is; TypeError for everything else."""
+    if type(value) is not int:
+        raise TypeError
+    return value
+
+
 class Holder:
     """A sprite that keys were put into, as the record has it.
 
@@ -9008,7 +9018,8 @@ class Holder:
         self.organization = str(item["organization"])
         self.keys = sorted(map(str, item["keys"]))
         self.since = str(item["since"])
-        self.generation, self.wanted = int(item["generation"]), int(item["wanted"])
+        self.generation = whole_number(item["generation"])
+        self.wanted = whole_number(item["wanted"])
 
     @property
     def is_pending(self) -> bool:
@@ -9030,7 +9041,11 @@ class Record:
         self._turn = threading.Lock()  # a file system may have no locks
         has_place = config is not None and not is_placeless(config.real_path)
         self.path = f"{config.real_path}.record" if config and has_place else ""
-        self._document: dict[str, Any] = {"key": os.urandom(32).hex(), "sprites": {}}
+        self._document: dict[str, Any] = {
+            "key": os.urandom(KEY_BYTES).hex(),
+            "generation": 0,
+            "sprites": {},
+        }
         self._is_read = False
 
     def holders(self) -> list[Holder]:
@@ -9059,7 +9074,7 @@ class Record:
 
         def change(document: dict[str, Any]) -> None:
             nonlocal number
-            document["generation"] = number = document.get("generation", 0) + 1
+            document["generation"] = number = document["generation"] + 1
             for info, keys in pushes:
                 made = {"since": format_time(now), "generation": 0, "keys": []}
                 item = document["sprites"].setdefault(info.id[-36:], made)
@@ -9072,7 +9087,7 @@ class Record:
         return number
 
     def finish(self, info: SpriteInfo, keys: Iterable[str], generation: int) -> None:
-        """Note that the keys of a push are in a sprite, and no others of ours."""
+        """Note that the keys of a push are in a sprite, and no others of ours; 0 is no push."""
 
         def change(document: dict[str, Any]) -> None:
             item = document["sprites"].get(info.id[-36:])
@@ -9080,7 +9095,8 @@ class Record:
                 item["keys"] = sorted(keys)
                 item["generation"] = max(item["generation"], generation)
 
-        self._update(change)
+        if generation:
+            self._update(change)
 
     def forget(self, *identities: str) -> None:
         """Take out sprites that are no more."""
@@ -9114,7 +9130,9 @@ class Record:
                 raise ThoptersError(
                     f"{self.path} was written by a newer thopters", hint="update this thopters"
                 )
-            bytes.fromhex(document["key"])
+            if len(bytes.fromhex(document["key"])) < KEY_BYTES:
+                raise ValueError
+            whole_number(document["generation"])
             for pair in document["sprites"].items():
                 Holder(*pair)
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -9377,10 +9395,11 @@ tell_stale() {
   done
 }
 tell_stale
-[ -z "$failed" ] || exit 1
+[ -z "$failed" ] || exit 3
 echo thopters-init-ok
 """
 INIT_PROOF = "thopters-init-ok"
+INIT_LACKS = 3  # its exit status where the keys are in place, and something else is not
 # In the shell that is looked at: what stands before the values in their digest, and names, come on
 # descriptor 9, digests go to 8, as in
 #   while IFS= read -r _thopters; do eval "printf '%s\0' \"\${$_thopters-}\""; done <&9 | sha256sum
@@ -9490,7 +9509,9 @@ def init_data(config: Config | None, name: str, seal: Seal, stay: Sequence[str] 
 
 
 class InitFailedError(ThoptersError):
-    """The sprite says that not all is as it should be; what could be put in is in it."""
+    """The sprite says that not all is as it should be; `has_keys` where the keys are in it."""
+
+    has_keys = False
 
 
 def run_init(sprite: Sprite, data: bytes) -> list[str]:
@@ -9524,7 +9545,9 @@ def run_init(sprite: Sprite, data: bytes) -> list[str]:
         failures = [line[5:] for line in lines if line.startswith("fail ")]
         words = err.decode("utf-8", "replace").strip().splitlines()
         why = "; ".join(failures or words[-1:]) or f"the script ended with {status}"
-        raise InitFailedError(f"cannot put all keys into {sprite.name}: {why}", hint=how)
+        error = InitFailedError(f"cannot put all keys into {sprite.name}: {why}", hint=how)
+        error.has_keys = status == INIT_LACKS
+        raise error
     return [line[5:] for line in lines if line.startswith("warn ")]
 
 
@@ -9557,8 +9580,9 @@ def key_states(out: bytes, seal: Seal, values: Mapping[str, bytes]) -> dict[str,
     if lines[-1:] != [LOOK_PROOF]:
         return None
     words = [line.split() for line in lines[:-1]]
-    there = {word[1]: word[2] for word in words if len(word) == 3}
-    marks = {word[1] for word in words if len(word) == 2}
+    there = {word[1]: word[2] for word in words if word[:1] == ["key"] and len(word) == 3}
+    there = {name: digest for name, digest in there.items() if is_variable(name)}
+    marks = {word[1] for word in words if word[:1] == ["mark"] and len(word) == 2}
     states = {}
     for name in sorted({*values, *there}):
         if name not in values:
@@ -9598,8 +9622,9 @@ def put_keys_in(
         try:
             seal = record.seal(info)
             reported = run_init(sprite, init_data(config, sprite.name, seal, stay))
-        except InitFailedError:
-            record.finish(info, values, number)
+        except InitFailedError as error:
+            if error.has_keys:
+                record.finish(info, values, number)
             raise
         record.finish(info, values, number)
         record.forget_before(info)
@@ -9698,12 +9723,12 @@ def asked_key(console: Console, name: str) -> str:
     line's end."""
     if console.can_ask():
         value = console.ask_secretly(f"{name}:")
-        value = value if name not in USUAL_SECRETS else value.strip()
     else:
         data = read_stdin(MOST_VALUE_BYTES + 1)
         if len(data) > MOST_VALUE_BYTES:
             raise UsageError(f"the value is longer than {MOST_VALUE_BYTES >> 10} KiB")
         value = data.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
+    value = value.strip() if name in USUAL_SECRETS else value
     if not value:
         hint = f"type it, or give it on stdin; to remove the key: thopters env unset {name}"
         raise UsageError(f"there is no value for {name}", hint=hint)

@@ -24,6 +24,8 @@ from support.program import MODULE, Thopters
 from support.runs import environ_for, run_here
 from support.terminals import Start
 
+import thopters as program
+
 GIT = {"user": "Ann", "email": "ann@example.org"}
 PLAIN = {"ANTHROPIC_API_KEY": "sk-canary-one-0001", "GITHUB_PAT": "ghp_canary_two_0002"}
 
@@ -340,6 +342,13 @@ def test_a_sprite_can_make_no_mark(thopters: Thopters, emulator: Emulator, confi
     assert set(states(thopters, "two")["two"].values()) == {"missing"}
 
 
+def test_what_a_sprite_says_of_its_keys_is_shown_as_names_alone() -> None:
+    seal = program.Seal(bytes(32), "dev")
+    said = b"key \x1b[2J x\nkey A x\nkey B-C x\nmark\n\nkey D\nmore of it\nthopters-look-ok\n"
+    assert program.key_states(said, seal, {}) == {"A": "not in the configuration"}
+    assert program.key_states(said[:-2], seal, {}) is None
+
+
 # pending
 
 
@@ -391,6 +400,21 @@ def test_pending_keys_that_can_not_go_in_keep_nobody_from_the_sprite(
     assert (done.code, done.out) == (0, "ran\n")
     assert "the new keys are not in dev: " in done.err and "it is locked" in done.err
     assert thopters("resume", "dev").code == 0
+    assert env_of(sprite) == PLAIN
+
+
+def test_a_push_that_fails_is_pending_unless_the_keys_are_in(
+    thopters: Thopters, emulator: Emulator, config: Path
+) -> None:
+    sprite = emulator.add_sprite("dev", status="running")
+    (sprite.home / ".thopters").write_text("in the way\n")
+    assert thopters("init", "dev").code == 1
+    assert "dev (pending)" in thopters("env", "list").out
+    (sprite.home / ".thopters").unlink()
+    (sprite.home / ".bashrc").write_text("# >>> thopters >>>\n")
+    done = thopters("exec", "dev", "--", "true")
+    assert (done.code, "the new keys are not in dev: cannot put all" in done.err) == (0, True)
+    assert "pending" not in thopters("env", "list").out
     assert env_of(sprite) == PLAIN
 
 
@@ -513,7 +537,9 @@ def test_a_damaged_record_is_named_and_left_and_nobody_gets_keys_by_it(
     environ = environ_for(emulator, str(thopters.home))
     for content in (b"{", b"[]", b"{}", b'{"version": 1, "key": "x", "sprites": {}}',
                     b'{"version": 2, "key": "00", "sprites": {}}',
-                    b'{"version": 1, "key": "00", "sprites": {"a": {}}}'):  # fmt: skip
+                    b'{"version": 1, "key": "00", "sprites": {"a": {}}}',
+                    json.dumps({"version": 1, "key": "00" * 32, "generation": "1",
+                                "sprites": {}}).encode()):  # fmt: skip
         write(path, content)
         for words in (["env", "push"], ["env", "list"], ["init", "dev"]):
             done = run_here(words, environ)
