@@ -11294,7 +11294,10 @@ def check_keys(many: Many, words: Sequence[str]) -> int:
             many.statuses[item.name] = EXIT_FAILED
         return {"name": item.name, "keys": states}
 
-    return many.report(many.for_every(many.leave_asleep(chosen), check))
+    status = many.report(many.for_every(many.leave_asleep(chosen), check))
+    if many.statuses and not many.console.json:
+        many.console.hint("put today's keys in with: thopters env push")
+    return status
 
 
 def known_holders(many: Many, words: Sequence[str], keys: Keys) -> list[Chosen]:
@@ -11341,13 +11344,15 @@ JOBS = Argument(
     dest="jobs",
     metavar="N",
     type=job_count,
-    help=f"work on at most N sprites at a time (by a pattern: {JOBS_AT_ONCE})",
+    help=f"work on at most N sprites at a time (with a pattern: {JOBS_AT_ONCE})",
 )
 SOME_NAMES = Argument(
-    "names", metavar="NAME", nargs="*", help="the sprites; '*', which is usual, for all with keys"
+    "names", metavar="NAME", nargs="*", help="the sprites (default: all that have your keys)"
 )
-FORCE_KEYS = Argument("--force", action="store_true", help="replace what was changed there, too")
-WAKE = Argument("--wake", action="store_true", help="by a pattern: take those asleep, too")
+FORCE_KEYS = Argument(
+    "--force", action="store_true", help="also replace keys that were changed in the sprite"
+)
+WAKE = Argument("--wake", action="store_true", help="with a pattern: wake sprites, too")
 JSON = Argument("--json", action="store_true", help="print JSON, an error too")
 NATIVE = Argument(
     "--native", action="store_true", help="do not use the sprite program where it is there"
@@ -11687,7 +11692,7 @@ def cmd_init(app: App, args: argparse.Namespace) -> int:
 
 @Command(
     "env list",
-    "show the keys, and which sprites have them as far as is known here",
+    "show your keys, masked, and the sprites that have them",
     JSON,
     examples=("thopters env list", "thopters env list --json"),
 )
@@ -11712,7 +11717,8 @@ def cmd_env_list(app: App, args: argparse.Namespace) -> int:
 @Command(
     "env set",
     "store a key; the value is asked for, or comes on stdin",
-    Argument("words", metavar="NAME", nargs="+", help="the variable, without its value"),
+    # more than one is an error of ours: argparse would repeat it, and it may be a value
+    Argument("words", metavar="NAME", nargs="+", help="the variable alone, without its value"),
     Argument(
         "--for",
         dest="pattern",
@@ -11759,7 +11765,7 @@ def cmd_env_unset(app: App, args: argparse.Namespace) -> int:
 
 @Command(
     "env push",
-    "put the keys into the sprites that have some from here, or that you name",
+    "put today's keys into the sprites that have yours, or that you name",
     SOME_NAMES,
     FORCE_KEYS,
     WAKE,
@@ -11774,7 +11780,7 @@ def cmd_env_push(app: App, args: argparse.Namespace) -> int:
 
 @Command(
     "env check",
-    "say which keys sprites have beside what they should have",
+    "compare the keys in sprites with those that are stored here",
     SOME_NAMES,
     WAKE,
     JOBS,
@@ -12559,7 +12565,7 @@ def cmd_rename(app: App, args: argparse.Namespace) -> int:
     NAMES,
     yes_option("destroy"),
     Argument(
-        "--count", metavar="N", type=int, help="only if they are N; '*' with --yes wants this"
+        "--count", metavar="N", type=int, help="only if exactly N match; '*' with --yes needs it"
     ),
     JOBS,
     JSON,
