@@ -3,11 +3,12 @@
 """thopters: long-lived, pausable development machines on Fly Sprites.
 
 One command for a sprite's whole life: setup, create, list, pause, resume, shell, exec, proxy, url,
-checkpoint, restore, destroy, with the user's keys put safely into each.
+checkpoint, restore, destroy, with the user's keys put safely into each, and many sprites at once.
 
 Files
   ~/.sprite-thopters/config.json    settings; THOPTERS_CONFIG names another file
   ~/.cache/thopters/                what Tab goes by; can be deleted at any time
+  ~/.sprite-thopters/config.json.record    which sprites have which keys, beside that file
   ~/.sprites/                       the `sprite` program's login, only ever read
   .sprite                           its choice of a sprite for a directory, likewise
 Environment
@@ -69,7 +70,7 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO, NoReturn, TextIO, TypeGuard, TypeVar
 
     T = TypeVar("T")
-    N = TypeVar("N", "Sprite", "Pause")
+    N = TypeVar("N", "Target", "Pause")
     Sink = Callable[[bytes | memoryview], None]
     Seen = list[tuple[str, str]]  # names or ids, each with some words about it
 
@@ -192,6 +193,19 @@ class OutputError(ThoptersError):
 
 class InputError(ThoptersError):
     """Our own stdin can't be read."""
+
+
+class NoMatchError(NotFoundError):
+    """No sprite's name matches a pattern."""
+
+    keeps_status = True
+
+
+class AllAsleepError(LimitError):
+    """Every sprite that matches a pattern sleeps, and was left asleep."""
+
+    code = "asleep"
+    keeps_status = True
 
 
 class NotReadyError(TimedOutError):
@@ -485,6 +499,30 @@ def valid_new_name(text: str) -> str:
             hint=f"use 1 to {NAME_LENGTH} of a-z, 0-9 and -, with a letter or digit at both ends",
         )
     return text
+
+
+def is_pattern(text: str) -> bool:
+    """Return whether a text stands for all sprites' names that match it: one with `*` or `?`."""
+    return "*" in text or "?" in text
+
+
+def valid_pattern(text: str) -> str:
+    """Check what stands for sprites' names: a name, or a pattern with `*` and `?` in it."""
+    import re
+
+    if len(text) > 128 or not re.fullmatch(r"[A-Za-z0-9._~@+:=,*?-]+", text):
+        raise UsageError(
+            f"{text[:64]!r} is not a pattern of sprites' names",
+            hint="use a name in which * stands for any text and ? for one character",
+        )
+    return text
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Return whether a name fits a pattern: `*` is any text, `?` one character."""
+    import fnmatch
+
+    return pattern == "*" or fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 def valid_checkpoint(text: str) -> str:
@@ -792,6 +830,28 @@ def cache_folder(environ: Mapping[str, str]) -> str | None:
     return os.path.join(base, "thopters") if is_ours and os.path.isabs(base) else None
 
 
+def replace_file(path: str, data: bytes) -> None:
+    """Write a private file beside its place, force it to the disk, and put it in place whole.
+
+    One at a time: whoever calls this holds a lock.
+    """
+    temporary = path + ".new"  # one name, so that a kill leaves one file at most
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    try:
+        with open(temporary, "xb", opener=open_private) as file:
+            file.write(data)
+            file.flush()
+            sync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    if os.name == "posix":
+        sync_folder(os.path.dirname(path))
+
+
 def try_lock(fd: int) -> bool:
     """Take an open file's lock unless somebody else has it; OSError where there are no locks."""
     try:
@@ -866,6 +926,14 @@ def write_stdout(data: bytes | memoryview) -> None:
 
 def write_stderr(data: bytes | memoryview) -> None:
     write_all(2, data)
+
+
+def read_stdin(most: int) -> bytes:
+    """Return what comes on stdin up to its end, or the first `most` bytes; InputError."""
+    data, stdin = bytearray(), LocalInput()
+    while len(data) < most and (part := stdin.read()):
+        data += part
+    return bytes(data[:most])
 
 
 class SocketInput:
@@ -1531,6 +1599,29 @@ def window_columns(fd: int) -> int:
         return 10_000
 
 
+class NamedConsole(Console):
+    """The console for one of several sprites at once: each line begins with the sprite's name."""
+
+    def __init__(self, whole: Console, name: str) -> None:
+        self.__dict__.update(whole.__dict__)
+        self.activity = None  # there is one line for all, which is the whole one's
+        self._whole = whole
+        self._name = name
+
+    def answer(self, line: str) -> None:
+        self._whole.answer(f"{self._name}: {line}")
+        self._whole.flush()
+
+    def _say(self, line: str) -> None:
+        self._whole._say(f"{self._name}: {line}")
+
+    def warn_once(self, text: str) -> None:
+        self._whole.warn_once(text)
+
+    def working(self, text: str) -> Activity:
+        return self._whole.working(text)
+
+
 def cut_to_window(line: str) -> str:
     """Return as much of a line as a terminal shows on one of its own, for it to be wiped again."""
     columns = window_columns(2)
@@ -1667,6 +1758,7 @@ ZSH_VARIABLES = (
     "manpath", "module_path", "options", "parameters", "path", "pipestatus", "psvar", "signals",
     "status", "zsh_eval_context", "GID", "TTYIDLE", "USERNAME", "ZSH_SUBSHELL",
 )  # fmt: skip
+KEPT_VARIABLES = (*SHELL_VARIABLES, *STEERING_VARIABLES, *ZSH_VARIABLES)
 
 
 def value_flaw(key: str, value: str) -> str:
@@ -1680,9 +1772,22 @@ def value_flaw(key: str, value: str) -> str:
         return "holds what is no text"
     if "\0" in value:
         return "holds a NUL, which no variable can"
+    if is_agent_login(value):
+        return "is a login that renews itself: a copy of it ends the one here; use an API key"
     if key in ("GITHUB_PAT", "user", "email") and ("\n" in value or "\r" in value):
         return "holds a line's end, which it can't have"
     return ""
+
+
+def is_agent_login(value: str) -> bool:
+    """Return whether a text is the login that Claude Code or Codex stores, with its refresh token.
+
+    Such a token is good for one use: whoever uses a copy first logs the other one out.
+    """
+    import re
+
+    stored = r'"claudeAiOauth"\s*:|"tokens"\s*:\s*\{[^{}]*"refresh_token"\s*:'
+    return value.startswith("sk-ant-ort") or bool(re.search(stored, value))
 
 
 def default_folder(environ: Mapping[str, str]) -> str:
@@ -1707,7 +1812,10 @@ def config_path(environ: Mapping[str, str]) -> str:
 
 
 class Config:
-    """The configuration file: `secrets`, `git`, `defaults`, `directories`, `trusted`, `version`.
+    """The configuration file: `secrets`, `only_for`, `git`, `defaults`, `directories`, `trusted`,
+    `version`.
+
+    `only_for` holds, for some of the secrets, the pattern of the sprites' names that may get it.
 
     What others put into it is kept. The file and its folder are for the user alone, from their
     first byte on. Modes are changed in our own folder alone, once the file is known to be a
@@ -1753,7 +1861,7 @@ class Config:
 
     def _validate(self) -> None:
         """Raise ThoptersError for what no command could use."""
-        for name in ("secrets", "git", "defaults", "directories", "trusted"):
+        for name in ("secrets", "only_for", "git", "defaults", "directories", "trusted"):
             section = self.document.get(name, {})
             if not isinstance(section, dict):
                 raise ThoptersError(f"{self.path}: {name!r} should be an object")
@@ -1767,7 +1875,7 @@ class Config:
         for name in self.secrets:
             if not is_variable(name):
                 raise ThoptersError(f"{self.path}: {name[:64]!r} is not a variable's name")
-            if name in SHELL_VARIABLES + STEERING_VARIABLES + ZSH_VARIABLES:
+            if name in KEPT_VARIABLES:
                 raise ThoptersError(f"{self.path}: {name} steers the shell, so it is no secret")
 
     def _check(self, status: os.stat_result) -> None:
@@ -1832,12 +1940,25 @@ class Config:
         values = self.document.get("secrets", {})
         return {name: Secret(value) for name, value in values.items() if value}
 
-    @property
-    def doubts(self) -> list[str]:
-        """Return a sentence for each variable that holds what is hardly its value."""
+    def pattern_of(self, key: str) -> str:
+        """Return the pattern of the sprites' names that may get a secret; `*` is all of them."""
+        return self._text("only_for", key) or "*"
+
+    def secrets_for(self, sprite_name: str) -> dict[str, Secret]:
+        """Return the variables that the sprite of this name may get."""
+        return {
+            key: secret
+            for key, secret in self.secrets.items()
+            if matches(sprite_name, self.pattern_of(key))
+        }
+
+    def doubts(self, keys: Container[str]) -> list[str]:
+        """Return a sentence for each of the variables that holds what is hardly its value."""
         values = self.document.get("secrets", {}).items()
         flaws = {
-            name: shell_syntax(value, strictly=name in USUAL_SECRETS) for name, value in values
+            name: shell_syntax(value, strictly=name in USUAL_SECRETS)
+            for name, value in values
+            if name in keys
         }
         return [f"{name} {flaw}" for name, flaw in flaws.items() if flaw]
 
@@ -1898,8 +2019,7 @@ class Config:
         """
         try:
             self.check_place()
-            self._make_folder()
-            with self._lock():
+            with self.locked():
                 self.load()
                 version = self.document.get("version", self.VERSION)
                 if type(version) is not int:
@@ -1912,7 +2032,7 @@ class Config:
                 change(self.document)
                 self._validate()
                 self.document["version"] = self.VERSION
-                self._replace()
+                replace_file(self.real_path, self._encode())
                 self.load()
         except OSError as error:
             hint = self._way_back() if isinstance(error, PermissionError) else None
@@ -1927,8 +2047,12 @@ class Config:
             with contextlib.suppress(FileExistsError):  # another first save has made it
                 os.mkdir(folder, 0o700)
 
-    def _lock(self) -> BinaryIO:
-        """Return a file that holds the lock; should we die, the system lets go of it."""
+    def locked(self) -> BinaryIO:
+        """Return a file that holds the lock; should we die, the system lets go of it.
+
+        The folder is made where it is missing. OSError where it can't be written in.
+        """
+        self._make_folder()
         lock = open(self.real_path + ".lock", "ab", opener=open_private)  # noqa: SIM115 (returned)
         try:
             for _ in Clock().polling(self.LOCK_LIMIT_S, 0.05):
@@ -1968,25 +2092,6 @@ class Config:
                 hint="take out of it what is not for thopters",
             )
         return data
-
-    def _replace(self) -> None:
-        """Write the document beside the file, force it to the disk, and put it in place."""
-        data = self._encode()
-        temporary = self.real_path + ".new"  # one name, so that a kill leaves one file at most
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        try:
-            with open(temporary, "xb", opener=open_private) as file:
-                file.write(data)
-                file.flush()
-                sync(file.fileno())
-            os.replace(temporary, self.real_path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
-        if os.name == "posix":
-            sync_folder(self.folder)
 
 
 # --- token ------------------------------------------------------------------------------
@@ -2509,6 +2614,7 @@ def response_classes() -> tuple[type[http.client.HTTPResponse], type[http.client
 
         sock: socket.socket | None = None  # None, too, where the server does not keep it
         is_followed = False  # by what nobody has asked for
+        was_upgrade = False  # the request asked for one, and few servers go on after a refusal
 
         def _close_conn(self) -> None:  # also called at the end of a body
             if self.sock and self.fp:
@@ -2860,6 +2966,7 @@ def ask_over(connection: http.client.HTTPConnection, request: Any) -> Any:
         response.sock = connection.sock
     response.connection = connection
     response.target = request.selector
+    response.was_upgrade = "Upgrade" in request.unredirected_hdrs
     return response
 
 
@@ -3034,7 +3141,7 @@ class Transport:
         """Keep the connection of an answer that was read to its end, if the server does."""
         connection, response.connection = response.connection, None
         response.close()
-        if response.sock and not response.is_followed and response.status != 101:
+        if response.sock and not response.is_followed and not response.was_upgrade:
             self._idle.append((self.clock.monotonic(), connection))
         else:
             connection.close()
@@ -6097,20 +6204,26 @@ def require_output(sprite: Sprite, script: bytes) -> bytes:
 NOT_YET = 9  # the exit status of a script that has looked, and seen that it is not so
 
 
-def wait_until_ready(sprite: Sprite, limit_s: float, script: bytes = b":") -> None:
-    """Ask with a short script until it exits 0; NotReadyError after `limit_s`."""
+def wait_until_ready(
+    sprite: Sprite, limit_s: float, script: bytes = b":", data: bytes = b""
+) -> bytes:
+    """Ask with a short script until it exits 0, and return its stdout.
+
+    NotReadyError after `limit_s`.
+    """
     answers, why = False, ""
     for _ in sprite.clock.polling(limit_s, 0.2):
         try:
-            status, _, _ = run_script(
+            status, out, _ = run_script(
                 sprite,
                 script,
+                data=data,
                 statuses=(0, NOT_YET),
                 limit_s=PROBE_LIMIT_S,
                 open_limit_s=PROBE_LIMIT_S,
             )
             if status == 0:
-                return
+                return out
             answers, why = True, "it is not yet so"
         except AuthError:
             raise
@@ -10235,7 +10348,8 @@ def split_path(text: str) -> tuple[str | None, str]:
     if user.startswith("~") and user != "~":
         hint = f"a file of that name is {name}:./{path}"
         raise UsageError(f"cp knows your own home in {name} alone, and not {user}", hint=hint)
-    name = name if name == HERE else valid_name(name)
+    if name != HERE:
+        name = valid_pattern(name) if is_pattern(name) else valid_name(name)
     return name, "~/." if path.rstrip("/") == "~" else path
 
 
@@ -10370,11 +10484,227 @@ def report_copy(sprite: Sprite, copy: Copy) -> int:
     return EXIT_FAILED if copy.left_out else EXIT_OK
 
 
+# --- record -----------------------------------------------------------------------------
+
+# Which sprites the configuration's keys are in, kept in a file beside it. Who gets keys is decided
+# by this file and by what the user names, never by what a sprite says. A sprite stands in it by its
+# id, so one that was made anew under the same name is another one.
+#
+# The record holds no value and no digest of one. What tells whether a value in a sprite is ours
+# lies in the sprite itself, and comes back with its disk: a mark of each value that was put in, a
+# digest under a key that stays here (Seal). So a sprite can't make such a mark for another value,
+# and nobody learns anything of a value from one.
+#
+# Each push has a number. A sprite whose newest push (`wanted`) is not the one that it has
+# (`generation`) is pending: it slept, or the program was killed before the push was over. So the
+# number is written before a push, and once more behind it.
+
+
+KEY_BYTES = 32  # of the key that the digests of all sprites are made under
+
+
+class Seal:
+    """Keyed digests of the values in one sprite."""
+
+    def __init__(self, key: bytes, identity: str) -> None:
+        self._key = key
+        self._identity = identity[-36:].encode()
+
+    def _keyed(self, *parts: bytes) -> str:
+        import hmac
+
+        return hmac.digest(self._key, b"\0".join((self._identity, *parts)), "sha256").hex()
+
+    @property
+    def salt(self) -> bytes:
+        """Return what stands before a value in its digest there; another one for each sprite."""
+        return self._keyed(b"salt").encode()
+
+    def digest(self, name: str, value: bytes) -> str:
+        """Return the digest that the sprite tells of a variable with this value."""
+        import hashlib
+
+        return hashlib.sha256(self.salt + name.encode() + b"=" + value).hexdigest()
+
+    def mark(self, name: str, digest: str) -> str:
+        """Return the mark of a value with this digest that was put in from here."""
+        return self._keyed(b"mark", name.encode(), digest.encode())
+
+
+def whole_number(value: object) -> int:
+    """Return a number as it is; TypeError for everything else."""
+    if type(value) is not int:
+        raise TypeError
+    return value
+
+
+class Holder:
+    """A sprite that keys were put into, as the record has it.
+
+    `keys` are their names; `since` is when the first push began, an RFC 3339 stamp.
+    """
+
+    __slots__ = ("generation", "id", "keys", "name", "organization", "since", "wanted")
+
+    def __init__(self, identity: str, item: dict[str, Any]) -> None:
+        self.id = identity
+        self.name = str(item["name"])
+        self.organization = str(item["organization"])
+        self.keys = sorted(map(str, item["keys"]))
+        self.since = str(item["since"])
+        self.generation = whole_number(item["generation"])
+        self.wanted = whole_number(item["wanted"])
+
+    @property
+    def is_pending(self) -> bool:
+        return self.generation < self.wanted
+
+
+class Record:
+    """The file beside the configuration that names the sprites with its keys.
+
+    Without a place for it, as where the configuration comes by a pipe, nothing is recorded.
+    """
+
+    VERSION = 1
+
+    def __init__(self, config: Config | None) -> None:
+        import threading
+
+        self.config = config
+        self._turn = threading.Lock()  # a file system may have no locks
+        has_place = config is not None and not is_placeless(config.real_path)
+        self.path = f"{config.real_path}.record" if config and has_place else ""
+        self._document: dict[str, Any] = {
+            "key": os.urandom(KEY_BYTES).hex(),
+            "generation": 0,
+            "sprites": {},
+        }
+        self._is_read = False
+
+    def holders(self) -> list[Holder]:
+        """Return the sprites with keys by name; ThoptersError where the file is not a record."""
+        self._read()
+        found = [Holder(*pair) for pair in self._document["sprites"].items()]
+        return sorted(found, key=lambda holder: holder.name)
+
+    def holder(self, info: SpriteInfo) -> Holder | None:
+        """Return what is known of the very sprite that the API tells of."""
+        wanted = info.id[-36:]
+        return next((item for item in self.holders() if wanted and item.id == wanted), None)
+
+    def seal(self, info: SpriteInfo) -> Seal:
+        self._read()
+        return Seal(bytes.fromhex(self._document["key"]), info.id)
+
+    def begin(
+        self, pushes: Sequence[tuple[SpriteInfo, Iterable[str]]], now: datetime.datetime
+    ) -> int:
+        """Note that keys are about to go into sprites, or will; return the number of that push.
+
+        `now` is by the server's clock, as the times of checkpoints are.
+        """
+        number = 0
+
+        def change(document: dict[str, Any]) -> None:
+            nonlocal number
+            document["generation"] = number = document["generation"] + 1
+            for info, keys in pushes:
+                made = {"since": format_time(now), "generation": 0, "keys": []}
+                item = document["sprites"].setdefault(info.id[-36:], made)
+                item |= {"name": info.name, "organization": info.organization, "wanted": number}
+                item["keys"] = sorted({*item["keys"], *keys})
+
+        pushes = [push for push in pushes if push[0].id]
+        if pushes:
+            self._update(change)
+        return number
+
+    def finish(self, info: SpriteInfo, keys: Iterable[str], generation: int) -> None:
+        """Note that the keys of a push are in a sprite, and no others of ours; 0 is no push."""
+
+        def change(document: dict[str, Any]) -> None:
+            item = document["sprites"].get(info.id[-36:])
+            if item:  # else it was destroyed meanwhile
+                item["keys"] = sorted(keys)
+                item["generation"] = max(item["generation"], generation)
+
+        if generation:
+            self._update(change)
+
+    def forget(self, *identities: str) -> None:
+        """Take out sprites that are no more."""
+        gone = {identity[-36:] for identity in identities}
+        if gone & {holder.id for holder in self.holders()}:
+            self._update(lambda document: [document["sprites"].pop(one, None) for one in gone])
+
+    def forget_before(self, info: SpriteInfo) -> None:
+        """Take out those that had the name of a sprite before it was made."""
+        self.forget(
+            *(
+                holder.id
+                for holder in self.holders()
+                if (holder.name, holder.organization) == (info.name, info.organization)
+                and holder.id != info.id[-36:]
+            )
+        )
+
+    def _read(self) -> None:
+        if self._is_read:
+            return
+        document = read_json_file(self.path, self._check) if self.path else None
+        if document is not None:
+            self._check_document(document)
+            self._document = document
+        self._is_read = True
+
+    def _check_document(self, document: dict[str, Any]) -> None:
+        try:
+            if document["version"] > self.VERSION:
+                raise ThoptersError(
+                    f"{self.path} was written by a newer thopters", hint="update this thopters"
+                )
+            if len(bytes.fromhex(document["key"])) < KEY_BYTES:
+                raise ValueError
+            whole_number(document["generation"])
+            for pair in document["sprites"].items():
+                Holder(*pair)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise ThoptersError(
+                f"{self.path} is not a record of thopters",
+                hint="move it away: then no sprite gets keys unless you name it",
+            ) from None
+
+    def _check(self, status: os.stat_result) -> None:
+        if os.name == "posix" and status.st_uid not in (os.geteuid(), 0):
+            raise NotOursError(f"{self.path} belongs to another user, so it is not used")
+
+    def _update(self, change: Callable[[dict[str, Any]], object]) -> None:
+        """Change the newest record, and save it; where that can't be, a warning says so."""
+        import json
+
+        if not self.path or self.config is None:
+            return
+        try:
+            with self._turn, self.config.locked():
+                self._is_read = False
+                self._read()
+                change(self._document)
+                self._document["version"] = self.VERSION
+                replace_file(self.path, json.dumps(self._document, indent=2).encode() + b"\n")
+        except OSError as error:
+            self.config.console.warn_once(
+                f"cannot write {self.path} ({error.strerror}): it is not recorded which sprites "
+                "have keys, so later ones reach only those that you name"
+            )
+
+
 # --- keys -------------------------------------------------------------------------------
 
 # Putting the user's keys and git identity into a sprite.
 
 INIT_LIMIT_S = 120.0
+MOST_VALUE_BYTES = 128 << 10  # of a key: no program's environment takes a longer one
 # What runs in a sprite to put the keys in. It is constant: everything of the user's comes on its
 # stdin, each part with a NUL behind it, so that no value is ever program text or on a command
 # line, and a request cut short changes nothing. It is careful with start-up files: one block of
@@ -10383,7 +10713,7 @@ INIT_LIMIT_S = 120.0
 INIT_SCRIPT = rb"""
 umask 077
 export LC_ALL=C GIT_TERMINAL_PROMPT=0 GIT_ASKPASS=true
-for part in keep values names digest user email end; do
+for part in keep values names digest user email salt marks stay end; do
   export -n "$part"
   IFS= read -r -d '' "$part" || { echo 'the keys did not arrive whole' >&2; exit 1; }
 done
@@ -10428,7 +10758,7 @@ rewritten() {  # the ways in which git puts another address in the place of gith
   done < <(git config -z --get-regexp '^url\..*\.(push)?insteadof$') | sort -u
 }
 in_store() { stored "$ours" 'credential-store get'; }
-digest_of() { printf %s "$1" | sha256sum; }
+digest_of() { printf '%s=%s' "$salt" "$1" | sha256sum; }
 is_of_before() {
   [ -n "$1" ] && [ "$1" != "$pat" ] || return
   [ "$1" = "$env_pat" ] || [ "$(digest_of "$1")" = "$(cat .thopters/pat 2> /dev/null)" ]
@@ -10436,9 +10766,18 @@ is_of_before() {
 has_git() { command -v git > /dev/null; }
 names_in() { sed -n 's/^export \([A-Za-z_][A-Za-z0-9_]*\)=.*/\1/p' "$1" 2> /dev/null; }
 names_before=$(names_in "$env")
+kept() {  # what was changed here and is to stay
+  local name
+  for name in $stay; do
+    (set -- "$name" "'" "'\"'\"'"; . "$env"; printf "export %s='%s'\n" "$1" "${!1//$2/$3}")
+  done 2> /dev/null
+}
+mark() {  # while both files change there are marks for the values of before and of now
+  printf '%s\n' "$@" > .thopters/marks.new && mv -fT .thopters/marks.new .thopters/marks
+}
 new=$env.new
 if [ -z "$keep" ] || [ ! -e "$env" ]; then
-  why=$({ printf %s "$values" > "$new" && bash -n "$new"; } 2>&1) ||
+  why=$({ printf %s "$values" > "$new" && kept >> "$new" && bash -n "$new"; } 2>&1) ||
     { rm -f "$new"; fail "~/.thopters/env can't be written: ${why##*: }"; exit 1; }
   (. "$new"; exec env) > /dev/null 2>&1 ||
     { rm -f "$new"; fail "the values are too large for a program's environment"; exit 1; }
@@ -10450,7 +10789,9 @@ if [ -z "$keep" ] || [ ! -e "$env" ]; then
       credential 'credential-store erase' "$ours" "$old_pat"
     done
   fi
-  mv -fT "$new" "$env" || { rm -f "$new"; exit 1; }
+  mark "$marks" "$(cat .thopters/marks 2> /dev/null)" && mv -fT "$new" "$env" ||
+    { rm -f "$new"; exit 1; }
+  mark "$marks" || exit 1
 fi
 pat=$(pat_of "$env")
 
@@ -10537,7 +10878,7 @@ fi
 # would hold a pipe open
 look() {
   env -i HOME="$PWD" PATH="$PATH" SHELL=/bin/bash TERM=dumb \
-    "${limit[@]}" "$@" 8> .thopters/look 9<<< "$names" < /dev/null > /dev/null 2>&1 7>&-
+    "${limit[@]}" "$@" 8> .thopters/look 9<<< "$salt"$'\n'"$names" < /dev/null > /dev/null 2>&1 7>&-
 }
 differing() {
   look "$@" "$see_each"
@@ -10588,85 +10929,129 @@ tell_stale() {
   done
 }
 tell_stale
-[ -z "$failed" ] || exit 1
+[ -z "$failed" ] || exit 3
 echo thopters-init-ok
 """
 INIT_PROOF = "thopters-init-ok"
-# In the shell that is looked at: names come on descriptor 9, digests of the values go to 8, as in
+INIT_LACKS = 3  # its exit status where the keys are in place, and something else is not
+# In the shell that is looked at: what stands before the values in their digest, and names, come on
+# descriptor 9, digests go to 8, as in
 #   while IFS= read -r _thopters; do eval "printf '%s\0' \"\${$_thopters-}\""; done <&9 | sha256sum
 SEE = rb"""eval "printf '%s\\0' \"\${$_thopters-}\"" """
 NO_TRACE = b"{ set +x; } 2>/dev/null; "  # a start-up file may have all commands logged, values too
-SEE_ALL = NO_TRACE + b"while IFS= read -r _thopters; do " + SEE + b"; done <&9 | sha256sum >&8"
-SEE_EACH = NO_TRACE + (
-    b"while IFS= read -r _thopters; do { printf '%s ' \"$_thopters\"; "
-    + SEE
-    + b"| sha256sum; } >&8; done <&9"
+SALT = b'IFS= read -r _thopters; set -- "$_thopters"; '
+NEXT = b"while IFS= read -r _thopters; do "
+SEE_ALL = NO_TRACE + (
+    b"{ " + SALT + b'printf %s "$1"; ' + NEXT + SEE + b"; done; } <&9 | sha256sum >&8"
 )
+SEE_EACH = NO_TRACE + (
+    b"{ "
+    + SALT
+    + NEXT
+    + b'{ printf \'%s \' "$_thopters"; { printf %s "$1"; '
+    + SEE
+    + b"; } | sha256sum; } >&8; done; } <&9"
+)
+# What a sprite has in its environment file: the marks in it, and the digest of each variable. The
+# file may hold anything by now, so each variable is looked at in a shell of its own
+LOOK_SCRIPT = rb"""
+export LC_ALL=C
+IFS= read -r -d '' salt || exit 1
+cd ~ || exit 1
+env=$PWD/.thopters/env
+if [ -r "$env" ]; then
+  sed -n 's/^[0-9a-f]\{64\}$/mark &/p' .thopters/marks 2> /dev/null
+  for name in $(sed -n 's/^export \([A-Za-z_][A-Za-z0-9_]*\)=.*/\1/p' "$env" | sort -u); do
+    digest=$(
+      set -o pipefail
+      (
+        set -- "$salt" "$name"
+        unset -v "$2"
+        . "$env" > /dev/null 2>&1
+        [ "${!2+set}" ] && printf '%s%s=%s' "$1" "$2" "${!2}"
+      ) | sha256sum
+    ) && printf 'key %s %s\n' "$name" "${digest%% *}"
+  done
+fi
+echo thopters-look-ok
+"""
+LOOK_PROOF = "thopters-look-ok"
+CURRENT, OLD, MISSING = "current", "old", "missing"
+CHANGED_THERE, NOT_CONFIGURED = "changed there", "not in the configuration"
 
 
-def secret_values(config: Config | None) -> dict[str, bytes]:
-    secrets = config.secrets if config else {}
+def secret_values(config: Config | None, name: str) -> dict[str, bytes]:
+    """Return the variables that the sprite of this name is to have."""
+    secrets = config.secrets_for(name) if config else {}
     return {
-        name: secret.reveal().encode("utf-8", "surrogateescape") for name, secret in secrets.items()
+        key: secret.reveal().encode("utf-8", "surrogateescape") for key, secret in secrets.items()
     }
 
 
-def env_file(config: Config | None) -> bytes:
-    """Return what ~/.thopters/env holds in a sprite that has today's keys."""
-    values = secret_values(config)
+class Keys:
+    """The keys that sprites may get, and the record of which have some."""
+
+    def __init__(self, config: Config | None) -> None:
+        self.config = config
+        self.record = Record(config)
+
+    @property
+    def is_configured(self) -> bool:
+        """Return whether there is a configuration; without one the keys in sprites are kept."""
+        return self.config is not None and self.config.exists
+
+    def values_for(self, name: str) -> dict[str, bytes]:
+        """Return the variables that the sprite of this name is to have."""
+        return secret_values(self.config, name)
+
+    def may_go_unasked(self, info: SpriteInfo) -> bool:
+        """Return whether this very sprite has got keys from here before."""
+        return self.record.holder(info) is not None
+
+
+def env_lines(values: Mapping[str, bytes]) -> bytes:
+    """Return what ~/.thopters/env holds in a sprite that has these variables."""
     return b"".join(
         b"export %s=%s\n" % (name.encode(), quote_argument(value)) for name, value in values.items()
     )
 
 
-# Whether a sprite has our keys is not for the sprite to say: one that has turned hostile could ask
-# for them so. It has to prove that it knows them, by a digest of its file behind a random word.
-KEYS_SCRIPT = b"""\
-[ -s ~/.thopters/env ] || exit 0
-{ printf %%s %(word)s && cat ~/.thopters/env; } | sha256sum
-"""
+def init_data(config: Config | None, name: str, seal: Seal, stay: Sequence[str] = ()) -> bytes:
+    """Return the script's input for the sprite of a name, by whose `seal` the values are marked.
 
-
-class KeysCheck:
-    """Asks whether the keys in a sprite are those of the configuration."""
-
-    def __init__(self, config: Config | None) -> None:
-        import hashlib
-
-        word = os.urandom(16).hex().encode()
-        self.script = KEYS_SCRIPT % {b"word": word}
-        self._expected = hashlib.sha256(word + env_file(config)).hexdigest().encode()
-        self.has_ours = self.has_others = False  # as far as was asked
-
-    def take(self, out: bytes) -> None:
-        """Take note of what the script has printed: nothing where there are no keys."""
-        digest = out.split()[:1]
-        self.has_ours = self.has_ours or digest == [self._expected]
-        self.has_others = self.has_others or (bool(digest) and digest != [self._expected])
-
-
-def init_data(config: Config | None) -> bytes:
-    """Return the script's input. Without a configuration file the keys there are kept."""
+    Without a configuration file the keys there are kept. So are the variables in `stay`.
+    """
     import hashlib
 
-    values = secret_values(config)
-    digest = hashlib.sha256(b"".join(value + b"\0" for value in values.values())).hexdigest()
+    values = secret_values(config, name)
+    sent = {key: value for key, value in values.items() if key not in stay}
+    all_values = b"".join(value + b"\0" for value in sent.values())
+    marks = [seal.mark(key, seal.digest(key, value)) for key, value in sent.items()]
     parts = [
         b"" if config and config.exists else b"keep",
-        env_file(config),
-        "\n".join(values).encode(),
-        digest.encode(),
-        config.git_user.encode("utf-8", "surrogateescape") if config else b"",
-        config.git_email.encode("utf-8", "surrogateescape") if config else b"",
+        env_lines(sent),
+        "\n".join(sent).encode(),
+        hashlib.sha256(seal.salt + all_values).hexdigest().encode(),
+        to_bytes(config.git_user) if config else b"",
+        to_bytes(config.git_email) if config else b"",
+        seal.salt,
+        "\n".join(marks).encode(),
+        "\n".join(stay).encode(),
         b"end",
     ]
     return b"".join(part + b"\0" for part in parts)
 
 
-def run_init(sprite: Sprite, config: Config | None) -> list[str]:
+class InitFailedError(ThoptersError):
+    """The sprite says that not all is as it should be; `has_keys` where the keys are in it."""
+
+    has_keys = False
+
+
+def run_init(sprite: Sprite, data: bytes) -> list[str]:
     """Put the keys into a sprite and return what is to be warned of.
 
-    Raises NoAnswerError where the outcome is unknown, ThoptersError where it is not as it should.
+    Raises NoAnswerError where the outcome is unknown, InitFailedError where it is not as it should.
     Doing it again is harmless.
     """
     how = f"when that is mended, put them in: thopters init {sprite.name}"
@@ -10678,7 +11063,7 @@ def run_init(sprite: Sprite, config: Config | None) -> list[str]:
                 INIT_SCRIPT,
                 SEE_ALL,
                 SEE_EACH,
-                data=init_data(config),
+                data=data,
                 statuses=range(256),  # it has its own proof
                 limit_s=INIT_LIMIT_S,
             ),
@@ -10694,39 +11079,139 @@ def run_init(sprite: Sprite, config: Config | None) -> list[str]:
         failures = [line[5:] for line in lines if line.startswith("fail ")]
         words = err.decode("utf-8", "replace").strip().splitlines()
         why = "; ".join(failures or words[-1:]) or f"the script ended with {status}"
-        raise ThoptersError(f"cannot put all keys into {sprite.name}: {why}", hint=how)
+        error = InitFailedError(f"cannot put all keys into {sprite.name}: {why}", hint=how)
+        error.has_keys = status == INIT_LACKS
+        raise error
     return [line[5:] for line in lines if line.startswith("warn ")]
 
 
-def put_keys_in(sprite: Sprite, config: Config | None) -> dict[str, Any]:
-    """Put the keys into a sprite, warn of what is missing, and return what was done."""
-    warnings = doubts_about(config)
+def look_at_keys(sprite: Sprite, seal: Seal, values: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the state of each variable in a sprite beside the values that it should have.
+
+    To look wakes the sprite. NoAnswerError where it does not tell.
+    """
+    try:
+        _, out, _ = retry_cut(
+            sprite,
+            lambda: run_script(sprite, LOOK_SCRIPT, data=seal.salt + b"\0"),
+            twice_is_once=True,
+        )
+    except ExecLost as lost:
+        raise NoAnswerError(f"cannot tell which keys {sprite.name} has: {lost}") from None
+    states = key_states(out, seal, values)
+    if states is None:
+        raise NoAnswerError(f"{sprite.name} does not tell which keys it has")
+    return states
+
+
+def key_states(out: bytes, seal: Seal, values: Mapping[str, bytes]) -> dict[str, str] | None:
+    """Return the states by what LOOK_SCRIPT has printed, None where that is not whole.
+
+    CURRENT, OLD (put in from here, and replaced here since), MISSING, CHANGED_THERE (not put in
+    from here), NOT_CONFIGURED.
+    """
+    lines = out.decode("utf-8", "replace").splitlines()
+    if lines[-1:] != [LOOK_PROOF]:
+        return None
+    words = [line.split() for line in lines[:-1]]
+    there = {word[1]: word[2] for word in words if word[:1] == ["key"] and len(word) == 3}
+    there = {name: digest for name, digest in there.items() if is_variable(name)}
+    marks = {word[1] for word in words if word[:1] == ["mark"] and len(word) == 2}
+    states = {}
+    for name in sorted({*values, *there}):
+        if name not in values:
+            states[name] = NOT_CONFIGURED
+        elif name not in there:
+            states[name] = MISSING
+        elif there[name] == seal.digest(name, values[name]):
+            states[name] = CURRENT
+        else:
+            is_ours = seal.mark(name, there[name]) in marks
+            states[name] = OLD if is_ours else CHANGED_THERE
+    return states
+
+
+def put_keys_in(
+    sprite: Sprite, info: SpriteInfo, keys: Keys, *, force: bool = False, looked: bytes = b""
+) -> tuple[dict[str, Any], list[str]]:
+    """Put the keys into the sprite that the API tells of, and record it; warn of what is missing.
+
+    Returns what was done, and the variables that were left, as they were changed there since the
+    last push. Those are replaced if `force`, or if nothing was put into this sprite before.
+    `looked` is what LOOK_SCRIPT has just said, where it was asked anyway.
+    """
+    record, config, values = keys.record, keys.config, keys.values_for(sprite.name)
+    doubts = doubts_about(config, values)
+    for text in doubts:
+        sprite.console.warn_once(text)
+    stay: list[str] = []
     with sprite.console.working(f"putting the keys into {sprite.name}"):
-        reported = run_init(sprite, config)
-    for text in [*warnings, *(f"{sprite.name} says: {text}" for text in reported)]:
+        if keys.is_configured and not force and keys.may_go_unasked(info):
+            seal = record.seal(info)
+            states = key_states(looked, seal, values) or look_at_keys(sprite, seal, values)
+            stay = [name for name, state in states.items() if state == CHANGED_THERE]
+        number = 0
+        if keys.is_configured:
+            number = record.begin([(info, values)], sprite.api.now())
+        try:
+            seal = record.seal(info)
+            reported = run_init(sprite, init_data(config, sprite.name, seal, stay))
+        except InitFailedError as error:
+            if error.has_keys:
+                record.finish(info, values, number)
+            raise
+        record.finish(info, values, number)
+        record.forget_before(info)
+    said = [
+        f"{name} was changed in {sprite.name} and was left; --force replaces it" for name in stay
+    ]
+    for text in said:
         sprite.console.warn(text)
+    for text in reported:
+        sprite.console.warn(f"{sprite.name} says: {text}")
     git = None
     if config and (config.git_user or config.git_email):
         git = {"user": config.git_user or None, "email": config.git_email or None}
-    return {
+    report = {
         "name": sprite.name,
-        "variables": sorted(config.secrets) if config else [],
+        "variables": sorted(set(values) - set(stay)),
         "git": git,
-        "warnings": warnings + reported,
+        "warnings": doubts + said + reported,
     }
+    return report, stay
 
 
-def doubts_about(config: Config | None) -> list[str]:
+def bring_pending_keys(sprite: Sprite, keys: Keys) -> None:
+    """Put the keys in that a push has left for later, or say why not.
+
+    For what goes into a sprite anyway. Without a pending push nothing is asked of the API.
+    """
+    try:
+        if not any(item.name == sprite.name and item.is_pending for item in keys.record.holders()):
+            return
+        info = sprite.require()
+        holder = keys.record.holder(info)
+        if holder is None:  # it was made again
+            keys.record.forget_before(info)
+        if not keys.is_configured or holder is None or not holder.is_pending:
+            return
+        report, _ = put_keys_in(sprite, info, keys)
+        sprite.console.note(f"{sprite.name} got its new keys: {describe_keys(keys, report)}")
+    except ThoptersError as error:
+        sprite.console.warn(f"the new keys are not in {sprite.name}: {error.message}")
+
+
+def doubts_about(config: Config | None, names: Container[str]) -> list[str]:
     """Return a warning for each thing that a sprite will lack, or get as it is hardly meant.
 
-    OPENAI_API_KEY is optional.
+    `names` are those of its variables. OPENAI_API_KEY is optional.
     """
     if config is None or not config.exists:
         return ["there is no configuration, so the sprite gets no keys; make one: thopters setup"]
-    missing = [f"{doubt}; if that is wrong: thopters setup" for doubt in config.doubts]
-    if "ANTHROPIC_API_KEY" not in config.secrets:
+    missing = [f"{doubt}; if that is wrong: thopters setup" for doubt in config.doubts(names)]
+    if "ANTHROPIC_API_KEY" not in names:
         missing.append("ANTHROPIC_API_KEY is not configured: Claude Code will ask for a login")
-    if "GITHUB_PAT" not in config.secrets:
+    if "GITHUB_PAT" not in names:
         missing.append("GITHUB_PAT is not configured: git reaches no private repository")
     if not config.git_user or not config.git_email:
         missing.append(
@@ -10735,8 +11220,97 @@ def doubts_about(config: Config | None) -> list[str]:
     return missing
 
 
-def describe_keys(config: Config | None, report: dict[str, Any]) -> str:
-    if config is None or not config.exists:
+def key_facts(keys: Keys) -> dict[str, Any]:
+    """Return what is known here of each key, its value aside; None for the length of one that left
+    the configuration."""
+    config, holders = keys.config, keys.record.holders()
+    secrets = config.secrets if config else {}
+    facts = {}
+    for name in sorted({*secrets, *(key for holder in holders for key in holder.keys)}):
+        sprites = [
+            {"name": holder.name, "id": holder.id, "pending": holder.is_pending}
+            for holder in holders
+            if name in holder.keys
+        ]
+        secret = secrets.get(name)
+        pattern = config.pattern_of(name) if config and secret else None
+        length = secret.length if secret else None
+        facts[name] = {"length": length, "for": pattern, "sprites": sprites}
+    return facts
+
+
+def valid_key(words: Sequence[str]) -> str:
+    """Return the one name of a key; what else may be in the words is not repeated: it is secret."""
+    name = words[0]
+    if len(words) > 1 or not is_variable(name):
+        raise UsageError(
+            "env set takes a variable's name alone: letters, digits and _",
+            hint="the value is asked for, or comes on stdin; never on the command line",
+        )
+    if name in KEPT_VARIABLES:
+        raise UsageError(f"{name} steers the shell, so it can't be a key")
+    return name
+
+
+def asked_key(console: Console, name: str) -> str:
+    """Return the value for a key: typed unseen on a terminal, else all of stdin but the last
+    line's end."""
+    if console.can_ask():
+        value = console.ask_secretly(f"{name}:")
+    else:
+        data = read_stdin(MOST_VALUE_BYTES + 1)
+        if len(data) > MOST_VALUE_BYTES:
+            raise UsageError(f"the value is longer than {MOST_VALUE_BYTES >> 10} KiB")
+        value = data.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
+    value = value.strip() if name in USUAL_SECRETS else value
+    if not value:
+        hint = f"type it, or give it on stdin; to remove the key: thopters env unset {name}"
+        raise UsageError(f"there is no value for {name}", hint=hint)
+    console.redact.add(Secret(value))
+    check_value(console, name, name, value, is_own=name not in USUAL_SECRETS)
+    return value
+
+
+def check_value(
+    console: Console, words: str, key: str, value: str, *, is_own: bool = False
+) -> None:
+    """Refuse what can't be meant, by UsageError; a secret of the user's own may hold anything."""
+    flaw = value_flaw(key, value)
+    syntax = shell_syntax(value, strictly=not is_own)
+    if flaw:
+        raise UsageError(f"{words} {flaw}")
+    if syntax and not is_own:
+        raise UsageError(f"{words} {syntax}", hint="write it in full and without quotes")
+    if syntax:
+        console.warn(f"{words} {syntax}; it is stored so")
+
+
+def store_key(document: dict[str, Any], name: str, value: str, pattern: str | None) -> None:
+    """Put a key into a configuration; without a pattern the one that it has stays."""
+    document.setdefault("secrets", {})[name] = value
+    if pattern == "*":
+        document.get("only_for", {}).pop(name, None)
+    elif pattern is not None:
+        document.setdefault("only_for", {})[name] = pattern
+
+
+def remove_keys(document: dict[str, Any], names: Sequence[str]) -> None:
+    for name in names:
+        document.get("secrets", {}).pop(name, None)
+        document.get("only_for", {}).pop(name, None)
+
+
+def check_known_keys(names: Sequence[str], keys: Keys) -> None:
+    """Raise ThoptersError for a key that is neither stored here nor in a sprite."""
+    known = key_facts(keys)
+    for name in names:
+        if name not in known:
+            shown = name if is_variable(name) else "what was given"  # it may be a value
+            raise ThoptersError(f"{shown} is not a stored key", hint="see: thopters env list")
+
+
+def describe_keys(keys: Keys, report: dict[str, Any]) -> str:
+    if not keys.is_configured:
         return "there is no configuration, so what is in it stays"
     git, variables = report["git"], ", ".join(report["variables"])
     who = f"git as {git['user'] or '-'} <{git['email'] or '-'}>" if git else "no git identity"
@@ -10915,7 +11489,7 @@ def wait_for_first_command(sprite: Sprite) -> None:
 
 
 def put_keys_into_new(
-    sprite: Sprite, info: SpriteInfo, config: Config | None, *, made: bool
+    sprite: Sprite, info: SpriteInfo, keys: Keys, *, made: bool
 ) -> dict[str, Any]:
     """Put the keys in; whatever ends it, the sprite is kept, and it is said how to go on.
 
@@ -10927,7 +11501,7 @@ def put_keys_into_new(
     with IfInterrupted(sprite.console, note), After(f"{name} {was}", f"put them in: {keep}"):
         if made:
             sprite.require_same(info.id)
-        return put_keys_in(sprite, config)
+        return put_keys_in(sprite, info, keys)[0]
 
 
 # pause and resume
@@ -11223,20 +11797,20 @@ OLD_BACKUP_S = 10.0  # that a restore had to wait, so that its backup lacks what
 
 
 def restore_disk(
-    sprite: Sprite, shown: SpriteInfo, identity: str, saved: str | None, config: Config | None
-) -> KeysCheck:
+    sprite: Sprite, shown: SpriteInfo, identity: str, saved: str | None, keys: Keys
+) -> bytes:
     """Put the disk of the sprite that was shown back to a checkpoint, and see it happen.
 
-    `saved` is a checkpoint of the present. Returns what was seen of the keys before. ThoptersError
-    also where another sprite has the name by now: its checkpoints may have the same ids.
+    `saved` is a checkpoint of the present. Returns what LOOK_SCRIPT then says of the keys, b""
+    where none may go there. ThoptersError also where another sprite has the name by now: its
+    checkpoints may have the same ids.
     """
-    keys = KeysCheck(config)
     marker = f".thopters-restore-{os.urandom(8).hex()}".encode()
     undo = f"; the state before is checkpoint {saved}" if saved else ""
     backup = f"; checkpoint {saved} holds the present state" if saved else ""
     note = not_restored = f"{sprite.name} was not restored{backup}"
     try:
-        keys.take(require_output(sprite, b": > ~/" + marker + b" || exit\n" + keys.script))
+        require_output(sprite, b": > ~/" + marker)
         sprite.require_same(shown.id)
         note = f"{sprite.name} may or may not be at {identity} now{undo}"
         words = when_it_begins(sprite, saved, sprite.restore_checkpoint(identity))
@@ -11247,14 +11821,17 @@ def restore_disk(
             raise
         with sprite.console.working(f"waiting for {sprite.name}"):
             sprite.clock.sleep(RESTORE_BEGINS_S)
-            wait_until_ready(sprite, WAKE_LIMIT_S, MARKER_SCRIPT % (marker, NOT_YET))
+            script, salt = MARKER_SCRIPT % (marker, NOT_YET), b""
+            if keys.is_configured and keys.may_go_unasked(shown):  # the same connection does it
+                script += b"\n(" + LOOK_SCRIPT + b") || :"
+                salt = keys.record.seal(shown).salt + b"\0"
+            return wait_until_ready(sprite, WAKE_LIMIT_S, script, salt)
     except BaseException as error:
         if isinstance(error, NotReadyError) and error.answers:
             note = f"{sprite.name} still shows the disk from before{undo}"
         sprite.console.note(note)  # before another signal can come
         remove_marker(sprite, marker)
         raise
-    return keys
 
 
 def when_it_begins(sprite: Sprite, saved: str | None, words: Iterator[str]) -> Iterator[str]:
@@ -11279,36 +11856,34 @@ def remove_marker(sprite: Sprite, marker: bytes) -> None:
 
 
 def renew_keys(
-    sprite: Sprite, shown: SpriteInfo, identity: str, config: Config | None, keys: KeysCheck
+    sprite: Sprite, shown: SpriteInfo, identity: str, keys: Keys, looked: bytes
 ) -> dict[str, Any] | None:
     """Put today's keys into a restored sprite, which has those of the checkpoint's day, or none.
 
-    None, and nothing done, where it had not shown before that it knows them, and does not now.
-    ThoptersError where another sprite has the name by now.
+    None, and nothing done, where none were put into this sprite from here. `looked` is what
+    restore_disk has seen. ThoptersError where another sprite has the name by now.
     """
     name = sprite.name
     note = f"{name} was restored to {identity}, but may hold its old keys"
     with IfInterrupted(sprite.console, note):
-        if config is None or not config.exists:
+        if not keys.is_configured or not keys.may_go_unasked(shown):
             if require_output(sprite, b"[ ! -s ~/.thopters/env ] || echo keys"):
-                sprite.console.warn(
-                    f"the keys in {name} are those of {identity}: "
-                    "there is no configuration to renew them"
-                )
-            return None
-        if not keys.has_ours:
-            keys.take(require_output(sprite, keys.script))
-        if not keys.has_ours:
-            if keys.has_others:
-                sprite.console.warn(
-                    f"the keys in {name} are not those of your configuration: "
-                    f"none were put in; if it is to have yours: thopters init {name}"
-                )
+                sprite.console.warn(why_not_renewed(name, identity, keys))
             return None
         sprite.require_same(shown.id)
-        report = put_keys_in(sprite, config)
+        report, _ = put_keys_in(sprite, shown, keys, looked=looked)
     sprite.console.note(f"today's keys were put into {name} again")
     return report
+
+
+def why_not_renewed(name: str, identity: str, keys: Keys) -> str:
+    if not keys.is_configured:
+        none = "there is no configuration to renew them"
+        return f"the keys in {name} are those of {identity}: {none}"
+    return (
+        f"the keys in {name} are not those of your configuration, as far as its record tells: "
+        f"none were put in; if it is to have yours: thopters init {name}"
+    )
 
 
 # destroy
@@ -11424,6 +11999,7 @@ class App:
         self.keyring_limit_s = KEYRING_LIMIT_S
         self._api: SpritesApi | None = None
         self._config: Config | None = None
+        self._keys: Keys | None = None
 
     @property
     def config(self) -> Config:
@@ -11439,6 +12015,18 @@ class App:
             if self.environ.get("THOPTERS_CONFIG"):
                 raise
             return None
+
+    @property
+    def keys(self) -> Keys:
+        """Return the configuration's keys and their record; an unreadable one is an error now."""
+        if self._keys is None:
+            self._keys = Keys(self.config_if_any())
+        return self._keys
+
+    def bring_keys(self, sprite: Sprite) -> None:
+        """Put pending keys into a sprite that is about to be used."""
+        with contextlib.suppress(ThoptersError):  # no configuration is needed to use a sprite
+            bring_pending_keys(sprite, self.keys)
 
     def default_prefix(self) -> str:
         """Return the prefix for `list`, which can do without a file that is not readable."""
@@ -11460,7 +12048,7 @@ class App:
         something says so, and takes none from a `.sprite` file without consent.
         """
         if name is None:
-            (name,) = self._choose(several=False)
+            (name,) = self.choose_names(several=False)
         if name == HERE and only_by_name:
             raise UsageError(
                 f"thopters {self.command} takes no {HERE}: type the name of the sprite",
@@ -11469,12 +12057,6 @@ class App:
         if name == HERE:
             name = self._take_chosen(changes=changes)
         return self._handle(valid_name(name))
-
-    def sprites(self, names: Sequence[str], *, only_by_name: bool = False) -> list[Sprite]:
-        """Return the handles of several, each once; every name is checked before any request."""
-        names = names or self._choose(several=True)
-        found = [self.sprite(name, only_by_name=only_by_name) for name in dict.fromkeys(names)]
-        return list({sprite.name: sprite for sprite in found}.values())
 
     def _handle(self, name: str) -> Sprite:
         return Sprite(name, self.console, self.clock, lambda: self.api)
@@ -11500,7 +12082,8 @@ class App:
         tell(f"using {chosen.name}: {chosen.source()}")
         return chosen.name
 
-    def _choose(self, *, several: bool) -> list[str]:
+    def choose_names(self, *, several: bool) -> list[str]:
+        """Have the user choose from a list where a name is missing; UsageError without one."""
         if not self.console.can_ask():
             raise UsageError(
                 "the following arguments are required: NAME",
@@ -11510,6 +12093,8 @@ class App:
 
     def connect(self) -> SpritesApi:
         """Return the API; what is wrong with the token or the URL is said now, and once."""
+        with contextlib.suppress(ThoptersError):
+            self.keys  # noqa: B018 (several threads may ask for them)
         return self.api
 
     def close(self) -> None:
@@ -11614,7 +12199,7 @@ MEANT = {
     "rename": "mv move",
     "url": "open share publish",
     "use": "select switch",
-    "setup": "login auth configure env",
+    "setup": "login auth configure",
     "help": "man",
     "--version": "version",
 }
@@ -12150,6 +12735,633 @@ OFFERS: dict[str, Callable[[Tab, list[str]], Seen]] = {
 }
 
 
+# --- many -------------------------------------------------------------------------------
+
+# Several sprites in one command: which ones the user's words stand for, which of them are left
+# asleep, several at a time, and what is said of all of them.
+#
+#   choose          names and patterns -> sprites; a pattern stands for those that `list` shows
+#   leave_asleep    what goes into sprites takes those that are awake, unless --wake
+#   for_every       does it, `jobs` at a time, in threads; by names, and where the user is asked,
+#                   one after the other in the main thread, which alone may handle signals
+#   report          the summary, and the worst exit status
+#
+# AwakeSlots keeps the number of sprites that are awake within the plan's limit.
+
+JOBS_AT_ONCE, MOST_AT_ONCE = 8, 64
+SLOT_LIMIT_S = 120.0  # without one more sprite that falls asleep
+SLOT_LOOK_EVERY_S = 1.0
+LONGEST_LINE = 1 << 20  # bytes of output without a line's end that are kept for one
+
+
+def job_count(text: str) -> int:
+    """Return the number of -j."""
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:9]) <= MOST_AT_ONCE:
+        raise UsageError(f"-j takes a number from 1 to {MOST_AT_ONCE}")
+    return int(text)
+
+
+class Target:
+    """A sprite that a command is for; `info` is None where it was named and not listed."""
+
+    __slots__ = ("info", "is_named", "sprite")
+
+    def __init__(self, sprite: Sprite, info: SpriteInfo | None, *, is_named: bool) -> None:
+        self.sprite = sprite
+        self.info = info
+        self.is_named = is_named
+
+    @property
+    def name(self) -> str:
+        return self.sprite.name
+
+    def look(self) -> SpriteInfo:
+        """Return what the list says of it, else what a GET does; with its id."""
+        return self.info if self.info and self.info.id else self.sprite.require()
+
+
+class AwakeSlots:
+    """Lets sprites be woken only as far as the plan allows them to be awake together."""
+
+    def __init__(self, api: SpritesApi, listing: Listing, *, waits: bool) -> None:
+        import threading
+
+        self._api = api
+        self._limit = listing.limits.get("running")
+        self._awake = awake_names(listing)
+        self._woken: dict[str, float] = {}  # by us, with the time at which we were done
+        self._busy = set[str]()
+        self._waits = waits
+        self._looked_at = self._freed_at = api.clock.monotonic()
+        self._turn = threading.Lock()
+
+    @contextlib.contextmanager
+    def slot(self, name: str) -> Iterator[None]:
+        """Let a sprite be awake meanwhile, once it may be; LimitError where that does not come."""
+        self._enter(name)
+        try:
+            yield
+        finally:
+            self._leave(name)
+
+    def _enter(self, name: str) -> None:
+        began = self._api.clock.monotonic()
+        while self._limit is not None and not self._take(name, self._limit):
+            since = self._api.clock.monotonic() - max(began, self._freed_at)
+            if not self._waits or since > SLOT_LIMIT_S:
+                raise LimitError(
+                    f"{name} was left asleep: the plan allows {self._limit} sprites awake at once",
+                    hint="let another one sleep: thopters pause NAME",
+                )
+            self._api.console.warn_once(
+                f"the plan allows {self._limit} sprites awake at once: "
+                "the others wait until one falls asleep"
+            )
+            self._api.clock.sleep(SLOT_LOOK_EVERY_S)
+            self._look()
+
+    def _take(self, name: str, limit: int) -> bool:
+        with self._turn:
+            awake = self._awake | self._busy | set(self._woken)
+            if name not in awake and len(awake) >= limit:
+                return False
+            self._busy.add(name)
+            return True
+
+    def _leave(self, name: str) -> None:
+        with self._turn:
+            self._busy.discard(name)
+            self._woken[name] = self._api.clock.monotonic()
+
+    def _look(self) -> None:
+        """Ask which ones are awake, once a second for all who wait."""
+        now = self._api.clock.monotonic()
+        with self._turn:
+            if now - self._looked_at < SLOT_LOOK_EVERY_S / 2:
+                return
+            self._looked_at = now
+        listed = awake_names(self._api.list_sprites(""))
+        with self._turn:
+            before = len(self._awake | set(self._woken))
+            # what was done since may not be in that list yet
+            self._woken = {name: at for name, at in self._woken.items() if at >= now}
+            self._awake = listed
+            if len(listed | set(self._woken)) < before:
+                self._freed_at = self._api.clock.monotonic()
+
+
+def awake_names(listing: Listing) -> set[str]:
+    return {name for name, info in listing.sprites.items() if not info.is_asleep()}
+
+
+class Lines:
+    """Passes on a stream of a sprite's by whole lines, each with the name before it."""
+
+    def __init__(self, console: Console, name: str, write: Sink, turn: threading.Lock) -> None:
+        self._console = console
+        self._prefix = f"{name}: ".encode()
+        self._write = write
+        self._turn = turn
+        self._rest = bytearray()
+
+    def take(self, data: bytes | memoryview) -> None:
+        piece, before = bytes(data), len(self._rest)
+        self._rest += piece
+        end = piece.rfind(b"\n") + 1
+        if end or len(self._rest) > LONGEST_LINE:
+            self._pass_on(before + end if end else len(self._rest))
+
+    def end(self) -> None:
+        """Pass on what is left, as a line."""
+        if self._rest:
+            self._pass_on(len(self._rest))
+
+    def _pass_on(self, size: int) -> None:
+        lines = bytes(self._rest[:size]).removesuffix(b"\n").split(b"\n")
+        del self._rest[:size]
+        with self._turn:
+            if self._console.activity:
+                self._console.activity.hide()
+            self._write(b"".join(self._prefix + line + b"\n" for line in lines))
+
+
+def matching(listing: Listing, pattern: str, prefix: str) -> list[str]:
+    """Return the names of those that `list` shows and that match; NoMatchError for none."""
+    shown = [name for name in sorted(listing.sprites) if name.startswith(prefix)]
+    found = [name for name in shown if matches(name, pattern)]
+    if not found:
+        among = f" among those that start with {prefix}" if prefix else ""
+        raise NoMatchError(
+            f"no sprite's name matches {pattern!r}{among}", hint="see: thopters list"
+        )
+    return found
+
+
+def with_status(api: SpritesApi, info: SpriteInfo) -> SpriteInfo:
+    """Ask for the rest where a list holds names only, as the documentation shows it."""
+    return info if info.status else api.sprite(info.name).find() or info
+
+
+class Progress:
+    """The same action for several items, and how far it is."""
+
+    WAITING, BEGUN, DONE, FAILED = range(4)
+
+    def __init__(self, many: Many, items: Sequence[N], action: Callable[[N], Any]) -> None:
+        import threading
+
+        self._many = many
+        self._items: Sequence[Any] = items
+        self._action: Callable[[Any], Any] = action
+        self._states = [self.WAITING] * len(items)
+        self._results: list[Any] = [None] * len(items)
+        self._turn = threading.Lock()
+        self._next = 0
+        self._is_over = threading.Event()
+        self._error: BaseException | None = None  # one that ends all
+        self._activity: Activity | None = None
+
+    def results(self) -> list[Any]:
+        pairs = zip(self._results, self._states, strict=True)
+        return [result for result, state in pairs if state == self.DONE]
+
+    def in_this_thread(self) -> None:
+        while (place := self._take()) is not None:
+            self._do(place)
+
+    def in_threads(self, jobs: int) -> None:
+        with self._many.console.working(f"working on {len(self._items)} sprites") as self._activity:
+            started = 0
+            while started < jobs:
+                try:
+                    in_background(self._run)
+                except ThoptersError:
+                    if not started:
+                        raise
+                    break  # fewer do it as well
+                started += 1
+            self._is_over.wait()
+        if self._error:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            self.in_this_thread()
+        except BaseException as error:
+            self._end(error)
+
+    def _take(self) -> int | None:
+        """Return the place of the next item, None where there is none, or all is to end."""
+        with self._turn:
+            if self._error or self._next == len(self._items):
+                return None
+            self._next += 1
+            self._states[self._next - 1] = self.BEGUN
+            return self._next - 1
+
+    def _do(self, place: int) -> None:
+        result, is_done = self._many.attempt(self._items[place], self._action)
+        with self._turn:
+            self._results[place] = result
+            self._states[place] = self.DONE if is_done else self.FAILED
+            if self._activity:
+                count = sum(state > self.BEGUN for state in self._states)
+                self._activity.text = f"{count} of {len(self._states)} sprites are done"
+            if not {self.WAITING, self.BEGUN} & set(self._states):
+                self._is_over.set()
+
+    def _end(self, error: BaseException) -> None:
+        with self._turn:
+            self._error = self._error or error
+            self._is_over.set()
+
+    def wait(self, limit_s: float) -> None:
+        """Begin no more, and wait for what is under way in other threads."""
+        with self._turn:
+            self._next = len(self._items)
+            if self.BEGUN not in self._states:
+                return
+        for _ in self._many.app.clock.polling(limit_s, 0.05):
+            if self.BEGUN not in self._states:
+                return
+
+    def tell(self) -> None:
+        """Say what was done when all ends early."""
+        words = {
+            self.DONE: "done",
+            self.FAILED: "failed",
+            self.BEGUN: "begun, and it is not known whether it was done",
+            self.WAITING: "not begun",
+        }
+        for state, text in words.items():
+            pairs = zip(self._items, self._states, strict=True)
+            names = [item.name for item, its in pairs if its == state]
+            if names and len(self._items) > 1:
+                self._many.console.note(f"{text}: {', '.join(names)}")
+
+
+class Many:
+    """Does something for several sprites; where one fails, the others still get their turn.
+
+    What fails is told at once, with --json by `report`; so is what was done, under the name `done`.
+    `jobs` is the number of -j, None for the usual one: several at a time by a pattern, and one
+    after the other by names. `own_failure` is the status of each failure of ours, as with exec.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        done: str,
+        *,
+        jobs: int | None = None,
+        wakes: bool = False,
+        waits: bool = True,
+        own_failure: int | None = None,
+    ) -> None:
+        self.app = app
+        self.console = app.console
+        self.done = done
+        self.wakes = wakes
+        self.by_pattern = False  # whether there is a pattern among the words
+        self.failed: list[tuple[str, ThoptersError]] = []
+        self.statuses: dict[str, int] = {}  # those of what ended otherwise than well
+        self.asleep: list[str] = []
+        self._jobs = jobs
+        self._waits = waits
+        self._own_failure = own_failure
+        self._slots: AwakeSlots | None = None
+        self._has_done = False
+
+    # which ones
+
+    def choose(self, words: Sequence[str], *, only_by_name: bool = False) -> list[Target]:
+        """Return the sprites that names and patterns stand for, each once.
+
+        The user chooses where there are no words. Every word is checked before any request.
+        NoMatchError for a pattern that stands for none.
+        """
+        words = words or self.app.choose_names(several=True)
+        for word in words:
+            if word != HERE:
+                valid_pattern(word) if is_pattern(word) else valid_name(word)
+        if HERE in words:
+            here = self.app.sprite(HERE, only_by_name=only_by_name).name
+            words = [here if word == HERE else word for word in words]
+        words = list(dict.fromkeys(words))
+        self.by_pattern = any(map(is_pattern, words))
+        api = self.app.connect()
+        if not self.by_pattern:
+            return [Target(self.app.sprite(word), None, is_named=True) for word in words]
+        prefix = self.app.default_prefix()
+        with self.console.working("listing sprites"):
+            listing = api.list_sprites("" if self.wakes else prefix)  # all of them can be awake
+        if self.wakes:
+            self._slots = AwakeSlots(api, listing, waits=self._waits)
+        chosen: dict[str, Target] = {}
+        for word in words:
+            found = matching(listing, word, prefix) if is_pattern(word) else [word]
+            for name in found:
+                if name not in chosen or not is_pattern(word):
+                    chosen[name] = self._chosen(name, listing, is_named=not is_pattern(word))
+        return list(chosen.values())
+
+    def _chosen(self, name: str, listing: Listing, *, is_named: bool) -> Target:
+        sprite = self.app.sprite(name)
+        sprite.console = NamedConsole(self.console, name)
+        info = listing.sprites.get(name)
+        return Target(sprite, info and with_status(sprite.api, info), is_named=is_named)
+
+    def would_sleep(self, item: Target) -> bool:
+        """Return whether a sprite is left asleep by what goes into sprites."""
+        is_asleep = item.info is not None and item.info.is_asleep()
+        return is_asleep and not item.is_named and not self.wakes
+
+    def leave_asleep(self, chosen: list[Target]) -> list[Target]:
+        """Return those to go into, the ones that are awake first; AllAsleepError where none is."""
+        self.asleep = [item.name for item in chosen if self.would_sleep(item)]
+        taken = [item for item in chosen if not self.would_sleep(item)]
+        if not taken:
+            count = "the sprite that matches sleeps, and was not woken"
+            if len(chosen) > 1:
+                count = f"all {len(chosen)} sprites that match are asleep, and none was woken"
+            raise AllAsleepError(count, hint="wake them with: --wake")
+        return sorted(taken, key=lambda item: item.info is not None and item.info.is_asleep())
+
+    # doing it
+
+    def for_every(
+        self,
+        items: Sequence[N],
+        action: Callable[[N], T],
+        *,
+        in_turn: bool = False,
+        stop: Callable[[int], None] = lambda signum: None,
+    ) -> list[T]:
+        """Do something for each item, which has a sprite; return what came of it, in their order.
+
+        `in_turn`: one after the other, as where the user is asked. When a signal ends it, `stop`
+        gets the signal, to pass on to what runs, and it is said what was done.
+        """
+        jobs = min(self._jobs or (JOBS_AT_ONCE if self.by_pattern else 1), len(items))
+        work = Progress(self, items, action)
+        try:
+            if in_turn or jobs < 1 or (jobs == 1 and not self.by_pattern):
+                work.in_this_thread()
+            else:  # a signal comes to the main thread, which then can pass it on
+                work.in_threads(jobs)
+        except Interrupted as interrupted:
+            try:
+                stop(interrupted.signum)
+                work.wait(PROBE_LIMIT_S)
+            finally:
+                work.tell()
+            raise
+        except BaseException:
+            stop(signal.SIGTERM)
+            raise
+        return work.results()
+
+    def attempt(self, item: N, action: Callable[[N], T]) -> tuple[T | None, bool]:
+        """Do it for one; return what came of it, and whether it was done."""
+        name = item.name
+        try:
+            with self._slots.slot(name) if self._slots else contextlib.nullcontext():
+                result = action(item)
+            self._has_done = True
+            return result, True
+        except OutputError:
+            raise
+        except ThoptersError as error:
+            is_first = not self.by_pattern and not self.failed and not self._has_done
+            if is_first and isinstance(error, (AuthError, NotSentError)):
+                raise  # it would be the same for every one
+            if not error.names_sprite and not self.by_pattern:
+                error.put_before(f"{name}: ")
+            self.failed.append((name, error))
+            if not self.console.json:
+                item.sprite.console.error(error)
+            return None, False
+
+    # what came of it
+
+    def say(self, sprite: Sprite, text: str, plain: str = "") -> None:
+        """Say what was done for one, as it comes; `plain` is the line where there is no pattern."""
+        sprite.console.say_done(text if self.by_pattern else plain or f"{sprite.name} {text}")
+
+    def report(self, results: Sequence[Any]) -> int:
+        """Sum up, and return the worst exit status; with --json say what was done and failed."""
+        errors = [{"name": name, **error.to_json()} for name, error in self.failed]
+        more = {"asleep": self.asleep} if self.by_pattern else {}
+        self.console.result({self.done: list(results), "errors": errors, **more})
+        return self.summarize(len(results))
+
+    def summarize(self, done: int) -> int:
+        """Say once what became of all that a pattern stands for; return the worst exit status."""
+        failed = [name for name, _ in self.failed]
+        failed += [f"{name} ({status})" for name, status in self.statuses.items()]
+        if self.by_pattern and not self.console.json:
+            parts = [f"{done - len(self.statuses)} done"]
+            parts += [f"{len(failed)} failed: {', '.join(sorted(failed))}"] if failed else []
+            asleep = ", ".join(self.asleep)
+            parts += [f"{len(self.asleep)} left asleep: {asleep} (--wake takes them too)"] * bool(
+                self.asleep
+            )
+            self.console.note("; ".join(parts))
+        codes = [self._own_failure or error.exit_code for _, error in self.failed]
+        return max([EXIT_OK, *codes, *self.statuses.values()])
+
+
+def run_in_many(
+    many: Many, chosen: list[Target], command: RemoteCommand, *, needs_holds: bool
+) -> int:
+    """Run a command in several sprites, and return the worst status.
+
+    Its output comes by whole lines, with the sprite's name before each.
+    """
+    import threading
+
+    turn, live = threading.Lock(), dict[str, tuple[Sprite, ExecSession]]()
+
+    def run(item: Target) -> None:
+        sprite = item.sprite
+        many.app.bring_keys(sprite)
+        if needs_holds:
+            list_holds(sprite)
+        out = Lines(many.console, sprite.name, write_stdout, turn)
+        err = Lines(many.console, sprite.name, write_stderr, turn)
+        session = open_exec(sprite, {STREAM_STDOUT: out.take, STREAM_STDERR: err.take})
+        live[sprite.name] = sprite, session
+        try:
+            status = session.run(command)
+        except ExecLost as lost:
+            raise status_unknown(sprite, lost) from None
+        except (BrokenPipeError, OutputError):  # nobody reads what it prints
+            if session.group:
+                pass_signal_on(sprite, session.group, signal.SIGTERM)
+            raise
+        finally:
+            del live[sprite.name]
+            session.close()
+            out.end()
+            err.end()
+        if status:
+            many.statuses[sprite.name] = status
+
+    def stop(signum: int) -> None:
+        senders = []
+        for sprite, session in list(live.values()):
+            if session.group:
+                with contextlib.suppress(ThoptersError):
+                    senders.append(in_background(pass_signal_on, sprite, session.group, signum))
+        for sender in senders:  # each of them waits for a moment
+            sender.join()
+
+    many.console.flush()
+    return many.summarize(len(many.for_every(chosen, run, stop=stop)))
+
+
+def ask_how_many(many: Many, found: Sequence[SpriteInfo]) -> None:
+    """Show what a pattern destroys, and ask for their number; UsageError for another one."""
+    for info in found:
+        facts = ", ".join(filter(None, (info.state(), info.url)))
+        many.console.note(f"{info.name} ({facts})")
+    many.console.note("They go with all their files and checkpoints, for good.")
+    if many.console.ask(f"Type the number of sprites, {len(found)}, to destroy them:") != str(
+        len(found)
+    ):
+        raise UsageError("that is not the number: nothing was destroyed")
+
+
+def check_count(words: Sequence[str], count: int, given: int | None, *, is_asked: bool) -> None:
+    """Raise UsageError where so many sprites are not what --count says, or has to say."""
+    is_bare = any(not word.strip("*?") for word in words)
+    if given is not None and given != count:
+        raise UsageError(f"{count} sprites match, and not {given}: nothing was destroyed")
+    if given is None and is_bare and not is_asked:
+        raise UsageError(
+            f"that stands for all sprites, which are {count}: nothing was destroyed",
+            hint="with --yes, say how many you mean: --count N",
+        )
+
+
+# Keys for several sprites
+
+
+def push_keys(many: Many, words: Sequence[str], *, force: bool) -> int:
+    """Put the keys into sprites, and leave a push for those that sleep; return the worst status.
+
+    By a pattern, and without words, only those get some that have got keys from here before.
+    """
+    keys = many.app.keys
+    chosen = known_holders(many, words, keys)
+    sleepers = [item.look() for item in chosen if many.would_sleep(item)]
+    if keys.is_configured:
+        pushes = [(info, keys.values_for(info.name)) for info in sleepers]
+        keys.record.begin(pushes, many.app.api.now())
+    if sleepers:
+        names = ", ".join(info.name for info in sleepers)
+        many.console.note(f"the keys go in when these are next used: {names}")
+
+    def put_in(item: Target) -> dict[str, Any]:
+        info = item.look()
+        if not item.is_named:  # it was listed a while ago
+            item.sprite.require_same(info.id)
+        report, left = put_keys_in(item.sprite, info, keys, force=force)
+        what = describe_keys(keys, report)
+        many.say(item.sprite, what, f"{item.name}: {what}")
+        if left:
+            many.statuses[item.name] = EXIT_FAILED
+        return report
+
+    return many.report(many.for_every(many.leave_asleep(chosen), put_in))
+
+
+def held_checkpoints(app: App, holders: Sequence[Holder]) -> dict[str, list[str] | None]:
+    """Return, by sprite, the ids of the checkpoints that were made since keys went in.
+
+    None where that is not known: nothing is woken for it, and the keys are removed all the same.
+    """
+    found: dict[str, list[str] | None] = {holder.name: None for holder in holders}
+    try:
+        listing = app.connect().list_sprites("")
+    except ThoptersError as error:
+        app.console.warn(f"cannot look at the sprites: {error.message}")
+        return found
+    for holder in holders:
+        info = listing.sprites.get(holder.name)
+        if info is None or info.id[-36:] != holder.id or info.status != "running":
+            continue
+        try:
+            saved = app.sprite(holder.name).list_checkpoints(include_auto=True)
+        except ThoptersError as error:
+            app.console.warn(error.message)
+            continue
+        since = parse_time(holder.since)
+        made = [(item.id, parse_time(item.create_time)) for item in saved]
+        found[holder.name] = [
+            identity for identity, moment in made if not moment or not since or moment >= since
+        ]
+    return found
+
+
+def tell_what_stays(console: Console, found: Mapping[str, list[str] | None]) -> None:
+    """Say where removed keys still are."""
+    if found:
+        console.note(f"the next push takes it out of: {', '.join(found)} (thopters env push)")
+        console.note("checkpoints that may still hold it:")
+    for name, ids in found.items():
+        told = "unknown, as it was not looked at" if ids is None else ", ".join(ids) or "none"
+        console.note(f"  {name}: {told}")
+    console.note("to make a key worthless, revoke it where it was issued")
+
+
+def check_keys(many: Many, words: Sequence[str]) -> int:
+    """Say what sprites have beside what they should have; EXIT_FAILED where that differs."""
+    keys = many.app.keys
+    chosen = known_holders(many, words, keys)
+
+    def check(item: Target) -> dict[str, Any]:
+        seal = keys.record.seal(item.look())
+        states = look_at_keys(item.sprite, seal, keys.values_for(item.name))
+        for name, state in states.items() or [("no keys", "")]:
+            line = f"{name}: {state}" if state else name
+            many.say(item.sprite, line, f"{item.name}: {line}")
+        if set(states.values()) - {CURRENT}:
+            many.statuses[item.name] = EXIT_FAILED
+        return {"name": item.name, "keys": states}
+
+    status = many.report(many.for_every(many.leave_asleep(chosen), check))
+    if many.statuses and not many.console.json:
+        many.console.hint("put today's keys in with: thopters env push")
+    return status
+
+
+def known_holders(many: Many, words: Sequence[str], keys: Keys) -> list[Target]:
+    """Return those that are named, and those of a pattern's that keys were put into from here.
+
+    The others are named on stderr; without words, which mean all that have keys, only those that
+    were made again. NoMatchError where none is left.
+    """
+    chosen = many.choose(words or ["*"])
+    before = {holder.name for holder in keys.record.holders()}
+    known = [item for item in chosen if item.is_named or keys.may_go_unasked(item.look())]
+    others = [item.name for item in chosen if item not in known]
+    made_again = [name for name in others if name in before]
+    if made_again:
+        many.console.note(
+            f"left out, as they were made again since keys went in: {', '.join(made_again)}"
+        )
+    never = [name for name in others if name not in before]
+    if words and never:
+        many.console.note(f"left out, as they have no keys from here: {', '.join(never)}")
+    if not known:
+        raise NoMatchError(
+            f"no sprite{' that matches' if words else ''} has keys from here",
+            hint="name the sprites that are to have them: thopters env push NAME",
+        )
+    return known
+
+
 # --- commands ---------------------------------------------------------------------------
 
 # One block for each command, in the order of the help: its declaration, a short body, and what it
@@ -12168,8 +13380,33 @@ NAMES = Argument(
     metavar="NAME",
     nargs="*",
     offers="sprite",
-    help="the sprites; . is the one of this directory",
+    help="the sprites; . is the one of this directory, 'x-*' in quotes all that match",
 )
+NAME_OR_PATTERN = Argument(
+    "name",
+    metavar="NAME",
+    nargs="?",
+    offers="sprite",
+    help="the sprite; . is the one of this directory, 'x-*' in quotes all that match",
+)
+JOBS = Argument(
+    "-j",
+    dest="jobs",
+    metavar="N",
+    type=job_count,
+    help=f"work on at most N sprites at a time (with a pattern: {JOBS_AT_ONCE})",
+)
+SOME_NAMES = Argument(
+    "names",
+    metavar="NAME",
+    nargs="*",
+    offers="sprite",
+    help="the sprites (default: all that have your keys)",
+)
+FORCE_KEYS = Argument(
+    "--force", action="store_true", help="also replace keys that were changed in the sprite"
+)
+WAKE = Argument("--wake", action="store_true", help="with a pattern: wake sprites, too")
 JSON = Argument("--json", action="store_true", help="print JSON, an error too")
 NATIVE = Argument(
     "--native", action="store_true", help="do not use the sprite program where it is there"
@@ -12192,41 +13429,6 @@ def hold_option(text: str) -> Argument:
 
 def yes_option(what: str) -> Argument:
     return Argument("--yes", action="store_true", help=f"{what} without asking")
-
-
-class Batch:
-    """Does something for several sprites; where one fails, the others still get their turn.
-
-    What fails is told at once, with --json by `report`; so is what was done, under the name `done`.
-    """
-
-    def __init__(self, app: App, done: str) -> None:
-        app.connect()
-        self.console = app.console
-        self.done = done
-        self.failed: list[tuple[str, ThoptersError]] = []
-
-    def for_every(self, items: Iterable[N], action: Callable[[N], T]) -> list[T]:
-        """Do something for each item, which has a sprite's name; return what came of it."""
-        results = []
-        for item in items:
-            try:
-                results.append(action(item))
-            except ThoptersError as error:
-                if isinstance(error, (AuthError, NotSentError)) and not results + self.failed:
-                    raise  # it would be the same for every one
-                if not error.names_sprite:
-                    error.put_before(f"{item.name}: ")
-                self.failed.append((item.name, error))
-                if not self.console.json:
-                    self.console.error(error)
-        return results
-
-    def report(self, results: list[Any]) -> int:
-        """Return the worst exit status; with --json say what was done and what failed."""
-        errors = [{"name": name, **error.to_json()} for name, error in self.failed]
-        self.console.result({self.done: results, "errors": errors})
-        return max((error.exit_code for _, error in self.failed), default=EXIT_OK)
 
 
 # What else setup asks for: words, section, key, and the variable of --from-env
@@ -12352,20 +13554,6 @@ def offered_setting(app: App, section: str, key: str) -> str:
     return (
         GIT_DEFAULTS[key] if value_flaw(key, found.strip()) else found.strip() or GIT_DEFAULTS[key]
     )
-
-
-def check_value(
-    console: Console, words: str, key: str, value: str, *, is_own: bool = False
-) -> None:
-    """Refuse what can't be meant, by UsageError; a secret of the user's own may hold anything."""
-    flaw = value_flaw(key, value)
-    syntax = shell_syntax(value, strictly=not is_own)
-    if flaw:
-        raise UsageError(f"{words} {flaw}")
-    if syntax and not is_own:
-        raise UsageError(f"{words} {syntax}", hint="write it in full and without quotes")
-    if syntax:
-        console.warn(f"{words} {syntax}; it is stored so")
 
 
 def say_sprite_program(app: App) -> None:
@@ -12528,7 +13716,7 @@ def token_source(app: App) -> tuple[str | None, str | None]:
 )
 def cmd_create(app: App, args: argparse.Namespace) -> int:
     sprite, started = app.sprite(valid_new_name(args.name)), app.clock.monotonic()
-    config = None if args.no_init else app.config_if_any()  # what is wrong with it comes first
+    keys = None if args.no_init else app.keys  # what is wrong with it comes first
     if len(sprite.name) > URL_NAME_LENGTH:
         app.console.warn(f"above {URL_NAME_LENGTH} characters the sprite's URL may not resolve")
     info, made = create(sprite)
@@ -12539,13 +13727,15 @@ def cmd_create(app: App, args: argparse.Namespace) -> int:
             f"there is a sprite {sprite.name} already",
             hint=f"use it: thopters exec {sprite.name} -- COMMAND; or create it with --if-missing",
         )
-    report = None if args.no_init else put_keys_into_new(sprite, info, config, made=made)
+    report = put_keys_into_new(sprite, info, keys, made=made) if keys else None
     seconds = app.clock.monotonic() - started
     fields = {"created": made, "init": report, "seconds": round(seconds, 3)}
     name, url = clean(info.name), clean(info.url)
     text = f"{name}\t{url}\t{seconds:.1f}"
     if app.console.out_is_terminal:
         text = f"{'created' if made else 'exists'} {name}  {url}  {seconds:.1f} s"
+    if keys and keys.is_configured and report and not args.json:
+        app.console.note(f"keys in {sprite.name}: {describe_keys(keys, report)}")
     app.console.result({**info.to_json(), **fields}, text, hint=f"thopters shell {info.name}")
     return EXIT_OK
 
@@ -12554,39 +13744,137 @@ def cmd_create(app: App, args: argparse.Namespace) -> int:
     "init",
     "put the configured keys and git identity into sprites again",
     NAMES,
+    FORCE_KEYS,
+    WAKE,
+    JOBS,
     JSON,
-    examples=("thopters init dev", "thopters init dev issue-42"),
+    examples=("thopters init dev", "thopters init dev issue-42", "thopters init 'issue-*'"),
 )
 def cmd_init(app: App, args: argparse.Namespace) -> int:
-    sprites = app.sprites(args.names)
-    config = app.config_if_any()
-    batch = Batch(app, "initialized")
+    many = Many(app, "initialized", jobs=args.jobs, wakes=args.wake)
+    return push_keys(many, args.names or app.choose_names(several=True), force=args.force)
 
-    def put_in(sprite: Sprite) -> dict[str, Any]:
-        report = put_keys_in(sprite, config)
-        app.console.say_done(f"{sprite.name}: {describe_keys(config, report)}")
-        return report
 
-    return batch.report(batch.for_every(sprites, put_in))
+@Command(
+    "env list",
+    "show your keys, masked, and the sprites that have them",
+    JSON,
+    examples=("thopters env list", "thopters env list --json"),
+)
+def cmd_env_list(app: App, args: argparse.Namespace) -> int:
+    facts = key_facts(app.keys)
+    if args.json:
+        app.console.answer_json({"keys": facts})
+        return EXIT_OK
+    rows = []
+    for name, fact in facts.items():
+        length = fact["length"]
+        value = "not stored" if length is None else f"**** ({length} characters)"
+        there = [f"{s['name']} (pending)" if s["pending"] else s["name"] for s in fact["sprites"]]
+        rows.append((name, value, fact["for"] or "-", ", ".join(there) or "-"))
+    if rows:
+        app.console.table(("Key", "Value", "For", "In sprites"), rows)
+    else:
+        app.console.note("no keys are stored; store one: thopters env set NAME")
+    return EXIT_OK
+
+
+@Command(
+    "env set",
+    "store a key; the value is asked for, or comes on stdin",
+    # more than one is an error of ours: argparse would repeat it, and it may be a value
+    Argument("words", metavar="NAME", nargs="+", help="the variable alone, without its value"),
+    Argument(
+        "--for",
+        dest="pattern",
+        metavar="PATTERN",
+        help="only sprites whose name matches ever get it ('*' for all)",
+    ),
+    examples=(
+        "thopters env set MY_KEY < my-key.txt",
+        "thopters env set DEPLOY_KEY --for 'deploy-*' < deploy-key.txt",
+    ),
+)
+def cmd_env_set(app: App, args: argparse.Namespace) -> int:
+    name, config = valid_key(args.words), app.config
+    pattern = None if args.pattern is None else valid_pattern(args.pattern)
+    config.check_place()
+    value = asked_key(app.console, name)
+    config.update(lambda document: store_key(document, name, value, pattern))
+    app.console.answer(f"stored {name}")
+    app.console.hint("put it into the sprites that have your keys: thopters env push")
+    return EXIT_OK
+
+
+@Command(
+    "env unset",
+    "remove keys here, and say which sprites still have them",
+    Argument("keys", metavar="NAME", nargs="+", help="the variables"),
+    JSON,
+    examples=("thopters env unset MY_KEY",),
+)
+def cmd_env_unset(app: App, args: argparse.Namespace) -> int:
+    names, keys = list(dict.fromkeys(args.keys)), app.keys
+    check_known_keys(names, keys)
+    if set(names) & set(app.config.secrets):
+        app.config.update(lambda document: remove_keys(document, names))
+    app.console.say_done(f"removed {', '.join(names)}")
+    holders = [item for item in keys.record.holders() if set(item.keys) & set(names)]
+    found = held_checkpoints(app, holders) if holders else {}
+    if not args.json:
+        tell_what_stays(app.console, found)
+    sprites = [{"name": name, "checkpoints": ids} for name, ids in found.items()]
+    app.console.result({"removed": names, "sprites": sprites})
+    return EXIT_OK
+
+
+@Command(
+    "env push",
+    "put today's keys into the sprites that have yours, or that you name",
+    SOME_NAMES,
+    FORCE_KEYS,
+    WAKE,
+    JOBS,
+    JSON,
+    examples=("thopters env push", "thopters env push dev", "thopters env push 'issue-*' --wake"),
+)
+def cmd_env_push(app: App, args: argparse.Namespace) -> int:
+    many = Many(app, "pushed", jobs=args.jobs, wakes=args.wake)
+    return push_keys(many, args.names, force=args.force)
+
+
+@Command(
+    "env check",
+    "compare the keys in sprites with those that are stored here",
+    SOME_NAMES,
+    WAKE,
+    JOBS,
+    JSON,
+    examples=("thopters env check", "thopters env check dev --json"),
+)
+def cmd_env_check(app: App, args: argparse.Namespace) -> int:
+    many = Many(app, "checked", jobs=args.jobs, wakes=args.wake)
+    return check_keys(many, args.names)
 
 
 @Command(
     "list",
     "show the sprites, without waking any",
+    Argument("patterns", metavar="PATTERN", nargs="*", help="only names that match, as 'x-*'"),
     Argument("--prefix", metavar="P", help="only names that start with P (default: the config's)"),
     JSON,
     examples=("thopters list", "thopters ls --prefix issue-", "thopters list --json"),
     aliases=("ls",),
 )
 def cmd_list(app: App, args: argparse.Namespace) -> int:
-    console = app.console
+    console, patterns = app.console, only_patterns(args.patterns)
     prefix = app.default_prefix() if args.prefix is None else args.prefix
     with console.working("listing sprites"):
         listing = app.api.list_sprites(prefix)
-        found = [with_status(app.api, listing.sprites[name]) for name in sorted(listing.sprites)]
+        names = names_to_show(listing, patterns, prefix)
+        found = [with_status(app.api, listing.sprites[name]) for name in names]
     if not prefix:
-        remember_sprites(app.api, found)
-    found = [info for info in found if info.name.startswith(prefix)]
+        remember_sprites(app.api, listing.sprites.values())
     counts = {state: sum(info.status == state for info in found) for state in listing.limits}
     if args.json:
         numbers = {k: {"count": n, "limit": listing.limits[k]} for k, n in counts.items()}
@@ -12600,6 +13888,23 @@ def cmd_list(app: App, args: argparse.Namespace) -> int:
         console.note(f"there are no sprites{named}; make one: thopters create NAME")
     say_counts(console, counts, listing.limits, prefix if args.prefix is None else "")
     return EXIT_OK
+
+
+def only_patterns(words: Sequence[str]) -> list[str]:
+    """Check the words of list: a name alone is more likely meant for another command."""
+    names = [word for word in words if not is_pattern(word)]
+    if names:
+        raise UsageError(
+            f"unrecognized arguments: {' '.join(names)}", hint="see: thopters list --help"
+        )
+    return [valid_pattern(word) for word in words]
+
+
+def names_to_show(listing: Listing, patterns: Sequence[str], prefix: str) -> list[str]:
+    """Return the names to be shown, of all without patterns; NoMatchError for one for none."""
+    found = {name for pattern in patterns for name in matching(listing, pattern, prefix)}
+    shown = [name for name in sorted(listing.sprites) if name.startswith(prefix)]
+    return [name for name in shown if name in found or not patterns]
 
 
 def say_counts(
@@ -12616,11 +13921,6 @@ def say_counts(
         console.note(
             f"only names that start with {prefix} are listed; all: thopters list --prefix ''"
         )
-
-
-def with_status(api: SpritesApi, info: SpriteInfo) -> SpriteInfo:
-    """Ask for the rest where a list holds names only, as the documentation shows it."""
-    return info if info.status else api.sprite(info.name).find() or info
 
 
 def sprite_row(app: App, info: SpriteInfo) -> tuple[str, str, str]:
@@ -12690,6 +13990,7 @@ def forget_chosen(app: App) -> int:
     NAMES,
     Argument("--force", action="store_true", help="end the sessions and holds that keep it awake"),
     Argument("--no-wait", action="store_true", help="do not wait until it sleeps"),
+    JOBS,
     Argument(
         "--timeout",
         metavar="TIME",
@@ -12705,10 +14006,8 @@ def forget_chosen(app: App) -> int:
     ),
 )
 def cmd_pause(app: App, args: argparse.Namespace) -> int:
-    sprites, clock = app.sprites(args.names), app.clock
-    batch = Batch(app, "paused")
-    # all are looked at first, so that they fall asleep together
-    pauses = batch.for_every(sprites, lambda sprite: begin_pause(sprite, force=args.force))
+    many, clock = Many(app, "paused", jobs=args.jobs), app.clock
+    pauses = begin_pauses(many, args)
     started = clock.monotonic()
 
     def wait(pause: Pause) -> dict[str, Any]:
@@ -12720,38 +14019,48 @@ def cmd_pause(app: App, args: argparse.Namespace) -> int:
                 info = wait_until_asleep(pause, left_s, args.timeout)
         seconds = round(clock.monotonic() - started, 1)
         how = describe_pause(pause, info, seconds, waited=not args.no_wait)
-        app.console.say_done(f"{pause.name} {how}")
+        many.say(pause.sprite, how)
         facts = {"was": pause.was or None, "status": info.status or None, "ended": pause.ended}
         return {"name": pause.name, **facts, "seconds": seconds}
 
-    return batch.report(batch.for_every(pauses, wait))
+    return many.report(many.for_every(pauses, wait))
+
+
+def begin_pauses(many: Many, args: argparse.Namespace) -> list[Pause]:
+    """Look at all sprites first, so that they fall asleep together."""
+    return many.for_every(
+        many.choose(args.names),
+        lambda item: begin_pause(item.sprite, force=args.force),
+        in_turn=many.console.can_ask() and not args.force,
+    )
 
 
 @Command(
     "resume",
     "wake sprites, and tell how long it took",
     NAMES,
+    JOBS,
     JSON,
     examples=("thopters resume dev", "thopters wake dev issue-42"),
     aliases=("wake",),
 )
 def cmd_resume(app: App, args: argparse.Namespace) -> int:
-    sprites = app.sprites(args.names)
-    batch = Batch(app, "resumed")
+    many = Many(app, "resumed", jobs=args.jobs, wakes=True, waits=False)
 
-    def wake_up(sprite: Sprite) -> dict[str, Any]:
-        was, seconds = resume(sprite)
+    def wake_up(item: Target) -> dict[str, Any]:
+        was, seconds = resume(item.sprite)
+        app.bring_keys(item.sprite)
         how = "was running already, and answered" if was == "running" else f"was {was}, woke"
-        app.console.say_done(f"{sprite.name} {clean(how)} in {seconds:.2f} s")
-        return {"name": sprite.name, "was": was or None, "seconds": round(seconds, 2)}
+        many.say(item.sprite, f"{clean(how)} in {seconds:.2f} s")
+        return {"name": item.name, "was": was or None, "seconds": round(seconds, 2)}
 
-    return batch.report(batch.for_every(sprites, wake_up))
+    return many.report(many.for_every(many.choose(args.names), wake_up))
 
 
 @Command(
     "exec",
     "run a command in a sprite; its exit status is ours",
-    NAME,
+    NAME_OR_PATTERN,
     Argument("-i", "--interactive", action="store_true", help="forward our stdin"),
     OneOf(
         Argument("-t", "--tty", action="store_true", default=None, help="give it a terminal"),
@@ -12780,9 +14089,12 @@ def cmd_resume(app: App, args: argparse.Namespace) -> int:
     Argument("--no-record", action="store_true", help="with -d: keep no output"),
     hold_option("keep the sprite awake until it ends (default: while we are attached)"),
     HOLD_MAX,
+    WAKE,
+    JOBS,
     Argument("command", metavar="CMD", nargs="*", offers=("--",), help="the command, after --"),
     examples=(
         "thopters exec dev -- uname -a",
+        "thopters exec 'issue-*' -- df -h .",
         "thopters exec dev --dir src --env CI=1 -- make test",
         "thopters exec dev -i -- tar xz < files.tar.gz",
         "thopters exec dev -d --hold --name tests -- make test",
@@ -12795,9 +14107,12 @@ def cmd_exec(app: App, args: argparse.Namespace) -> int:
         hint = f"thopters exec {args.name or 'NAME'} -- uname -a"
         raise UsageError("there is no command to run", hint=hint)
     check_detached(args)
+    if args.name and is_pattern(args.name):
+        return exec_in_many(app, args)
     sprite = app.sprite(args.name)
     on_terminal = wants_terminal(app, args)
     command = command_of(app, args, on_terminal=on_terminal)
+    app.bring_keys(sprite)
     if args.hold:
         list_holds(sprite)  # an image without them is an error where one is asked for
     if isinstance(command, JobCommand):
@@ -12820,6 +14135,19 @@ def check_detached(args: argparse.Namespace) -> None:
         raise UsageError(f"{option} is for a command that is detached", hint="add -d")
     if args.label is not None:
         valid_label(args.label)
+
+
+def exec_in_many(app: App, args: argparse.Namespace) -> int:
+    if args.interactive or args.tty or args.detach:
+        raise UsageError(
+            "-i, -t and --detach are for one sprite, and not for a pattern",
+            hint="several sprites can't share a terminal or an input",
+        )
+    command = command_of(app, args, on_terminal=False)
+    many = Many(app, "ran", jobs=args.jobs, wakes=args.wake, own_failure=EXIT_STATUS_UNKNOWN)
+    chosen = many.leave_asleep(many.choose([args.name]))
+    binary_streams()
+    return run_in_many(many, chosen, command, needs_holds=bool(args.hold))
 
 
 def command_of(app: App, args: argparse.Namespace, *, on_terminal: bool) -> RemoteCommand:
@@ -12929,6 +14257,7 @@ def cmd_shell(app: App, args: argparse.Namespace) -> int:
         setup=terminal_setup(app.environ),
     )
     info = sprite.require()
+    app.bring_keys(sprite)
     program = None if args.native or args.hold else sprite_program_for(sprite, info)
     if program is None:
         return run_on_terminal(sprite, shell)
@@ -12957,7 +14286,9 @@ def cmd_proxy(app: App, args: argparse.Namespace) -> int:
         if args.ports:
             raise UsageError("-W takes the place of ports")
         address = valid_address(args.stdio)
-        return forward_stdio(app.sprite(args.name), *address)
+        sprite = app.sprite(args.name)
+        app.bring_keys(sprite)
+        return forward_stdio(sprite, *address)
     pairs = different_ports(args.ports, args.name or "NAME")
     sprite = app.sprite(args.name)
     app.connect()
@@ -12966,16 +14297,21 @@ def cmd_proxy(app: App, args: argparse.Namespace) -> int:
         for pair in pairs:  # also where the program takes over: it only says that it can't
             forwarder.listen(*pair, [local for local, _ in pairs])
         info = sprite.require()
+        app.bring_keys(sprite)
         program = None if args.native else sprite_program_for(sprite, info)
         if program is None:
-            app.console.hint(OPEN_PORTS)
-            for here, there in pairs:
-                app.console.answer(f"localhost:{here} -> {sprite.name}:{there}")
-            app.console.flush()
+            say_ports(sprite, pairs)
             forwarder.serve()
     finally:
         forwarder.close()
     return become_program([*program, "proxy", *args.ports], app.environ)
+
+
+def say_ports(sprite: Sprite, pairs: Sequence[tuple[int, int]]) -> None:
+    sprite.console.hint(OPEN_PORTS)
+    for here, there in pairs:
+        sprite.console.answer(f"localhost:{here} -> {sprite.name}:{there}")
+    sprite.console.flush()
 
 
 def different_ports(texts: Sequence[str], name: str) -> list[tuple[int, int]]:
@@ -13013,11 +14349,19 @@ def cp_habit(option: str, text: str) -> Argument:
         offers="path",
         help="PATH, or NAME:PATH or .:PATH in a sprite",
     ),
-    Argument("target", metavar="DST", offers="path", help="likewise; one side is a sprite's"),
+    Argument(
+        "target",
+        metavar="DST",
+        offers="path",
+        help="likewise; one side is a sprite's, or a pattern's",
+    ),
+    WAKE,
+    JOBS,
     examples=(
         "thopters cp notes.txt src dev:work",
         "thopters cp dev:work/lines.txt .",
         "thopters cp dev:work/lines.txt - | wc -l",
+        "thopters cp notes.txt 'issue-*:'",
     ),
 )
 def cmd_cp(app: App, args: argparse.Namespace) -> int:
@@ -13028,14 +14372,41 @@ def cmd_cp(app: App, args: argparse.Namespace) -> int:
         if any(place for place, _ in sources):
             hint = "copy to a local file in between; a local name with a colon is ./a:b"
             raise UsageError("both sides are in sprites", hint=hint)
-        return copy_in(app.sprite(name), [path for _, path in sources], target or ".", style)
+        paths = [path for _, path in sources]
+        if is_pattern(name):
+            return copy_into_many(app, args, name, paths, target or ".", style)
+        sprite = app.sprite(name)
+        app.bring_keys(sprite)
+        return copy_in(sprite, paths, target or ".", style)
     names = {place for place, _ in sources}
     if len(names) != 1 or None in names:
         raise UsageError(
             "one side has to be in a sprite", hint="thopters cp PATH NAME:PATH, or the other way"
         )
-    paths = [path or "." for _, path in sources]
-    return copy_out(app.sprite(str(names.pop())), paths, target, style)
+    sprite, paths = app.sprite(str(names.pop())), [path or "." for _, path in sources]
+    app.bring_keys(sprite)
+    return copy_out(sprite, paths, target, style)
+
+
+def copy_into_many(
+    app: App,
+    args: argparse.Namespace,
+    pattern: str,
+    paths: list[str],
+    target: str,
+    style: CopyStyle,
+) -> int:
+    if "-" in paths:
+        raise UsageError("stdin can't be copied into several sprites: put it into a file first")
+    many = Many(app, "copied", jobs=args.jobs, wakes=args.wake)
+
+    def copy(item: Target) -> None:
+        app.bring_keys(item.sprite)
+        if status := copy_in(item.sprite, paths, target, style):
+            many.statuses[item.name] = status
+
+    chosen = many.leave_asleep(many.choose([pattern]))
+    return many.summarize(len(many.for_every(chosen, copy)))
 
 
 @Command(
@@ -13170,6 +14541,7 @@ def cmd_wait(app: App, args: argparse.Namespace) -> int:
 def cmd_attach(app: App, args: argparse.Namespace) -> int:
     sprite = app.sprite(args.name)
     wanted = None if args.work is None else valid_work(args.work)
+    app.bring_keys(sprite)
     with app.console.working(f"looking into {sprite.name}"):
         found = look_around(sprite)
     work = choose_work(sprite, found) if wanted is None else pick_work(sprite, found, wanted)
@@ -13292,8 +14664,10 @@ def cmd_hold(app: App, args: argparse.Namespace) -> int:
 @Command(
     "checkpoint",
     "save the disk, to go back to",
-    NAME,
+    NAME_OR_PATTERN,
     Argument("--comment", metavar="C", default="", help="say what it holds"),
+    WAKE,
+    JOBS,
     JSON,
     examples=(
         'thopters checkpoint dev --comment "before the refactoring"',
@@ -13301,6 +14675,8 @@ def cmd_hold(app: App, args: argparse.Namespace) -> int:
     ),
 )
 def cmd_checkpoint(app: App, args: argparse.Namespace) -> int:
+    if args.name and is_pattern(args.name):
+        return checkpoint_many(app, args)
     sprite, started = app.sprite(args.name), app.clock.monotonic()
     identity = take_checkpoint(sprite, args.comment)
     remember(sprite, "checkpoint", [(identity, args.comment)], whole=False)
@@ -13312,6 +14688,21 @@ def cmd_checkpoint(app: App, args: argparse.Namespace) -> int:
         hint=f"go back to it: thopters restore {sprite.name} {identity} ({seconds:.1f} s)",
     )
     return EXIT_OK
+
+
+def checkpoint_many(app: App, args: argparse.Namespace) -> int:
+    many = Many(app, "checkpointed", jobs=args.jobs, wakes=args.wake)
+
+    def save(item: Target) -> dict[str, Any]:
+        started = app.clock.monotonic()
+        identity = take_checkpoint(item.sprite, args.comment)
+        many.say(item.sprite, clean(identity))
+        seconds = round(app.clock.monotonic() - started, 3)
+        fields = {"name": item.name, "id": identity, "comment": args.comment}
+        return {**fields, "seconds": seconds}
+
+    chosen = many.leave_asleep(many.choose([args.name]))
+    return many.report(many.for_every(chosen, save))
 
 
 @Command(
@@ -13371,7 +14762,7 @@ def cmd_restore(app: App, args: argparse.Namespace) -> int:
     identity = valid_checkpoint(args.checkpoint)
     if not args.yes and not app.console.can_ask():
         raise no_consent(f"restore {identity} of {sprite.name}")
-    config = app.config_if_any()  # what is wrong with it comes first
+    keys = app.keys  # what is wrong with it comes first
     known, shown = require_checkpoint(sprite, identity), sprite.require()
     if not args.yes:
         confirm_restore(sprite, shown, identity, has_backup=not args.no_backup)
@@ -13380,13 +14771,13 @@ def cmd_restore(app: App, args: argparse.Namespace) -> int:
         saved = take_checkpoint(sprite, f"before restore of {identity}", known)
         done += f" (checkpoint {saved} holds the state before)"
     with After(f"checkpoint {saved} of the present was made" if saved else ""):
-        keys = restore_disk(sprite, shown, identity, saved, config)
+        looked = restore_disk(sprite, shown, identity, saved, keys)
     seconds = app.clock.monotonic() - started
     app.console.say_done(f"restored {sprite.name} to {identity} in {seconds:.1f} s")
     if saved and not args.json:
         app.console.hint(f"undo it: thopters restore {sprite.name} {saved}")
     with After(done):
-        report = renew_keys(sprite, shown, identity, config, keys)
+        report = renew_keys(sprite, shown, identity, keys, looked)
     fields = {"name": sprite.name, "restored": identity, "backup": saved, "init": report}
     app.console.result({**fields, "seconds": round(seconds, 3)})
     return EXIT_OK
@@ -13454,6 +14845,10 @@ def cmd_rename(app: App, args: argparse.Namespace) -> int:
     "delete sprites with everything in them",
     Argument("names", metavar="NAME", nargs="*", offers="name", help="the sprites"),
     yes_option("destroy"),
+    Argument(
+        "--count", metavar="N", type=int, help="only if exactly N match; '*' with --yes needs it"
+    ),
+    JOBS,
     JSON,
     examples=("thopters destroy dev", "thopters rm issue-42 issue-55 --yes"),
     aliases=("rm",),
@@ -13461,24 +14856,30 @@ def cmd_rename(app: App, args: argparse.Namespace) -> int:
 def cmd_destroy(app: App, args: argparse.Namespace) -> int:
     if args.yes and not args.names:  # a number that is mistyped would be all it takes
         raise UsageError("--yes wants the names of the sprites")
-    sprites = app.sprites(args.names, only_by_name=True)
+    names = args.names or app.choose_names(several=True)
     if not args.yes and not app.console.can_ask():
-        raise no_consent("destroy " + ", ".join(sprite.name for sprite in sprites))
-    batch = Batch(app, "destroyed")
-    found = batch.for_every(sprites, lambda sprite: (sprite, sprite.require()))
-    if not args.yes:
+        raise no_consent("destroy " + ", ".join(names))
+    many = Many(app, "destroyed", jobs=args.jobs)
+    chosen = many.choose(names, only_by_name=True)
+    found = many.for_every(chosen, lambda item: (item, item.look()))
+    check_count(names, len(found), args.count, is_asked=not args.yes)
+    if many.by_pattern and not args.yes:
+        ask_how_many(many, [info for _, info in found])
+    elif not args.yes:
         for _, info in found:
             confirm_destroy(info, app.console)
+    shown = {item.name: info for item, info in found}
 
-    shown = {sprite.name: info for sprite, info in found}
+    def delete(item: Target) -> str:
+        was_asked = many.by_pattern or not args.yes
+        destroy(item.sprite, shown[item.name], was_asked=was_asked)
+        with contextlib.suppress(ThoptersError):  # of the record: it is destroyed all the same
+            app.keys.record.forget(shown[item.name].id)
+        forget(item.sprite)
+        many.say(item.sprite, "destroyed", f"destroyed {item.name}")
+        return item.name
 
-    def delete(sprite: Sprite) -> str:
-        destroy(sprite, shown[sprite.name], was_asked=not args.yes)
-        forget(sprite)
-        app.console.say_done(f"destroyed {sprite.name}")
-        return sprite.name
-
-    return batch.report(batch.for_every([sprite for sprite, _ in found], delete))
+    return many.report(many.for_every([item for item, _ in found], delete))
 
 
 @Command(

@@ -213,14 +213,14 @@ sys.path.insert(0, sys.argv.pop(1))
 import thopters
 from thopters import Argument, Command
 
-@Command("env set", "store a key", Argument("key", metavar="KEY"), Argument("--for"),
-         examples=("thopters env set KEY",))
-def cmd_env_set(app, args):
+@Command("box set", "store a key", Argument("key", metavar="KEY"), Argument("--for"),
+         examples=("thopters box set KEY",))
+def cmd_box_set(app, args):
     app.console.answer(f"set {args.key} {getattr(args, 'for')} {args.verbose}")
     return 0
 
-@Command("env list", "show the keys", examples=("thopters env list",), aliases=("env ls",))
-def cmd_env_list(app, args):
+@Command("box list", "show the keys", examples=("thopters box list",), aliases=("box ls",))
+def cmd_box_list(app, args):
     app.console.answer("listed")
     return 0
 
@@ -237,11 +237,11 @@ def run(*words: str) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("words", "out"),
     [
-        (["env", "set", "A"], "set A None False\n"),
-        (["-v", "env", "set", "--for", "x", "A"], "set A x True\n"),
-        (["env", "set", "set"], "set set None False\n"),
-        (["env", "list"], "listed\n"),
-        (["env", "ls"], "listed\n"),
+        (["box", "set", "A"], "set A None False\n"),
+        (["-v", "box", "set", "--for", "x", "A"], "set A x True\n"),
+        (["box", "set", "set"], "set set None False\n"),
+        (["box", "list"], "listed\n"),
+        (["box", "ls"], "listed\n"),
     ],
 )
 def test_a_command_may_have_two_words(words: list[str], out: str) -> None:
@@ -249,35 +249,35 @@ def test_a_command_may_have_two_words(words: list[str], out: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["help", "env", "set"], ["env", "set", "--help"], ["env", "set", "-h"]]
+    "words", [["help", "box", "set"], ["box", "set", "--help"], ["box", "set", "-h"]]
 )
 def test_its_help_is_made_as_any_other(words: list[str]) -> None:
     code, out, _ = run(*words)
     assert code == 0
-    assert out.startswith("usage: thopters env set [-h] [--for FOR] [-v] [--debug] KEY\n")
+    assert out.startswith("usage: thopters box set [-h] [--for FOR] [-v] [--debug] KEY\n")
     assert "store a key" in out
-    assert out.endswith("examples:\n  thopters env set KEY\n")
+    assert out.endswith("examples:\n  thopters box set KEY\n")
 
 
-@pytest.mark.parametrize("words", [["help", "env"], ["env", "--help"], ["env", "-h"]])
+@pytest.mark.parametrize("words", [["help", "box"], ["box", "--help"], ["box", "-h"]])
 def test_the_first_word_alone_shows_those_that_begin_with_it(words: list[str]) -> None:
     code, out, _ = run(*words)
     assert code == 0
     assert out.splitlines() == [
         "commands:",
-        "  env set         store a key",
-        "  env list, env ls  show the keys",
+        "  box set         store a key",
+        "  box list, box ls  show the keys",
     ]
-    assert "  env set         store a key\n" in run("--help")[1]
+    assert "  box set         store a key\n" in run("--help")[1]
 
 
 @pytest.mark.parametrize(
     ("words", "message", "hint"),
     [
-        (["env"], "env needs a second word: set, list, ls", "see: thopters help env"),
-        (["env", "sett"], "env needs a second word: set, list, ls", "see: thopters help env"),
-        (["env", "set"], "the following arguments are required: KEY", "thopters env set --help"),
-        (["help", "env", "set", "more"], "'more' is left over", ""),
+        (["box"], "box needs a second word: set, list, ls", "see: thopters help box"),
+        (["box", "sett"], "box needs a second word: set, list, ls", "see: thopters help box"),
+        (["box", "set"], "the following arguments are required: KEY", "thopters box set --help"),
+        (["help", "box", "set", "more"], "'more' is left over", ""),
         (["help", "list", "more"], "'more' is left over", ""),
     ],
 )

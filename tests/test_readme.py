@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 from emulation import SPRITE_PROGRAM, Emulator, write_launcher
+from support.configs import write
 from support.program import ROOT, Result, Thopters
 
 Shell = Callable[[str], Result]
@@ -135,6 +136,17 @@ WORKFLOWS = {
         r"issue-55 (fell asleep after [\d.]+ s|is asleep already) \(warm\)\n",
         "",
     ),
+    "exec 'issue-*'": (
+        rf"(issue-(42|55): {platform.system()}\n){{2}}(issue-(42|55): v1\n){{2}}",
+        r"^2 done\n",
+    ),
+    "env push": (
+        r"stored MY_KEY\n"
+        r"(issue-(42|55): ANTHROPIC_API_KEY, MY_KEY; git as Ann <ann@example\.org>\n){2}"
+        r"(issue-(42|55): (ANTHROPIC_API_KEY|MY_KEY): current\n){4}"
+        r"a new value\n",
+        r"2 left asleep: dev, dev-main (.|\n)*dev got its new keys: ANTHROPIC_API_KEY, MY_KEY",
+    ),
     "list --json | python3": (
         rf"((dev|dev-main|issue-42|issue-55) (running|hibernating) {URL}\n){{4}}"
         r"dev\ndev-main\nissue-42\nissue-55\n"
@@ -207,7 +219,7 @@ def commands(thopters: Thopters) -> list[str]:
     """Return the commands that the overview names."""
     listed = re.search(r"^commands:\n(.*?)\n\n", thopters("--help").out, re.M | re.S)
     assert listed
-    found = re.findall(r"^  ([a-z]+)(?:, [a-z]+)*  +\S", listed[1], re.M)
+    found = re.findall(r"^  ([a-z]+(?: [a-z]+)?)(?:, [a-z]+)*  +\S", listed[1], re.M)
     assert len(found) == len(listed[1].splitlines()) > 0
     return found
 
@@ -220,8 +232,8 @@ def examples(text: str) -> list[str]:
 
 def furnish(thopters: Thopters, emulator: Emulator) -> None:
     """Make what the examples speak of."""
-    for name in ("issue-42", "issue-55"):
-        emulator.add_sprite(name)
+    emulator.add_sprite("issue-42", status="running")
+    emulator.add_sprite("issue-55")
     dev = emulator.add_sprite("dev")
     (dev.home / "src").mkdir()
     (dev.home / "src" / "Makefile").write_text('test:\n\ttest "$(CI)" != 1 || touch tested\n')
@@ -234,6 +246,8 @@ def furnish(thopters: Thopters, emulator: Emulator) -> None:
     (dev.home / "work").mkdir()
     (dev.home / "work" / "lines.txt").write_text("1\n")
     (thopters.home / "notes.txt").write_text("notes\n")
+    for name in ("my-key.txt", "deploy-key.txt"):
+        (thopters.home / name).write_text("a key\n")
     (thopters.home / "src").mkdir(exist_ok=True)
     dev.machine.own(dev.home)
     for _ in range(3):
@@ -252,6 +266,10 @@ def status_of(thopters: Thopters, shell: Shell, example: str) -> int:
         thopters.use(emulator)
         if not example.startswith("thopters create"):
             furnish(thopters, emulator)
+        if re.search(r"env (push|check|unset)|init 'issue", example):
+            config = thopters.home / ".sprite-thopters" / "config.json"
+            write(config, {"secrets": {"MY_KEY": "a key"}})
+            assert thopters("init", "dev", "issue-42").code == 0
         before = set(emulator.sprites)
         done = shell(UNTIL_IT_SPEAKS % example if "proxy" in example else example)
         if done.code == 0 and example in EFFECTS:
@@ -267,7 +285,7 @@ def status_of(thopters: Thopters, shell: Shell, example: str) -> int:
 def test_the_examples_of_the_help_are_true(thopters: Thopters, shell: Shell) -> None:
     shown = examples(thopters("--help").out)
     for command in commands(thopters):
-        shown += examples(thopters("help", command).out)
+        shown += examples(thopters("help", *command.split()).out)
     shown = list(dict.fromkeys(shown))
     assert STATUSES.keys() | EFFECTS.keys() <= set(shown)
     missing = {word for word in PROGRAMS if not shutil.which(word)}
@@ -283,11 +301,13 @@ def test_the_table_of_commands_is_the_helps(thopters: Thopters) -> None:
     told = {}
     for cell in rows:
         words = re.sub(r"[`\[\]]", " ", cell).split()
-        told[words[0]] = {word for word in words if re.fullmatch(r"--?[A-Za-z-]*[a-zA-Z]", word)}
+        name = " ".join(words[:2])
+        name = name if name in commands(thopters) else words[0]
+        told[name] = {word for word in words if re.fullmatch(r"--?[A-Za-z-]*[a-zA-Z]", word)}
     assert list(told) == commands(thopters)
     everywhere = {"--help", "--json", "--verbose", "--debug"}
     for command, options in told.items():
-        spelled = re.findall(r"^  (-.*?)(?:  |$)", thopters("help", command).out, re.M)
+        spelled = re.findall(r"^  (-.*?)(?:  |$)", thopters("help", *command.split()).out, re.M)
         known = [set(re.findall(r"(?<![\w-])--?[A-Za-z][a-z-]*", line)) for line in spelled]
         known = [names for names in known if not names & everywhere]
         if command == "help":

@@ -31,6 +31,8 @@ LIST_TARGET = 0.6  # of the SDK's time
 QUIET_S = 3.0  # until a sprite sleeps, so that a pause has to look several times
 BUSY = ["exec", "two", "--detach", "--", "sh", "-c", "while :; do date; sleep 0.1; done"]
 PROBES = 5
+MANY = 8  # sprites for one command
+MANY_TARGET = 3.0  # times that one of them takes
 
 
 class Relay(Server):
@@ -206,6 +208,15 @@ def pairs(
     yield *changing(["destroy", "new", "--yes"], "client.destroy_sprite('new')", make), None
 
 
+def together(far: Distance) -> Iterator[tuple[Contender, Contender]]:
+    """Yield a command for many sprites, and the same one for one of them."""
+    for number in range(MANY):
+        far.bench.check(far.ours("create", f"many-{number}"))
+    for head, tail in ((["exec"], ["--", "true"]), (["env", "check"], [])):
+        one = far.ours(*head, "many-0", *tail)
+        yield far.ours(*head, "many-*", *tail), one._replace(limit=MANY_TARGET)
+
+
 def counts(far: Distance) -> Iterator[Row]:
     """Yield a row for each of the other commands that have a target: a sprite's life, once."""
     for name in ("one", "two"):
@@ -244,5 +255,7 @@ def distance(
             if theirs.argv:
                 row = row._replace(against=theirs.label, theirs=str(far.count(theirs)))
             rows.append(row)
+        for ours, one in together(far):
+            rows += compare(bench, rounds, ours, [one])[0]
         rows += counts(far)
         return rows, [far.probe()]

@@ -18,7 +18,7 @@ class Personality:
     delete_status: int = 204  # or 200
     late_get: int = 0  # so many GETs after a create still answer 404
     create_limit: int | None = None  # creates until 429 sprite_creation_rate_limited
-    running_limit: int | None = None  # more: 429 concurrent_sprite_limit_exceeded
+    running_limit: int | None = None  # more: 429 concurrent_sprite_limit_exceeded; lists tell it
     restricted_prefix: str = ""  # the token may touch only such names: else 403
     page_size: int = 500  # at most; 50 in the older documentation
     over_page_size: str = "capped"  # or "refused" (400): max_results beyond 500

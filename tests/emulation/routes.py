@@ -242,7 +242,8 @@ def org_numbers(call: Call, sprites: list[Sprite]) -> dict[str, Any]:
     """Return how many of the sprites are in each state, and what the org may have."""
     statuses = [sprite.status for sprite in sprites]
     counts = {word: statuses.count(word) for word in ("running", "warm", "cold")}
-    return {**counts, "name": call.account.org, "running_limit": 10, "warm_limit": 20}
+    limit = 10 if call.personality.running_limit is None else call.personality.running_limit
+    return {**counts, "name": call.account.org, "running_limit": limit, "warm_limit": 20}
 
 
 def wants_watch(call: Call) -> bool:

@@ -150,6 +150,13 @@ def watch(thopters: Thopters, emulator: Emulator) -> Iterator[Watch]:
 
 MORE = {  # in the default run with --debug alone, which says the most
     "exec --detach": ["exec", "dev", "--detach", "--", "sh", "-c", "read line; exit 9"],
+    "exec in many": ["exec", "d*", "--", "true"],
+    "init in many": ["init", "dev", "d*"],
+    "env set": ["env", "set", "MORE"],
+    "env list": ["env", "list"],
+    "env unset": ["env", "unset", "MINE"],
+    "env push": ["env", "push", "dev"],
+    "env check": ["env", "check", "dev"],
     "sessions": ["sessions", "dev"],
     "attach": ["attach", "dev", "{session}"],
     "kill": ["kill", "dev", "{session}"],
@@ -163,8 +170,15 @@ MORE = {  # in the default run with --debug alone, which says the most
 }
 ALL = COMMAND_LINES | MORE
 PAGE = b"GET /page HTTP/1.0\r\n\r\n"
-INPUTS = {"attach": b"a line\n", "shell --native": b"exit\n", "proxy -W": PAGE}
+INPUTS = {
+    "attach": b"a line\n",
+    "env set": b"a value\n",
+    "shell --native": b"exit\n",
+    "proxy -W": PAGE,
+}
+OFFLINE = ("config", "rename", "env set", "env list", "env unset")
 STATUSES = {
+    "env check": 1,  # no keys were put in yet
     **dict.fromkeys(("shell", "proxy"), 1),  # the told programs fail
     "setup": 1,  # GITHUB_PAT is rejected
     "rename": 1,
@@ -176,7 +190,7 @@ STATUSES = {
 def see_no_secret_in(watch: Watch, command: str, *options: str) -> None:
     done = watch.ready(command, *options)()
     assert done.code == STATUSES.get(command, 0), done
-    if command not in ("config", "rename"):
+    if command not in OFFLINE:
         assert len(watch.emulator.journal)
 
 
@@ -325,9 +339,13 @@ BAND = [
     ("401", "create", 4, "new -> 401"),
     ("ws drop", "create", 0, "new is not ready: the connection was closed"),
     ("done but 500", "create", 0, "looking whether new exists now"),
+    ("ws odd stream", "exec in many", 255, "what is no output and no exit status"),
+    ("reset", "init in many", 0, "broke off before the answer was complete"),
+    ("ws drop", "env push", 0, "the connection was closed; trying again in"),
+    ("ws close", "env check", 1, "closed with code 1011: fault; trying again in"),
 ]
 assert {fault for fault, *_ in BAND} == set(FAULTS)
-assert {command for _, command, *_ in BAND} == set(ALL) - {"config", "rename"}  # they send nothing
+assert {command for _, command, *_ in BAND} == set(ALL) - set(OFFLINE)  # they send nothing
 
 
 @pytest.mark.parametrize(
@@ -354,7 +372,7 @@ def see_an_echo_struck_out(watch: Watch, command: str) -> None:
     run = watch.ready(command, "--debug")
     echo(watch)
     done = run()
-    if command not in ("config", "rename"):
+    if command not in OFFLINE:
         assert done.code
         assert "****" in done.err
 

@@ -21,12 +21,12 @@ from pathlib import Path
 import pytest
 from emulation import Emulator
 from support.configs import KEYS, ME, GitHub, write
+from support.keys import record_keys
 from support.program import Thopters
 from support.relay import Cut, Relay
 from support.runs import COMMANDS, Done, environ_for, run_here
 from support.servers import Server
 from support.sessions import refuse_websockets, session_of
-from support.units import make_console
 
 import thopters as program
 
@@ -329,7 +329,7 @@ class ExecByPost(Exec):
 
 
 class Init(Case):
-    argv = ("init", "dev")
+    argv: tuple[str, ...] = ("init", "dev")
     step = 37
 
     def begin(self) -> None:
@@ -350,6 +350,56 @@ class Init(Case):
         assert done.out == (
             "" if done.code else f"dev: {', '.join(sorted(KEYS))}; git as A <a@b.c>\n"
         )
+
+
+class EnvPush(Init):
+    argv = ("env", "push", "dev")
+    step = 97
+
+
+class EnvCheck(Case):
+    argv = ("env", "check", "dev")
+
+    def begin(self) -> None:
+        super().begin()
+        write(self.world.config, {"secrets": KEYS, "git": {"user": "A", "email": "a@b.c"}})
+        self.world.run(("init", "dev"))
+
+    def true(self, done: Done) -> None:
+        lines = "".join(f"dev: {name}: current\n" for name in sorted(KEYS))
+        assert done.out == ("" if done.code else lines)
+
+
+class EnvUnset(Case):
+    argv = ("env", "unset", "MINE")
+
+    def begin(self) -> None:
+        super().begin()
+        made = self.emulator.sprite("dev").add_checkpoint("")
+        record_keys(self.world.config, self.emulator.sprite("dev").id, "dev", ["MINE"])
+        self.told = f"  dev: {made.id}\n"
+
+    def arrange(self) -> None:
+        write(self.world.config, {"secrets": {"MINE": "a value"}})
+
+    def judge(self, done: Done) -> None:
+        """What is removed here is removed, whatever can be learned of the sprites."""
+        assert (done.code, done.out) == (0, "removed MINE\n")
+        assert b"a value" not in self.world.config.read_bytes()
+        assert self.told in done.err or "  dev: unknown, as it was not looked at\n" in done.err
+
+
+class ExecMany(Exec):
+    argv = (*Exec.argv[:1], "d*", *Exec.argv[2:])
+    step = 97
+
+    def true(self, done: Done) -> None:
+        home = self.emulator.sprite("dev").home
+        a, b = ((home / name).read_text() if (home / name).exists() else "" for name in "ab")
+        assert a == b in ("", "1\n")
+        assert done.code in (0, 1, 255) and (a or done.code)
+        if done.code == 0:
+            assert (done.out, done.err) == ("dev: out\n", "dev: err\n1 done\n")
 
 
 class Create(Case):
@@ -390,8 +440,7 @@ class Restore(Case):
         (sprite.home / "work").write_text("before")
         sprite.add_checkpoint("first")
         (sprite.home / "work").write_text("after")
-        config = program.Config(self.world.environ, make_console())
-        self.world.give_keys(program.env_file(config))  # which have to be there, to be renewed
+        record_keys(self.world.config, sprite.id, "dev", KEYS)  # so that they are renewed
 
     def true(self, done: Done) -> None:
         sprite = self.emulator.sprite("dev")
@@ -711,6 +760,10 @@ CASES: dict[str, Callable[[World], Case]] = {
     "exec": Exec,
     "exec by POST": ExecByPost,
     "init": Init,
+    "env push": EnvPush,
+    "env check": EnvCheck,
+    "env unset": EnvUnset,
+    "exec in many": ExecMany,
     "create": Create,
     "restore": Restore,
     "exec -t": OnTerminal,
@@ -778,14 +831,14 @@ def sweep(world: World, case: Case, *, upward: bool, step: int, relay: Relay | N
         cuts += any(connection.was_cut.is_set() for connection in relay.connections)
         failures += done.code != 0
     assert cuts > len(places) / 4
-    assert failures or isinstance(case, Setup)  # which asks only to tell
+    assert failures or isinstance(case, (Setup, EnvUnset))  # which ask only to tell
     return len(places)
 
 
 def test_r21_every_command_that_asks_something_is_among_them() -> None:
-    assert {name.split()[0] for name in CASES} == COMMANDS - {
-        "help", "config", "rename", "completion",
-    }  # fmt: skip
+    ask_nothing = {"help", "config", "rename", "completion", "env list", "env set"}
+    names = {program.find_command(name.split())[0].name for name in CASES}
+    assert names == COMMANDS - ask_nothing
 
 
 @pytest.mark.parametrize("name", CASES)

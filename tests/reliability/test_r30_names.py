@@ -25,6 +25,8 @@ ID = "7.t4z2ab"  # of a session
 COMMANDS = {
     "create": ["create", "NAME", "--no-init"],
     "init": ["init", "NAME"],
+    "env push": ["env", "push", "NAME"],
+    "env check": ["env", "check", "NAME"],
     "pause": ["pause", "NAME", "--no-wait"],
     "resume": ["resume", "NAME"],
     "exec": ["exec", "NAME", "--", "true"],

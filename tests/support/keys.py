@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import thopters as program
-from support.configs import KEYS
+from support.configs import KEYS, write
 from support.words import nasty_words
 
 BLOCK = b"""\
@@ -34,6 +34,22 @@ class Settings(program.Config):
         self.exists = exists
 
 
+def record_keys(config: Path, identity: str, name: str, keys: Iterable[str]) -> None:
+    """Have the record beside a configuration say that its keys are in a sprite."""
+    item: dict[str, Any] = {"name": name, "keys": list(keys), "since": "2026-01-01T00:00:00Z"}
+    item |= {"generation": 1, "wanted": 1, "organization": "acme"}
+    record = {"version": 1, "key": "00" * 32, "generation": 1, "sprites": {identity[-36:]: item}}
+    write(config.with_name(config.name + ".record"), record)
+
+
+SEAL = program.Seal(bytes(32), "dev")
+
+
+def data_for(settings: Settings) -> bytes:
+    """Return what init sends to a sprite."""
+    return program.init_data(settings, "dev", SEAL)
+
+
 def run_init(
     home: Path, settings: Settings, *, size: int | None = None, **options: Any
 ) -> subprocess.CompletedProcess[bytes]:
@@ -47,13 +63,25 @@ def run_init(
     env |= options.pop("env", {})
     return subprocess.run(
         [*before, "bash", "-c", program.BOOTSTRAP],
-        input=(script + program.init_data(settings))[:size],
+        input=(script + data_for(settings))[:size],
         env=env,
         cwd=home,
         capture_output=True,
         timeout=60,
         **options,
     )
+
+
+def states_in(home: Path, settings: Settings) -> dict[str, str]:
+    """Return the states of the keys in a home, as `env check` finds them there."""
+    done = subprocess.run(
+        ["bash", "-c", program.LOOK_SCRIPT], input=SEAL.salt + b"\0", capture_output=True,
+        env={"HOME": str(home), "PATH": "/usr/local/bin:/usr/bin:/bin"},
+    )  # fmt: skip
+    values = program.secret_values(settings, "dev")
+    states = program.key_states(done.stdout, SEAL, values)
+    assert states is not None, done
+    return states
 
 
 def succeeded(done: subprocess.CompletedProcess[bytes]) -> list[str]:

@@ -78,6 +78,11 @@ JOURNEY: list[tuple[list[str], int, bytes | None]] = [
     (["create", "dev", "--no-init"], 0, None),
     (["create", "dev"], 5, None),
     (["init", "dev"], 0, None),
+    (["env", "set", "MINE"], 0, b"another value\n"),
+    (["env", "list"], 0, None),
+    (["env", "push", "d*"], 0, None),
+    (["env", "check"], 0, None),
+    (["env", "unset", "MINE"], 0, None),
     (["list"], 0, None),
     (["use", "dev"], 0, None),
     (["url", "."], 0, None),
@@ -118,7 +123,7 @@ JOURNEY: list[tuple[list[str], int, bytes | None]] = [
     (["destroy", "dev", "--yes"], 0, None),
     (["url", "dev"], 3, None),
 ]
-COMMANDS = {words[0] for words, _, _ in JOURNEY}
+COMMANDS = {program.find_command(words)[0].name for words, _, _ in JOURNEY}
 
 
 def play(

@@ -43,7 +43,7 @@ def test_w3_a_command_is_guessed_by_its_meaning() -> None:
         "info status": "list",
         "version": "--version",
         "run execute": "exec",
-        "login env": "setup",
+        "login auth": "setup",
         "connect enter": "shell",
         "snapshot save": "checkpoint",
         "rollback undo": "restore",
