@@ -169,6 +169,10 @@ STATUSES = {
     "thopters proxy dev 8080": 143,  # it runs until somebody ends it
     "thopters proxy dev 3001:3000": 143,
     "thopters proxy dev 3000 8080 --native": 143,
+    "thopters ssh --setup dev": 2,  # nobody to ask
+    "thopters ssh dev": 2,
+    "thopters ssh dev -L 8080:localhost:80 -N": 2,
+    "thopters ssh dev 'cd src && make'": 2,
     "thopters attach dev": 255,  # nothing runs
     "thopters attach dev 1847": 255,
 }

@@ -171,6 +171,14 @@ class Url(Case):
         assert done.out == ("" if done.code else self.emulator.sprite("dev").url + "\n")
 
 
+class SshConfig(Case):
+    argv = ("ssh", "--config", "dev")
+
+    def true(self, done: Done) -> None:
+        alias = f"  HostKeyAlias dev.sprite-{self.emulator.sprite('dev').id[-36:]}\n"
+        assert alias in done.out if done.code == 0 else done.out == ""
+
+
 class UrlPublic(Case):
     argv = ("url", "dev", "--public")
 
@@ -636,6 +644,7 @@ CASES: dict[str, Callable[[World], Case]] = {
     "kill": Kill,
     "hold": Hold,
     "shell": Shell,
+    "ssh --config": SshConfig,
     "cp to": Upload,
     "cp from": Download,
     "proxy -W": Wire,

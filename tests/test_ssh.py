@@ -1,0 +1,426 @@
+"""Everything that speaks ssh speaks to a sprite: OpenSSH's own programs are the judge.
+
+One sprite that is set up serves all tests that leave it as it is (`station`); what changes a set-up
+has one of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pwd
+import random
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from emulation import Emulator
+from support.ports import free_ports
+from support.program import Thopters
+from support.ssh import Host, descendants, listening, needs_ssh, needs_user
+from support.terminals import Tty
+from support.waiting import until
+
+pytestmark = [needs_ssh, needs_user]
+
+INCLUDE = re.compile(r"Include (\S+/\.ssh/thopters/config)\n")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def untouched() -> Iterator[None]:
+    """See that nothing of all this reaches the account's own configuration of ssh."""
+    folder = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ssh"
+
+    def state() -> dict[Path, int]:
+        return {path: path.lstat().st_mtime_ns for path in (folder, *folder.rglob("*"))
+                if path.exists()}  # fmt: skip
+
+    before = state()
+    yield
+    assert state() == before
+
+
+@pytest.fixture(scope="module")
+def station(compiled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """Return a sprite that is set up for ssh, for all tests that leave it so."""
+    thopters = Thopters(compiled, tmp_path_factory.mktemp("station"))
+    with Emulator() as emulator:
+        emulator.add_sprite("dev", status="running")
+        thopters.use(emulator)
+        yield Host(thopters, emulator)
+        thopters.end()
+        assert not [text for text in emulator.journal.oddities if "Traceback" in text]
+
+
+@pytest.fixture
+def host(thopters: Thopters, dev: Emulator) -> Host:
+    """Return a sprite that is set up for ssh, for one test alone."""
+    return Host(thopters, dev)
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def noise(size: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+# setting up
+
+
+def tree(folder: Path) -> dict[str, tuple[int, int, bytes]]:
+    """Return each file's mode, time and content."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mode & 0o777, path.stat().st_mtime_ns,
+                                        path.read_bytes() if path.is_file() else b"")
+        for path in folder.rglob("*")
+    }  # fmt: skip
+
+
+def ssh_says(thopters: Thopters, name: str, config: Path) -> list[str]:
+    """Return what ssh makes of its configuration for a host."""
+    done = subprocess.run(
+        ["ssh", "-F", str(config), "-G", name], capture_output=True, text=True, env=thopters.env
+    )
+    assert done.returncode == 0, done
+    return done.stdout.splitlines()
+
+
+USER_CONFIG = """\
+# mine, with a tab and no end of its last line
+Host *
+\tServerAliveInterval 30
+  ForwardAgent yes
+  ForwardX11 yes
+  StrictHostKeyChecking no
+Host git*
+  User git"""
+
+
+def test_setup_makes_hosts_and_remove_leaves_all_as_it_was(
+    thopters: Thopters, dev: Emulator
+) -> None:
+    dev.add_sprite("other", status="running")
+    folder = thopters.home / ".ssh"
+    folder.mkdir(mode=0o700)
+    (folder / "config").write_text(USER_CONFIG)
+    (folder / "config").chmod(0o640)
+    others = ("dev.example", "dev", "github.com", "x.sprite")
+    before = {name: ssh_says(thopters, name, folder / "config") for name in others}
+
+    done = thopters("ssh", "--setup", "dev")
+    assert (done.code, done.out) == (2, "") and "--yes" in done.err, done
+    assert thopters("ssh", "dev", "true").code == 2  # nor does this, unasked
+    assert not len(dev.journal) and (folder / "config").read_text() == USER_CONFIG
+
+    done = thopters("ssh", "--yes", "--setup", "dev", "other")
+    assert done.code == 0, done
+    assert done.out.splitlines() == [
+        f"{name} is set up for ssh: ssh {name}.sprite" for name in ("dev", "other")
+    ]
+    include = INCLUDE.search(done.err)
+    assert include and include[1] == str(folder / "thopters" / "config")
+    assert "HOME is not your account's home" in done.err
+    assert (folder / "config").read_text() == include[0] + USER_CONFIG
+    assert (folder / "config").stat().st_mode & 0o777 == 0o640
+    for path in ("config", "known_hosts"):
+        assert (folder / "thopters" / path).stat().st_mode & 0o777 == 0o600
+    there = dev.sprite("dev").home / ".thopters" / "ssh"
+    assert there.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in there.iterdir()} == {0o600}
+    assert before == {name: ssh_says(thopters, name, folder / "config") for name in others}
+    said = dict(line.split(" ", 1) for line in ssh_says(thopters, "dev.sprite", folder / "config"))
+    identity = dev.sprite("dev").id[-36:]
+    assert said["hostname"] == "dev.sprite" and said["user"] == "sprite"
+    assert said["stricthostkeychecking"] == "true" and said["identitiesonly"] == "yes"
+    assert said["forwardagent"] == said["forwardx11"] == "no"
+    assert said["serveraliveinterval"] == "0" and said["connecttimeout"] == "120"
+    assert said["hostkeyalias"] == f"dev.sprite-{identity}"
+    words = shlex.split(said["proxycommand"])
+    assert all(map(os.path.isabs, words[:2])) and words[2:5] == ["ssh", "--stdio", "dev"]
+    assert words[5:] == ["--api", dev.url, "--org", "acme", "--id", dev.sprite("dev").id]
+
+    states = tree(folder), tree(there)
+    done = thopters("ssh", "--setup", "dev", "other")  # nothing is left to ask for
+    assert done.code == 0 and "is set up for ssh already" in done.out, done
+    assert (tree(folder), tree(there)) == states
+    printed = thopters("ssh", "--config", "dev")
+    assert printed.code == 0 and printed.out.strip() in (folder / "thopters/config").read_text()
+    assert (tree(folder), tree(there)) == states
+
+    done = thopters("ssh", "--remove", "dev")
+    assert done.code == 0 and not there.exists(), done
+    assert "dev.sprite" not in (folder / "thopters" / "config").read_text()
+    assert include[0] in (folder / "config").read_text()
+    dev.account.remove("other")  # with the last one all goes, though the sprite is gone
+    assert thopters("ssh", "--remove", "other").code == 0
+    assert os.listdir(folder) == ["config"] and (folder / "config").read_text() == USER_CONFIG
+    assert not list((thopters.home / ".sprite-thopters").glob("*ed25519*"))
+
+
+def test_ssh_asks_and_then_sets_up(thopters: Thopters, dev: Emulator) -> None:
+    for answer, code in (("n\r", 2), ("y\r", 7)):
+        with Tty(thopters, "ssh", "dev", "exit 7") as terminal:
+            terminal.expect(f"gets one line at its top: Include {thopters.home}")
+            terminal.expect("dev is not set up for ssh. Set it up? [y/N]")
+            terminal.type(answer)
+            assert terminal.end() == code, terminal.output
+    assert thopters("ssh", "dev", "exit", "3").code == 3
+
+
+def test_a_key_of_the_users_own(thopters: Thopters, dev: Emulator) -> None:
+    """Its comment stays here, a key of another's in the sprite stays there, a changed one goes."""
+    key = thopters.home / "my key"
+    words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "me@home"]
+    subprocess.run([*words, "-f", str(key)], check=True, stdin=subprocess.DEVNULL)
+    host = Host(thopters, dev)
+    keys = host.sprite.home / ".thopters" / "ssh" / "authorized_keys"
+    own = keys.read_text()
+    keys.write_text("ssh-ed25519 AAAA a-team-mate\n" + own)
+    assert thopters("ssh", "--setup", "dev", "--key", "my key").code == 0
+    public = " ".join((thopters.home / "my key.pub").read_text().split()[:2])
+    assert re.fullmatch(
+        rf"ssh-ed25519 AAAA a-team-mate\n{re.escape(public)} thopters-\w+\n", keys.read_text()
+    )
+    assert host.ssh("echo there").out == "there\n"
+    key.unlink()
+    (thopters.home / "my key.pub").unlink()
+    subprocess.run([*words, "-f", str(key)], check=True, stdin=subprocess.DEVNULL)
+    assert host.ssh("true", options=["-o", "BatchMode=yes"]).code == 0  # a start renews it
+    key.unlink()
+    (thopters.home / "my key.pub").unlink()
+    subprocess.run([*words, "-f", str(key)], check=True, stdin=subprocess.DEVNULL)
+    assert thopters("init", "dev").code == 0  # and so does this
+    public = " ".join((thopters.home / "my key.pub").read_text().split()[:2])
+    assert public in keys.read_text() and len(keys.read_text().splitlines()) == 2
+    assert thopters("ssh", "--remove", "dev").code == 0
+    assert keys.read_text() == "ssh-ed25519 AAAA a-team-mate\n" and key.exists()
+
+
+# everyday use
+
+
+def test_commands_have_their_status_and_their_bytes(station: Host) -> None:
+    for code in (0, 1, 2, 7, 126, 127, 128, 254):
+        assert station.ssh(f"exit {code}", code=code).err == ""
+    done = station.ssh("echo out; echo err >&2; id -un; kill -TERM $$", code=255)
+    assert (done.out, done.err) == ("out\nsprite\n", "err\n")
+    data = noise(3_000_000)
+    assert station.ssh("cat", input=data).out_bytes == data
+    assert station.ssh("sha256sum", input=data).out.split()[0] == digest(data)
+    text = "x" * 120_000
+    assert station.ssh(f"printf %s {text} | wc -c").out.strip() == "120000"
+    done = station.thopters("ssh", "dev", "-T", "echo", "'a  b'", "c;", "sh -c 'exit 5'", "--json")
+    assert (done.code, done.out) == (5, "a  b c\n")  # ssh joins its words by blanks
+    there = station.sprite.machine.home_inside
+    path = station.ssh("echo $PATH; pwd; echo $HOME").out.splitlines()
+    seen = station.thopters("exec", "dev", "--", "sh", "-c", "echo $PATH").out.strip()
+    assert path == [seen, there, there]
+
+
+@pytest.mark.parametrize("protocol", [[], ["-O"]], ids=["sftp", "scp"])
+def test_scp_goes_both_ways(station: Host, protocol: list[str]) -> None:
+    home = station.thopters.home
+    data = noise(2_000_000, len(protocol))
+    (home / "up").write_bytes(data)
+    argv = ["scp", "-q", "-F", str(station.config), *protocol]
+    station.run([*argv, "up", f"{station.name}:arrived"])
+    assert (station.sprite.home / "arrived").read_bytes() == data
+    station.run([*argv, f"{station.name}:arrived", "back"])
+    assert (home / "back").read_bytes() == data
+
+
+def test_sftp_and_rsync(station: Host) -> None:
+    home = station.thopters.home
+    (home / "source").mkdir()
+    for number in range(40):
+        (home / "source" / f"f {number}").write_bytes(noise(number * 100, number))
+    (home / "source" / "link").symlink_to("f 1")
+    batch = b"mkdir sftp\nput source/* sftp/\nls -1 sftp\nget sftp/f*7 seven\nrm sftp/f*\n"
+    (home / "seven").mkdir()
+    done = station.run(["sftp", "-q", "-F", str(station.config), "-b", "-", station.name],
+                       input=batch)  # fmt: skip
+    assert "f 12" in done.out and (home / "seven" / "f 17").read_bytes() == noise(1700, 17)
+    if not shutil.which("rsync"):
+        pytest.skip("rsync is not installed")
+    argv = ["rsync", "-a", "--delete", "-e", station.shell]
+    station.run([*argv, "source/", f"{station.name}:tree/"])
+    assert station.run([*argv, "-ni", "source/", f"{station.name}:tree/"]).out == ""
+    station.run([*argv, f"{station.name}:tree/", "again"])
+    assert tree(home / "again") == tree(home / "source")
+
+
+def test_git_over_ssh(station: Host) -> None:
+    env = {"GIT_SSH_COMMAND": station.shell, "GIT_CONFIG_NOSYSTEM": "1"}
+    env |= {f"GIT_{who}_{what}": "a@b.c" for who in ("AUTHOR", "COMMITTER")
+            for what in ("NAME", "EMAIL")}  # fmt: skip
+    station.ssh("git init -q --bare -b main repo.git")
+    for words in (
+        ["clone", "-q", f"{station.name}:repo.git", "work"],
+        ["-C", "work", "checkout", "-qb", "main"],
+        ["-C", "work", "commit", "-q", "--allow-empty", "-m", "first"],
+        ["-C", "work", "push", "-q", "origin", "main"],
+        ["clone", "-q", f"{station.name}:repo.git", "other"],
+        ["-C", "work", "commit", "-q", "--allow-empty", "-m", "second"],
+        ["-C", "work", "push", "-q", "origin", "main"],
+        ["-C", "other", "fetch", "-q"],
+    ):
+        station.run(["git", *words], env=env)
+    heads = {
+        station.run(["git", "-C", *words], env=env).out
+        for words in (["work", "rev-parse", "HEAD"], ["other", "rev-parse", "origin/main"])
+    }
+    assert len(heads) == 1
+
+
+# forwarding
+
+
+@contextlib.contextmanager
+def answering(text: bytes, path: str = "") -> Iterator[int]:
+    """Serve a text on a port of the loopback address, or at the path of a socket."""
+    listener = socket.socket(socket.AF_UNIX if path else socket.AF_INET)
+    listener.bind(path or ("127.0.0.1", 0))
+    listener.listen()
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = listener.accept()
+                with sock:
+                    sock.sendall(text)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    yield 0 if path else listener.getsockname()[1]
+    with contextlib.suppress(OSError):
+        listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join(10)
+
+
+def hear(port: int | str) -> bytes:
+    """Return what a server says on a local port, or at a socket's path."""
+    with contextlib.closing(socket.socket(socket.AF_UNIX if isinstance(port, str)
+                                          else socket.AF_INET)) as sock:  # fmt: skip
+        sock.settimeout(30)
+        sock.connect(port if isinstance(port, str) else ("127.0.0.1", port))
+        parts = iter(lambda: sock.recv(100), b"")
+        return b"".join(parts)
+
+
+SAY = """python3 -c 'import socket, sys
+sock = socket.socket()
+sock.connect(("127.0.0.1", int(sys.argv[1])))
+print(sock.recv(100).decode())' """
+
+
+def test_ports_and_sockets_are_forwarded_both_ways(station: Host) -> None:
+    """And nothing listens but what ssh was asked to: not before, not meanwhile, not behind."""
+
+    def pids() -> set[int]:
+        return station.sprite.machine.processes() | descendants(os.getpid())
+
+    assert not listening(pids())
+    local, socks, remote = free_ports(3)
+    path = str(station.thopters.home / "forwarded")
+    station.ssh("true")
+    assert not listening(pids())
+    with answering(b"a text") as port, station.master() as shared:
+        assert not listening(pids())
+        options = [
+            "-L", f"{local}:127.0.0.1:{port}", "-R", f"127.0.0.1:{remote}:127.0.0.1:{port}",
+            "-D", str(socks), "-L", f"{path}:127.0.0.1:{port}",
+        ]  # fmt: skip
+        station.ssh(options=[*shared, *options, "-O", "forward"])
+        assert hear(local) == hear(path) == b"a text"
+        assert station.ssh(SAY + str(remote), options=shared).out == "a text\n"
+        with socket.create_connection(("127.0.0.1", socks)) as sock:
+            sock.sendall(b"\5\1\0")
+            assert sock.recv(2) == b"\5\0"
+            sock.sendall(b"\5\1\0\1\x7f\0\0\1" + port.to_bytes(2, "big"))
+            assert sock.recv(10)[:2] == b"\5\0" and sock.recv(100) == b"a text"
+        inside = {address.rpartition(":")[2] for address in
+                  listening(station.sprite.machine.processes())}  # fmt: skip
+        assert inside == {f"{remote:04X}"}
+    until(lambda: not listening(pids()), "nothing listens")
+
+
+def test_an_agent_goes_along_by_wish_alone(station: Host) -> None:
+    if not shutil.which("ssh-agent"):
+        pytest.skip("there is no ssh-agent here")
+    path = station.thopters.home / "agent"
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", path], stdout=subprocess.DEVNULL)
+    station.thopters.started.append(agent)
+    until(path.exists, "the agent is there")
+    env = {"SSH_AUTH_SOCK": str(path)}
+    key = station.thopters.home / ".sprite-thopters" / "thopters_ed25519"
+    station.run(["ssh-add", "-q", str(key)], env=env)
+    assert station.ssh("ssh-add -l", options=["-A"], env=env).out.count("ED25519") == 1
+    assert station.ssh("echo $SSH_AUTH_SOCK$DISPLAY", env=env | {"DISPLAY": ":7"}).out == "\n"
+
+
+def test_many_share_a_connection(station: Host) -> None:
+    """More than the ten that OpenSSH allows unless it is told otherwise, all at once."""
+    with station.master() as shared:
+        before = len(station.emulator.journal.requests("WS"))
+        line = "read line; echo $line; exit 3"
+        started = [station.start(line, options=shared, stdin=subprocess.PIPE) for _ in range(20)]
+        for number, process in enumerate(started):
+            out, err = process.communicate(f"{number}\n".encode(), timeout=60)
+            assert (process.returncode, out, err) == (3, f"{number}\n".encode(), b"")
+        assert len(station.emulator.journal.requests("WS")) == before
+
+
+# a terminal, and the ways of programs
+
+
+def test_a_terminal_has_its_size_and_a_device(station: Host) -> None:
+    with Tty(station.thopters, "ssh", "dev", "-t", "bash --norc") as terminal:
+        terminal.type("PS1='$ '; stty size; tty\r")
+        terminal.expect("24 80\r\n/dev/pts/")
+        terminal.resize(100, 30)
+        terminal.type("until [ \"$(stty size)\" = '30 100' ]; do sleep 0.1; done; echo re''sized\r")
+        terminal.expect("resized")
+        terminal.type("sleep 600\r")
+        until(lambda: any(b"sleep\x00600" in line for line in lines_of(station)), "it sleeps")
+        terminal.type("\x03")
+        terminal.type("echo st''ill; exit 9\r")
+        terminal.expect("still")
+        assert terminal.end_restored() == 9
+
+
+def lines_of(host: Host) -> list[bytes]:
+    """Return the command lines of what runs in a sprite."""
+    lines = []
+    for pid in host.sprite.machine.processes():
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            lines.append(Path(f"/proc/{pid}/cmdline").read_bytes())
+    return lines
+
+
+def test_an_interrupt_ends_ssh_and_all_of_ours(station: Host) -> None:
+    """At a terminal ^C is for ssh; what joins it to the sprite ends with it, and so does sshd."""
+    until(lambda: not lines_of(station), "what was before has ended")
+    with Tty(station.thopters, "ssh", "dev", "echo up; cat") as terminal:
+        terminal.expect("up")
+        terminal.type("\x03")
+        assert terminal.end() == 255  # as ssh does
+        assert terminal.output == b"up\r\n^C"
+    until(lambda: not lines_of(station), "all has ended")
+
+
+def test_an_editor_starts_its_server(station: Host) -> None:
+    """As VS Code does: a shell without a terminal reads a script, while a port is forwarded."""
+    [port] = free_ports(1)
+    script = b"echo started: $(uname -s); " + b"# a long script\n" * 5000 + b"cat <<'END'\nx\nEND\n"
+    done = station.ssh("bash", options=["-T", "-D", str(port)], input=script)
+    assert done.out == "started: Linux\nx\n"
