@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import pwd
 import random
@@ -16,17 +17,22 @@ import shlex
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from emulation import Emulator
+from emulation import Emulator, Fault
+from support.certificates import OPENSSL, Authority
 from support.ports import free_ports
-from support.program import Thopters
+from support.program import MODULE, Thopters
+from support.servers import ConnectProxy, TlsRelay
 from support.ssh import Host, descendants, listening, needs_ssh, needs_user
 from support.terminals import Tty
 from support.waiting import until
+
+import thopters as program
 
 pytestmark = [needs_ssh, needs_user]
 
@@ -424,3 +430,242 @@ def test_an_editor_starts_its_server(station: Host) -> None:
     script = b"echo started: $(uname -s); " + b"# a long script\n" * 5000 + b"cat <<'END'\nx\nEND\n"
     done = station.ssh("bash", options=["-T", "-D", str(port)], input=script)
     assert done.out == "started: Linux\nx\n"
+
+
+# what ends a connection, and what is in its way
+
+
+def quicken(thopters: Thopters, **limits_s: float) -> None:
+    """Have the program run with other limits, those that a block starts as well."""
+    path = thopters.home / "quick.py"
+    values = "\n".join(f"thopters.{name} = {value}" for name, value in limits_s.items())
+    assert all(hasattr(program, name) for name in limits_s)
+    path.write_text(
+        f"import sys\nsys.path.insert(0, {str(MODULE.parent)!r})\nimport thopters\n{values}\n"
+        "thopters.leave(thopters.main())\n"
+    )
+    thopters.argv = [sys.executable, str(path)]
+
+
+QUICK_HOLD = {"HOLD_FIRST_S": 0.1, "HOLD_EVERY_S": 0.4, "HOLD_EXPIRY_S": 4}
+TRICKLE = "while :; do head -c 3000 /dev/zero; sleep 0.1; done"
+
+
+@pytest.mark.long
+def test_an_idle_connection_is_let_go_and_a_busy_one_is_not(
+    thopters: Thopters, dev: Emulator
+) -> None:
+    """An editor's pings are no work. Meanwhile the sprite is held, as it would fall asleep else."""
+    quicken(thopters, SSH_MINUTE_S=2.0, SSH_IDLE_S=2.0, SSH_MAX_S=12.0, **QUICK_HOLD)
+    host = Host(thopters, dev)
+    dev.idle_s = 1.0
+    idle = [
+        host.start("sleep 60"),
+        host.start("sleep 60", options=["-o", "ServerAliveInterval=1"]),
+    ]
+    lasting = [
+        host.start(TRICKLE, stdout=subprocess.DEVNULL),
+        thopters.start("ssh", "--hold", "dev", "sleep 60"),
+    ]
+    closed = "thopters: error: the connection to dev was closed, so that dev can sleep: "
+    for process in idle:
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 255
+        why = "hardly anything went through it for 2 seconds"
+        hint = "--idle TIME and --hold keep it for longer"
+        assert err.decode().splitlines()[0] == f"{closed}{why}; {hint}", err
+    assert [process.poll() for process in lasting] == [None, None]
+    for process in lasting:
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 255
+        assert err.decode().startswith(f"{closed}it was open for 12 seconds"), err
+    sprite = dev.sprite("dev")
+    assert not dev.journal.oddities
+    until(lambda: not sprite.live_tasks(), "nothing holds it")
+    until(lambda: sprite.status == "warm", "it sleeps")
+
+
+def test_a_quiet_connection_outlives_idle_windows(thopters: Thopters, dev: Emulator) -> None:
+    quicken(thopters, **QUICK_HOLD)
+    host = Host(thopters, dev)
+    process = host.start("until [ -e go ]; do sleep 0.1; done; exit 42")
+    sprite = dev.sprite("dev")
+    until(lambda: sprite.live_tasks(), "it is held")
+    [(name, task)] = sprite.tasks.items()
+    end, dev.idle_s = 2 * task["expires_at"] - task["started_at"], 0.5
+    until(lambda: sprite.tasks[name]["expires_at"] > end or sprite.status != "running", "held on")
+    assert sprite.status == "running"
+    (sprite.home / "go").touch()
+    assert process.wait(60) == 42
+
+
+def test_a_pause_ends_it_with_its_reason_and_the_next_one_wakes(host: Host) -> None:
+    process = host.start("echo up; sleep 60")
+    assert process.stdout.readline() == b"up\n"
+    host.sprite.pause()
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (255, b"")
+    first = err.decode().splitlines()[0]
+    assert first == "thopters: error: the connection to dev was lost: dev has paused"
+    assert host.ssh("echo woken").out == "woken\n"
+
+
+def test_a_sprite_that_was_made_anew_is_not_taken_for_the_old(host: Host) -> None:
+    known = host.folder / "thopters" / "known_hosts"
+    old = known.read_text()
+    host.emulator.account.remove("dev")
+    host.emulator.add_sprite("dev", status="running")
+    host.emulator.journal.clear()
+    done = host.ssh("touch reached", code=255)
+    lines = [line for line in done.err.splitlines() if "thopters" in line]
+    assert len(lines) == 1 and "dev was destroyed and made again" in lines[0], done
+    assert "thopters ssh --setup dev" in lines[0] and "host key is not accepted" in lines[0]
+    assert {request.method for request in host.emulator.journal} == {"GET"}
+    assert host.thopters("init", "dev").code == 0  # which puts no key of ssh's into another one
+    assert not (host.sprite.home / ".thopters" / "ssh").exists()
+    assert host.thopters("ssh", "--setup", "dev").code == 0
+    assert known.read_text() != old and len(known.read_text().splitlines()) == 1
+    assert host.ssh("echo new").out == "new\n"
+    assert host.thopters("destroy", "dev", "--yes").code == 0
+    assert not host.config.exists() and not known.exists()
+
+
+def test_after_a_restore_the_next_connection_sets_up_again(
+    thopters: Thopters, dev: Emulator
+) -> None:
+    dev.personality.restore_delay_s = 0.05
+    dev.sprite("dev").add_checkpoint("without")
+    host = Host(thopters, dev)
+    before = host.thopters("ssh", "--config", "dev").out
+    dev.sprite("dev").add_checkpoint("with")
+    data = noise(300_000)
+    said = "dev lacked its ssh server's files, as after a restore; they were put in again"
+    for checkpoint, is_renewed in (("v1", True), ("v2", True), ("v2", False)):
+        assert thopters("restore", "dev", checkpoint, "--yes", "--no-backup").code == 0
+        done = host.ssh("cat", input=data)
+        assert done.out_bytes == data and (said in done.err) == is_renewed, done.err
+        assert len(done.err.splitlines()) == is_renewed
+    assert host.thopters("ssh", "--config", "dev").out == before
+    shutil.rmtree(dev.sprite("dev").home / ".thopters")
+    started = [
+        host.start("echo there") for _ in range(4)
+    ]  # at once, and none gets in another's way
+    for process in started:
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out) == (0, b"there\n"), err
+
+
+def test_a_program_that_has_moved_is_noticed(thopters: Thopters, dev: Emulator) -> None:
+    old, new = thopters.home / "old place" / "thopters.pyc", thopters.home / "new.pyc"
+    old.parent.mkdir()
+    shutil.copy(thopters.argv[1], old)
+    thopters.argv[1] = str(old)
+    host = Host(thopters, dev)
+    assert host.ssh("echo works").out == "works\n"
+    old.rename(new)
+    thopters.argv[1] = str(new)
+    host.ssh("true", code=255)
+    done = thopters("ssh", "dev", "echo works")
+    assert (done.code, done.out) == (0, "works\n")
+    assert f"called {old}, which is not there any more" in done.err
+    assert host.ssh("echo works").out == "works\n"
+    assert thopters("ssh", "dev", "true").err == ""
+
+
+def test_what_only_a_shell_has_set_is_named(
+    thopters: Thopters, dev: Emulator, tmp_path: Path
+) -> None:
+    """A token, a proxy, certificates: each where a connection does not work without it."""
+    done = thopters("ssh", "--setup", "dev", "--yes")
+    assert done.code == 0 and "a connection to dev.sprite needs SPRITE_TOKEN\n" in done.err, done
+    token = thopters.env.pop("SPRITE_TOKEN")
+
+    def log_in(url: str) -> None:
+        store = thopters.home / ".sprites" / "sprites.json"
+        store.parent.mkdir(exist_ok=True)
+        org = {"api_token": token, "use_keyring": False}
+        store.write_text(json.dumps({"version": "1", "urls": {url: {"orgs": {"acme": org}}},
+                                     "disable_keyring": True}))  # fmt: skip
+        store.chmod(0o600)
+
+    log_in(dev.url)
+    thopters.env["NO_PROXY"] = "*"  # is set, and changes nothing
+    done = thopters("ssh", "--setup", "dev")
+    assert done.code == 0 and "needs" not in done.err, done
+    bare = {"HOME": str(thopters.home)}
+    argv = ["ssh", "-F", str(thopters.home / ".ssh" / "config"), "dev.sprite", "echo bare"]
+    ran = subprocess.run(argv, env=bare, capture_output=True, timeout=60, cwd="/")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, b"bare\n", b"")
+    if not OPENSSL:
+        pytest.skip("openssl is not here")
+    authority = Authority(tmp_path / "authority")
+    certificate = authority.issue("server")
+    with (
+        TlsRelay(int(dev.url.rpartition(":")[2]), certificate) as relay,
+        ConnectProxy(relay.port) as proxy,
+    ):
+        del thopters.env["NO_PROXY"]
+        thopters.env |= {
+            "SPRITES_API_URL": "https://api.test",
+            "HTTPS_PROXY": f"http://127.0.0.1:{proxy.port}",
+            "THOPTERS_CA_BUNDLE": str(authority.certificate),
+        }
+        log_in("https://api.test")
+        done = thopters("ssh", "--setup", "dev", timeout=240)
+        assert done.code == 0, done
+        assert "a connection to dev.sprite needs HTTPS_PROXY, THOPTERS_CA_BUNDLE\n" in done.err
+        data = noise(400_000)
+        through = thopters("ssh", "dev", "cat", stdin=data)
+        assert through.out_bytes == data and len(proxy.seen) > 800_000
+
+
+def test_what_can_not_be_is_said_in_a_line_of_ours(station: Host, tmp_path: Path) -> None:
+    thopters = station.thopters
+
+    def fails(*words: str, code: int, **env: str) -> str:
+        done = thopters("ssh", *words, env=env)
+        assert (done.code, done.out) == (code, ""), done
+        return done.err
+
+    def one_line(err: str) -> str:
+        assert err.startswith("thopters: error: ") and err.count("\n") == 1, err
+        return err
+
+    assert "no token" in one_line(fails("--stdio", "dev", code=255, SPRITE_TOKEN=""))
+    assert "not set up" in one_line(fails("--stdio", "other", code=255))
+    other = ["--stdio", "dev", "--id", "sprite-" + "1" * 36]
+    assert "made again" in one_line(fails(*other, code=255))
+    gone = ["--stdio", "dev", "--api", "http://127.0.0.1:9"]
+    assert "127.0.0.1" in one_line(fails(*gone, code=255))
+    assert "there is no ssh here" in fails("dev", code=255, PATH=str(tmp_path))
+    assert "there is no ssh here" in fails("--setup", "dev", code=1, PATH=str(tmp_path))
+    assert "there is no sprite nosuch" in fails("--setup", "nosuch", "--yes", code=3)
+    for words in (
+        ["dev", "--setup"], ["dev", "--hold", "x"], ["--key", "k", "--remove", "dev"],
+        ["-x", "dev"],
+        ["--setup", "--config", "dev"], ["--idle", "1h", "--hold", "dev"], ["--idle", "x", "dev"],
+        ["--id", "1", "dev"], ["--stdio", "a", "b"], ["--setup", "Dev"], ["Dev"], [], ["--setup"],
+        ["--hold", "--config", "dev"], ["--setup", "a@b", "dev"],
+    ):  # fmt: skip
+        assert "thopters: error: " in fails(*words, code=2), words
+    assert thopters("ssh", "--config", "dev").code == 0
+    assert "option" in station.run([*thopters.argv, "ssh", "dev", "-%"], code=255).err  # is ssh's
+    fault = station.emulator.fault(Fault("WS *", "status", status=403, body=b"no", times=None))
+    assert "WebSocket" in one_line(fails("--stdio", "dev", code=255))
+    fault.times = 0
+
+
+def test_no_process_has_a_key_or_a_token_on_its_command_line(station: Host) -> None:
+    process = station.start("echo up; cat", stdin=subprocess.PIPE)
+    assert process.stdout.readline() == b"up\n"
+    key = (station.thopters.home / ".sprite-thopters" / "thopters_ed25519").read_bytes()
+    inside = (station.sprite.home / ".thopters" / "ssh" / "host_key").read_bytes()
+    secrets = [station.emulator.token.encode(), *key.splitlines()[1:-1], *inside.splitlines()[1:-1]]
+    seen = lines_of(station)
+    for pid in descendants(os.getpid()):
+        with contextlib.suppress(OSError):
+            seen.append(Path(f"/proc/{pid}/cmdline").read_bytes())
+    assert len([line for line in seen if b"--stdio" in line]) >= 1
+    assert len([line for line in seen if b"sshd" in line]) >= 1
+    assert not [line for line in seen for secret in secrets if secret in line]
+    process.communicate(timeout=60)
