@@ -9997,11 +9997,16 @@ SSH_PLAN_SCRIPT = (
     SSH_FETCH_HEAD
     + b"""
 for program in apt-get dpkg; do
-  type -P "$program" > /dev/null || { echo "there is no $program to fetch it with" >&2; exit 1; }
+  [ -x "$(type -P "$program")" ] ||
+    { echo "there is no $program to fetch it with" >&2; exit 1; }
 done
 rm -rf "$work" && mkdir -p "$work"/{state/lists,cache/archives}/partial || exit 1
-apt update >&2 || exit 1
-apt --print-uris install openssh-server > "$work/uris" || exit 1
+apt update 2>&1 | tee "$work/log" >&2
+if ! why=$(apt --print-uris install openssh-server 2>&1 > "$work/uris"); then
+  failed=$(grep -m 1 '^[WE]: Failed to fetch' "$work/log")
+  echo "${why##*$'\\n'}${failed:+; $failed}" >&2
+  exit 1
+fi
 while read -r _ file size _; do
   [ ! "$size" ] || echo "$file $size"
 done < <(grep "^'" "$work/uris")
@@ -10072,7 +10077,8 @@ def ssh_unquote(text: str) -> str:
 def own_program() -> list[str]:
     """Return the words that call this program from anywhere."""
     program = os.path.abspath(sys.argv[0])
-    if not sys.executable or not os.path.isfile(program):
+    is_plain = (sys.executable + program).isprintable()
+    if not sys.executable or not os.path.isfile(program) or not is_plain:
         raise ThoptersError("cannot tell where this program lies, so ssh could not call it")
     return [sys.executable, program]
 
@@ -10431,22 +10437,24 @@ def set_up_there(sprite: Sprite, key: str) -> SshThere:
 
 def listeners_in(sprite: Sprite) -> set[str]:
     """Return where something listens in a sprite, as the kernel writes addresses."""
+    import re
+
     out = run_ssh_script(sprite, "list its sockets", SSH_LISTENERS_SCRIPT) or b""
-    return set(out.decode("ascii", "replace").split())
+    return set(re.findall(r"\b[0-9A-F]+:[0-9A-F]{4}\b", out.decode("ascii", "replace")))
 
 
 def fetch_server(sprite: Sprite) -> None:
     """Fetch OpenSSH's server for a sprite that has none, and see that nothing listens by it."""
     console, started = sprite.console, sprite.clock.monotonic()
     doing = "fetch OpenSSH's server"
-    hint = f"install it there, and start it not: thopters exec {sprite.name} -- sudo apt-get ..."
+    hint = f"install openssh-server there yourself: thopters shell {sprite.name}"
     before = listeners_in(sprite)
     try:
         with console.working(f"looking for packages in {sprite.name}"):
             plan = run_ssh_script(sprite, doing, SSH_PLAN_SCRIPT, limit_s=SSH_FETCH_LIMIT_S) or b""
         files = [line.split() for line in plan.decode("ascii", "replace").splitlines()]
-        size = sum(int(number) for _, number in files)
-        names = ", ".join(file.split("_")[0] for file, _ in files)
+        size = sum(int(line[1]) for line in files if line[1:] and line[1].isdigit())
+        names = ", ".join(line[0].split("_")[0] for line in files if line)
         console.note(f"{sprite.name} fetches {names or 'nothing'} ({size / 1e6:.1f} MB)")
         with console.working(f"fetching {names} in {sprite.name}"):
             run_ssh_script(sprite, doing, SSH_FETCH_SCRIPT, limit_s=SSH_FETCH_LIMIT_S)
@@ -10455,10 +10463,11 @@ def fetch_server(sprite: Sprite) -> None:
         raise
     seconds = sprite.clock.monotonic() - started
     console.note(f"fetched into ~/.thopters/ssh in {seconds:.1f} s; nothing was installed")
-    if listeners_in(sprite) - before:
+    new = {str(int(address.rpartition(":")[2], 16)) for address in listeners_in(sprite) - before}
+    if new:
         console.warn(
-            f"something has begun to listen in {sprite.name} meanwhile; it is not the ssh server, "
-            "which was unpacked and not started"
+            f"something has begun to listen in {sprite.name} meanwhile, at port {', '.join(new)}: "
+            "not the ssh server, which was unpacked and not started"
         )
 
 
@@ -10470,9 +10479,16 @@ def new_ssh_host(sprite: Sprite, files: SshFiles) -> SshHost:
         user="sprite",
         key=files.own_key,
         api=transport.base.geturl(),
-        identity=info.id,
-        org=info.organization or transport.credential.org or "",
+        identity=plain_word(info.id),
+        org=plain_word(info.organization or transport.credential.org or ""),
     )
+
+
+def plain_word(text: str) -> str:
+    """Return what the API says if a line of a file can hold it, else ""."""
+    import re
+
+    return text if re.fullmatch(r"[A-Za-z0-9._@+-]{1,128}", text) else ""
 
 
 def set_up_ssh(

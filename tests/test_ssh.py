@@ -24,11 +24,12 @@ from pathlib import Path
 
 import pytest
 from emulation import Emulator, Fault
+from emulation.state import Sprite
 from support.certificates import OPENSSL, Authority
 from support.ports import free_ports
 from support.program import MODULE, Thopters
 from support.servers import ConnectProxy, TlsRelay
-from support.ssh import Host, descendants, listening, needs_ssh, needs_user
+from support.ssh import SSHD, Host, descendants, listening, needs_ssh, needs_user
 from support.terminals import Tty
 from support.waiting import until
 
@@ -669,3 +670,106 @@ def test_no_process_has_a_key_or_a_token_on_its_command_line(station: Host) -> N
     assert len([line for line in seen if b"sshd" in line]) >= 1
     assert not [line for line in seen for secret in secrets if secret in line]
     process.communicate(timeout=60)
+
+
+# a sprite without an ssh server
+
+needs_apt = pytest.mark.skipif(
+    not all(map(shutil.which, ("apt-get", "dpkg-deb"))), reason="there is no apt-get here"
+)
+
+
+def put_over(sprite: Sprite, place: str, source: Path) -> None:
+    """Have a sprite see a file or folder of its home in another place, too."""
+    sprite.machine.own(source)
+    inside = Path(sprite.machine.home_inside) / source.relative_to(sprite.home)
+    enter = ["nsenter", "--target", str(sprite.machine._start_holder()), "--mount", "--root"]
+    subprocess.run([*enter, "mount", "--bind", str(inside), place], check=True)
+
+
+@pytest.fixture
+def bare(dev: Emulator) -> Sprite:
+    """Return a sprite that has no ssh server, and whose packages come from a folder of its own."""
+    assert SSHD
+    sprite = dev.sprite("dev")
+    package = sprite.home / "package"
+    (package / "usr" / "sbin").mkdir(parents=True)
+    shutil.copy(SSHD, package / "usr" / "sbin" / "sshd")
+    (package / "DEBIAN").mkdir()
+    control = "Package: openssh-server\nVersion: 1:9.9-1\nArchitecture: all\n"
+    control += "Maintainer: nobody\nDescription: a test's\n"
+    (package / "DEBIAN" / "control").write_text(control)
+    (package / "DEBIAN" / "postinst").write_text("#!/bin/sh\ntouch /home/sprite/was-run\n")
+    (package / "DEBIAN" / "postinst").chmod(0o755)
+    places = sprite.home / "places"
+    places.mkdir()
+    deb = places / "openssh-server_9.9_all.deb"
+    subprocess.run(
+        ["dpkg-deb", "--build", "--root-owner-group", package, deb],
+        check=True,
+        capture_output=True,
+    )
+    data = deb.read_bytes()
+    listed = f"Filename: ./{deb.name}\nSize: {len(data)}\nSHA256: {digest(data)}\n"
+    (places / "Packages").write_text(control + listed)
+    apt = sprite.home / "apt"
+    apt.mkdir()
+    (apt / "sources.list").write_text(
+        f"deb [trusted=yes] copy:{sprite.machine.home_inside}/places ./\n"
+    )
+    (sprite.home / "nothing").touch()
+    put_over(sprite, "/etc/apt", apt)
+    put_over(sprite, "/var/lib/dpkg/status", sprite.home / "nothing")
+    put_over(sprite, SSHD, sprite.home / "nothing")
+    return sprite
+
+
+@needs_apt
+def test_a_server_that_is_missing_is_fetched_and_nothing_is_installed(
+    thopters: Thopters, bare: Sprite
+) -> None:
+    done = thopters("ssh", "--setup", "dev", "--yes", timeout=240)
+    assert done.code == 0, done
+    fetched = re.findall(r"dev fetches openssh-server \((\d\.\d) MB\)\n", done.err)
+    assert len(fetched) == 1 and float(fetched[0]) > 0, done
+    assert re.search(
+        r"fetched into ~/.thopters/ssh in \d+\.\d s; nothing was installed\n", done.err
+    )
+    place = bare.home / ".thopters" / "ssh"
+    assert (place / "root" / "usr" / "sbin" / "sshd").stat().st_mode & 0o111
+    assert not (bare.home / "was-run").exists() and not (place / "fetching").exists()
+    done = thopters("ssh", "dev", "echo $PPID; tr '\\0' ' ' < /proc/$PPID/cmdline; exit 5")
+    assert done.code == 5 and "sshd" in done.out, done
+    done = thopters("ssh", "--setup", "dev")
+    assert done.code == 0 and "fetches" not in done.err and "already" in done.out
+    shutil.rmtree(place)  # as a restore does; the connection fetches it again
+    done = thopters("ssh", "dev", "echo back")
+    assert (done.code, done.out) == (0, "back\n") and "dev fetches openssh-server" in done.err
+    assert not listening(bare.machine.processes())
+    assert thopters("ssh", "--remove", "dev").code == 0 and not place.exists()
+
+
+@needs_apt
+@pytest.mark.parametrize("lacking", ["a package", "a network", "apt-get", "leave to write"])
+def test_a_server_that_can_not_be_fetched_is_an_error_with_the_reason(
+    thopters: Thopters, bare: Sprite, lacking: str
+) -> None:
+    why = {
+        "a package": "Unable to locate package openssh-server",
+        "a network": "W: Failed to fetch http://127.0.0.1:9/",
+        "apt-get": "there is no apt-get to fetch it with",
+        "leave to write": "cannot create directory",
+    }[lacking]
+    if lacking == "a package":
+        (bare.home / "places" / "Packages").write_text("")
+    elif lacking == "a network":
+        (bare.home / "apt" / "sources.list").write_text("deb http://127.0.0.1:9/ stable main\n")
+    elif lacking == "apt-get":
+        put_over(bare, str(shutil.which("apt-get")), bare.home / "nothing")
+    else:
+        (bare.home / ".thopters").touch()
+    done = thopters("ssh", "--setup", "dev", "--yes", timeout=240)
+    assert (done.code, done.out) == (1, ""), done
+    error = re.findall(r"(?m)^thopters: error: (.*)", done.err)
+    assert len(error) == 1 and error[0].startswith("dev cannot ") and why in error[0], done
+    assert not (thopters.home / ".ssh" / "config").exists()
