@@ -773,3 +773,65 @@ def test_a_server_that_can_not_be_fetched_is_an_error_with_the_reason(
     error = re.findall(r"(?m)^thopters: error: (.*)", done.err)
     assert len(error) == 1 and error[0].startswith("dev cannot ") and why in error[0], done
     assert not (thopters.home / ".ssh" / "config").exists()
+
+
+# full figures
+
+
+@pytest.mark.slow
+def test_every_exit_status(station: Host) -> None:
+    with station.master() as shared:
+        for code in range(256):
+            station.ssh(f"exit {code}", options=shared, code=code)
+    for code in (*range(8), 126, 127, 130, 200, 254):
+        station.ssh(f"exit {code}", code=code)
+
+
+@pytest.mark.slow
+def test_fifty_megabytes_each_way(station: Host) -> None:
+    data = noise(50_000_000, 50)
+    assert station.ssh("sha256sum", input=data).out.split()[0] == digest(data)
+    assert station.ssh("cat", input=data).out_bytes == data
+    (station.thopters.home / "large").write_bytes(data)
+    for protocol in ([], ["-O"]):
+        argv = ["scp", "-q", "-F", str(station.config), *protocol]
+        station.run([*argv, "large", f"{station.name}:large"])
+        station.run([*argv, f"{station.name}:large", "again"])
+        assert digest((station.thopters.home / "again").read_bytes()) == digest(data)
+        (station.thopters.home / "again").unlink()
+
+
+@pytest.mark.slow
+def test_rsync_of_two_thousand_files(station: Host) -> None:
+    if not shutil.which("rsync"):
+        pytest.skip("rsync is not installed")
+    source = station.thopters.home / "many"
+    for number in range(2000):
+        path = source / f"d{number % 37}" / f"größe {number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(noise(number % 5000, number))
+    argv = ["rsync", "-a", "-e", station.shell]
+    station.run([*argv, "many/", f"{station.name}:many/"])
+    for options in (["-ni"], ["-nic"]):
+        assert station.run([*argv, *options, "many/", f"{station.name}:many/"]).out == ""
+    station.run([*argv, f"{station.name}:many/", "back"])
+    assert tree(station.thopters.home / "back") == tree(source)
+
+
+@pytest.mark.slow
+def test_a_sprite_is_mounted(station: Host) -> None:
+    if not shutil.which("sshfs") or not os.access("/dev/fuse", os.W_OK):
+        pytest.skip("sshfs can't be used here")
+    place = station.thopters.home / "mounted"
+    place.mkdir()
+    station.ssh("mkdir -p shown && echo there > shown/file")
+    argv = ["sshfs", "-F", str(station.config), f"{station.name}:shown", str(place)]
+    station.run(argv)
+    try:
+        assert (place / "file").read_text() == "there\n"
+        (place / "new").write_bytes(noise(500_000))
+        (place / "file").rename(place / "renamed")
+    finally:
+        station.run(["fusermount", "-u", str(place)])
+    home = station.sprite.home / "shown"
+    assert (home / "new").read_bytes() == noise(500_000) and (home / "renamed").exists()
