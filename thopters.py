@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: MIT
 """thopters: long-lived, pausable development machines on Fly Sprites.
 
-One command for a sprite's whole life: setup, create, list, pause, resume, shell, exec, proxy, url,
-checkpoint, restore, destroy, with the user's keys put safely into each.
+One command for a sprite's whole life: setup, create, list, pause, resume, shell, exec, ssh, proxy,
+url, checkpoint, restore, destroy, with the user's keys put safely into each.
 
 Files
   ~/.sprite-thopters/config.json    settings; THOPTERS_CONFIG names another file
   ~/.sprites/                       the `sprite` program's login, only ever read
+  ~/.ssh/thopters/                  hosts of ssh, which one line of ~/.ssh/config includes
 Environment
   SPRITE_TOKEN, SPRITES_TOKEN       the API token; comes before a stored login
   SPRITES_API_URL                   another API; https, or http on this machine
@@ -771,6 +772,15 @@ class WritingOutput:
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left would only fail again
             raise OutputError(f"cannot write the output: {error.strerror}") from None
+
+
+def widen_pipe(fd: int) -> None:
+    """Let more wait in a pipe than 64 KiB, where the system can: a fast stream waits less often."""
+    if sys.platform == "linux":
+        import fcntl
+
+        with contextlib.suppress(OSError):  # it is none, or the user's pipes are too many
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, 1 << 20)
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
@@ -10625,6 +10635,8 @@ class SshInput(LocalInput):
 
     def __init__(self, watch: SshWatch) -> None:
         super().__init__()
+        for fd in (0, 1):
+            widen_pipe(fd)
         self.kept = bytearray()
         self.is_kept = True
         self._watch = watch
@@ -10986,7 +10998,7 @@ exit status:
   0 done, 1 failed, 2 wrong usage or no consent, 3 no such sprite or checkpoint,
   4 not authenticated, 5 exists already, 6 limit reached, 7 timed out,
   127 on Windows the sprite program is needed for a shell;
-  exec, shell, attach: the command's own, and 255 with a message where it is not known
+  exec, shell, attach, ssh: the command's own, and 255 with a message where it is not known
 
 examples:
   thopters create dev
