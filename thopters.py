@@ -9977,7 +9977,7 @@ if ! host_key=$("$keygen" -y -P '' -f host_key 2> /dev/null); then
   echo changed
 fi
 read -r kind text _ <<< "$host_key"
-others=$(grep -sv -e " $tag\\$" authorized_keys)
+others=$(grep -sv -e " $tag\\$" authorized_keys | grep -vF -e "$key ")
 put host_key.pub "$kind $text" &&
   put authorized_keys "${others:+$others$'\\n'}$key $tag" &&
   put config "# $version
@@ -10044,7 +10044,7 @@ done
 SSH_REMOVE_SCRIPT = b"""\
 cd ~/.thopters/ssh 2> /dev/null || exit 0
 umask 077
-others=$(grep -sv -e " $1\\$" authorized_keys)
+others=$(grep -sv -e " $1\\$" authorized_keys | grep -vF -e "${2:-none} ")
 if [ "$others" ]; then
   printf '%s\\n' "$others" > authorized_keys.new && mv -f authorized_keys.new authorized_keys
 else
@@ -10068,7 +10068,7 @@ def valid_host(name: str) -> str:
     import re
 
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
-        raise UsageError(f"{name} can't be a host of ssh: its name has other than a-z, 0-9, . _ -")
+        raise UsageError(f"{name} can't be a host of ssh, which takes a-z, 0-9, '.', '_' and '-'")
     return name
 
 
@@ -10465,7 +10465,9 @@ def fetch_server(sprite: Sprite) -> None:
         files = [line.split() for line in plan.decode("ascii", "replace").splitlines()]
         size = sum(int(line[1]) for line in files if line[1:] and line[1].isdigit())
         names = ", ".join(line[0].split("_")[0] for line in files if line)
-        console.note(f"{sprite.name} fetches {names or 'nothing'} ({size / 1e6:.1f} MB)")
+        if not names:
+            raise ThoptersError(f"{sprite.name} has OpenSSH's packages, but no sshd or ssh-keygen")
+        console.note(f"{sprite.name} fetches {names} ({size / 1e6:.1f} MB)")
         with console.working(f"fetching {names} in {sprite.name}"):
             run_ssh_script(sprite, doing, SSH_FETCH_SCRIPT, limit_s=SSH_FETCH_LIMIT_S)
     except ThoptersError as error:
@@ -10533,14 +10535,16 @@ def remove_from_there(sprite: Sprite, host: SshHost) -> bool:
     info = sprite.find()
     if info is None or is_another(info.id, host.identity):
         return False
-    run_ssh_script(sprite, "remove its ssh keys", SSH_REMOVE_SCRIPT, key_tag())
+    key = ""
+    with contextlib.suppress(ThoptersError):  # the key itself may be gone, and its mark is known
+        key = host.public_key()
+    run_ssh_script(sprite, "remove its ssh keys", SSH_REMOVE_SCRIPT, key_tag(), to_bytes(key))
     return True
 
 
 # What a program has that is started by a desktop, and not from a shell
 SESSION_VARIABLES = (
     *("HOME", "USER", "LOGNAME", "TMPDIR", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"),
-    *("USERPROFILE", "SYSTEMROOT"),
 )
 # What a connection may need and only a shell have: a token, a way, trust
 CONNECTION_VARIABLES = (
@@ -11521,7 +11525,8 @@ def cmd_init(app: App, args: argparse.Namespace) -> int:
     def put_in(sprite: Sprite) -> dict[str, Any]:
         report = put_keys_in(sprite, config)
         if files := ssh_files_if_any(app):
-            renew_ssh(sprite, files)
+            with After(f"the keys are in {sprite.name}"):
+                renew_ssh(sprite, files)
         app.console.say_done(f"{sprite.name}: {describe_keys(config, report)}")
         return report
 
@@ -11874,6 +11879,8 @@ def check_ssh_options(args: argparse.Namespace) -> None:
         wrong = "--api, --org and --id are for --stdio"
     elif args.key and mode in ("config", "remove", "stdio"):
         wrong = "--key is for --setup"
+    elif args.yes and mode in ("config", "stdio"):
+        wrong = f"--{mode} asks nothing, so --yes does nothing"
     elif (args.idle or args.hold) and mode in ("config", "remove"):
         wrong = "--idle and --hold are for --setup and for a connection"
     elif mode == "stdio" and len(args.names) > 1:
@@ -11893,8 +11900,8 @@ def ssh_limits(args: argparse.Namespace) -> list[str] | None:
 
 
 def ssh_files_if_any(app: App) -> SshFiles | None:
-    """Return the files of ssh, None where there can be none: on Windows, or without a home."""
-    with contextlib.suppress(NoHomeError):
+    """Return the files of ssh, None where there are none: on Windows, or without a fitting home."""
+    with contextlib.suppress(UsageError):
         return SshFiles(app.environ, app.console) if os.name == "posix" else None
     return None
 
