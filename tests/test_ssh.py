@@ -213,6 +213,14 @@ def test_a_key_of_the_users_own(thopters: Thopters, dev: Emulator) -> None:
     assert keys.read_text() == "ssh-ed25519 AAAA a-team-mate\n" and key.exists()
 
 
+@pytest.mark.parametrize("thopters", ["pyz"], indirect=True)
+def test_a_block_calls_the_archive(thopters: Thopters, dev: Emulator) -> None:
+    host = Host(thopters, dev)
+    assert f"'{thopters.argv[1]}' 'ssh' '--stdio'" in thopters("ssh", "--config", "dev").out
+    assert thopters.argv[1].endswith("/thopters.pyz")
+    assert host.ssh("echo there").out == "there\n"
+
+
 # everyday use
 
 
