@@ -10063,13 +10063,12 @@ def sshd_version() -> bytes:
 # the block
 
 
-def valid_host(name: str) -> str:
+def valid_host(name: str) -> None:
     """Check that a sprite's name can be a host of ssh, which knows small letters alone."""
     import re
 
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
         raise UsageError(f"{name} can't be a host of ssh, which takes a-z, 0-9, '.', '_' and '-'")
-    return name
 
 
 def ssh_quote(path: str) -> str:
@@ -11857,8 +11856,6 @@ def cmd_ssh(app: App, args: argparse.Namespace) -> int:
         raise ThoptersError("ssh is for Linux and macOS", hint="on Windows use it in WSL")
     ways = {"setup": ssh_setup, "config": ssh_config, "remove": ssh_remove}
     if args.mode in ways:
-        for name in args.names:
-            valid_host(name)
         return ways[args.mode](app, SshFiles(app.environ, app.console), args)
     try:
         if args.mode == "stdio":
@@ -11916,10 +11913,19 @@ def forget_ssh_host(app: App, name: str) -> None:
         app.console.warn(f"{name} is still in your ssh configuration: {error}")
 
 
-def ssh_setup(app: App, files: SshFiles, args: argparse.Namespace) -> int:
+def ssh_sprites(app: App, args: argparse.Namespace) -> list[Sprite]:
+    """Return the sprites that are named; UsageError where one can't be a host of ssh."""
     sprites = app.sprites(args.names)
+    for sprite in sprites:
+        valid_host(sprite.name)
+    return sprites
+
+
+def ssh_setup(app: App, files: SshFiles, args: argparse.Namespace) -> int:
+    sprites = ssh_sprites(app, args)
     local_program("ssh", app.environ)
-    consent_to_include(files, args, f"set up {', '.join(args.names)} for ssh")
+    names = ", ".join(sprite.name for sprite in sprites)
+    consent_to_include(files, args, f"set up {names} for ssh")
     batch = Batch(app, "set_up")
 
     def put_in(sprite: Sprite) -> str:
@@ -11979,7 +11985,7 @@ def make_ssh_host(app: App, files: SshFiles, sprite: Sprite, args: argparse.Name
 
 
 def ssh_config(app: App, files: SshFiles, args: argparse.Namespace) -> int:
-    for sprite in app.sprites(args.names):
+    for sprite in ssh_sprites(app, args):
         text = files.blocks().get(sprite.name)
         app.console.answer(text or new_ssh_host(sprite, files).block(files.known_hosts))
         if text is None:
@@ -12001,7 +12007,7 @@ def ssh_remove(app: App, files: SshFiles, args: argparse.Namespace) -> int:
         app.console.say_done(f"{sprite.name} is no host of ssh any more, {where}")
         return sprite.name
 
-    return batch.report(batch.for_every(app.sprites(args.names), take_away))
+    return batch.report(batch.for_every(ssh_sprites(app, args), take_away))
 
 
 def ssh_stdio(app: App, args: argparse.Namespace) -> int:
@@ -12015,7 +12021,7 @@ def ssh_stdio(app: App, args: argparse.Namespace) -> int:
 
 def ssh_run(app: App, files: SshFiles, args: argparse.Namespace) -> int:
     """Become the system's ssh, when the sprite is set up for it."""
-    sprite = app.sprite(valid_host(args.names[0]))
+    [sprite] = ssh_sprites(app, args)
     ssh, host = local_program("ssh", app.environ), files.find(sprite.name)
     if host is None or not files.has_include():
         question = f"{sprite.name} is not set up for ssh. Set it up? [y/N]"

@@ -354,11 +354,15 @@ def test_ports_and_sockets_are_forwarded_both_ways(station: Host) -> None:
         assert not listening(pids())
         options = [
             "-L", f"{local}:127.0.0.1:{port}", "-R", f"127.0.0.1:{remote}:127.0.0.1:{port}",
-            "-D", str(socks), "-L", f"{path}:127.0.0.1:{port}",
+            "-D", str(socks), "-L", f"{path}:127.0.0.1:{port}", "-L", f"{path}2:/.sprite/api.sock",
         ]  # fmt: skip
         station.ssh(options=[*shared, *options, "-O", "forward"])
         assert hear(local) == hear(path) == b"a text"
         assert station.ssh(SAY + str(remote), options=shared).out == "a text\n"
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as sock:
+            sock.connect(f"{path}2")
+            sock.sendall(b"GET /v1/tasks HTTP/1.1\r\nHost: sprite\r\n\r\n")
+            assert sock.recv(12) == b"HTTP/1.1 200"
         with socket.create_connection(("127.0.0.1", socks)) as sock:
             sock.sendall(b"\5\1\0")
             assert sock.recv(2) == b"\5\0"
@@ -731,6 +735,9 @@ def bare(dev: Emulator) -> Sprite:
         f"deb [trusted=yes] copy:{sprite.machine.home_inside}/places ./\n"
     )
     (sprite.home / "nothing").touch()
+    (sprite.home / "etc").mkdir()
+    (sprite.home / "etc" / "sshd_config").write_text("This is none\n")
+    put_over(sprite, "/etc/ssh", sprite.home / "etc")  # of which nothing is read
     put_over(sprite, "/etc/apt", apt)
     put_over(sprite, "/var/lib/dpkg/status", sprite.home / "nothing")
     put_over(sprite, SSHD, sprite.home / "nothing")
