@@ -5544,15 +5544,17 @@ def run_script(
     statuses: Container[int] = (0, 1),
     limit_s: float = SILENCE_TIMEOUT_S,
     open_limit_s: float = WAKE_LIMIT_S,
+    is_held: bool = False,
 ) -> tuple[int, bytes, bytes]:
     """Run a short script of ours with arguments; return its exit status, stdout and stderr.
 
-    `data` is its input, `statuses` are those that it ends with by itself. ExecLost where there
-    is none or another, as of a shell that was killed, or where too much is printed; and the errors
-    of open_exec.
+    `data` is its input, `statuses` are those that it ends with by itself. The sprite `is_held`
+    during one that may be quiet for long. ExecLost where there is no status or another, as of a
+    shell that was killed, or where too much is printed; and the errors of open_exec.
     """
     out, err = Kept(), Kept()
-    command = RemoteCommand([b"bash", b"-c", script, b"thopters", *words], with_keys=False)
+    argv = [b"bash", b"-c", script, b"thopters", *words]
+    command = RemoteCommand(argv, hold_max_s=round(limit_s) if is_held else 0, with_keys=False)
     sinks: dict[int, Sink] = {STREAM_STDOUT: out.take, STREAM_STDERR: err.take_first}
     session = open_exec(sprite, sinks, open_limit_s)
     try:
@@ -5816,26 +5818,35 @@ def release_hold(sprite: Sprite, hold: str) -> None:
         raise ThoptersError(f"hold {hold} of {sprite.name} can't be ended: it is still there")
 
 
-# To the loop beside a command on a terminal: somebody is there. 3 where no such loop reads it
+# To the loop beside a command of ours: somebody is there. 3 where no such loop reads it
 HERE_SCRIPT = b"""\
-grep -q thopters-ready "/proc/$1/cmdline" && [ -p "/proc/$1/fd/9" ] || exit 3
+grep -q _thopters "/proc/$1/cmdline" && [ -p "/proc/$1/fd/9" ] || exit 3
 timeout 5 bash -c 'trap "" PIPE; echo > "$1"' bash "/proc/$1/fd/9"
 case $? in 0) ;; 1|126|127) exit 3;; *) exit 255;; esac
 """
 
 
 class HoldRefresher:
-    """While we are attached to a terminal, refreshes its hold from a thread.
+    """While we are attached to a session, refreshes its hold from a thread.
 
-    The platform lets such a session live on when we vanish, and nothing tells it. So the hold of
-    a command that has not asked for its own is to expire then. `tell` hears why it can't be
-    refreshed, once until it can again.
+    The platform lets one on a terminal live on when we vanish, and one of ssh as long as it does
+    not notice, and nothing tells them. So the hold of a command that has not asked for its own is
+    to expire then. `tell` hears why it can't be refreshed, once until it can again. A session that
+    has `just_begun` has its first hold.
     """
 
-    def __init__(self, sprite: Sprite, session: ExecSession, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        sprite: Sprite,
+        session: ExecSession,
+        tell: Callable[[str], None],
+        *,
+        just_begun: bool = False,
+    ) -> None:
         self.sprite = sprite
         self.session = session
         self._tell = tell
+        self._has_first = just_begun or not session.identity
 
     def __enter__(self) -> None:
         import threading
@@ -5845,7 +5856,7 @@ class HoldRefresher:
             in_background(self._refresh)
 
     def _refresh(self) -> None:
-        wait_s: float = 0 if self.session.identity else HOLD_EVERY_S  # a new one has its first
+        wait_s: float = HOLD_EVERY_S if self._has_first else 0
         is_told = False
         while not self._left.wait(wait_s):
             wait_s = HOLD_EVERY_S
@@ -9988,8 +9999,8 @@ echo "$kind $text"
 """
     % (NOT_YET, SSHD_CONFIG.rstrip().replace('"', '\\"').encode())
 )
-# The packages that lack, fetched as any user can, with lists of our own, and not installed: so no
-# script of theirs runs, and nothing is started. First what is to be fetched, then the rest
+# The packages that are missing, fetched as any user can, with lists of our own, and not installed:
+# so no script of theirs runs, and nothing is started. First what is to be fetched, then the rest
 SSH_FETCH_HEAD = (
     SSH_HEAD
     + b"""
@@ -10035,11 +10046,7 @@ find_server || { echo 'the packages that came hold no sshd' >&2; exit 1; }
 """
 )
 # Where something listens in a sprite, as the kernel has it
-SSH_LISTENERS_SCRIPT = b"""\
-for table in /proc/net/tcp /proc/net/tcp6; do
-  while read -r _ address _ state _; do [ "$state" != 0A ] || echo "$address"; done < "$table"
-done
-"""
+SSH_LISTENERS_SCRIPT = b"grep -hs ' 0A ' /proc/net/tcp /proc/net/tcp6 || :"
 # The key of a --remove, and with the last key all of it
 SSH_REMOVE_SCRIPT = b"""\
 cd ~/.thopters/ssh 2> /dev/null || exit 0
@@ -10064,7 +10071,7 @@ def sshd_version() -> bytes:
 
 
 def valid_host(name: str) -> None:
-    """Check that a sprite's name can be a host of ssh, which knows small letters alone."""
+    """Check that a sprite's name can be a host of ssh, which makes all letters small."""
     import re
 
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
@@ -10351,7 +10358,7 @@ def drop_host_keys(keys: dict[str, str], name: str, *, but: str = "") -> None:
 def local_program(name: str, environ: Mapping[str, str]) -> str:
     path = find_program(name, environ)
     if path is None:
-        raise ThoptersError(f"there is no {name} here", hint="install OpenSSH's client")
+        raise ThoptersError(f"{name} is not installed here", hint="install OpenSSH's client")
     return path
 
 
@@ -10417,7 +10424,14 @@ def run_ssh_script(
     try:
         status, out, err = retry_cut(
             sprite,
-            lambda: run_script(sprite, script, *words, statuses=(0, 1, NOT_YET), limit_s=limit_s),
+            lambda: run_script(
+                sprite,
+                script,
+                *words,
+                statuses=(0, 1, NOT_YET),
+                limit_s=limit_s,
+                is_held=limit_s > SSH_SETUP_LIMIT_S,
+            ),
             twice_is_once=True,
         )
     except ExecLost as lost:
@@ -10449,7 +10463,8 @@ def listeners_in(sprite: Sprite) -> set[str]:
     import re
 
     out = run_ssh_script(sprite, "list its sockets", SSH_LISTENERS_SCRIPT) or b""
-    return set(re.findall(r"\b[0-9A-F]+:[0-9A-F]{4}\b", out.decode("ascii", "replace")))
+    rows = re.findall(rb"(?m)^ *\d+: ([0-9A-F]+:[0-9A-F]{4}) \S+ 0A ", out)
+    return {address.decode() for address in rows}
 
 
 def fetch_server(sprite: Sprite) -> None:
@@ -10474,10 +10489,11 @@ def fetch_server(sprite: Sprite) -> None:
         raise
     seconds = sprite.clock.monotonic() - started
     console.note(f"fetched into ~/.thopters/ssh in {seconds:.1f} s; nothing was installed")
-    new = {str(int(address.rpartition(":")[2], 16)) for address in listeners_in(sprite) - before}
+    new = {int(address.rpartition(":")[2], 16) for address in listeners_in(sprite) - before}
     if new:
+        ports = ", ".join(map(str, sorted(new)))
         console.warn(
-            f"something has begun to listen in {sprite.name} meanwhile, at port {', '.join(new)}: "
+            f"something has begun to listen in {sprite.name} meanwhile, at port {ports}: "
             "not the ssh server, which was unpacked and not started"
         )
 
@@ -10627,7 +10643,7 @@ class SshWatch:
         if now - self._began >= SSH_MAX_S:
             return f"it was open for {format_span(SSH_MAX_S)}"
         if self._idle_s is not None and now - self._worked_at >= self._idle_s:
-            return f"hardly anything went through it for {format_span(self._idle_s)}"
+            return f"less than 4 KB a minute went through it for {format_span(self._idle_s)}"
         return ""
 
 
@@ -10707,7 +10723,9 @@ class SshConnection:
             sshd_version(),
         ]
         argv = [b"bash", b"-c", SSH_START_SCRIPT, b"thopters-ssh", *words]
-        command = RemoteCommand(argv, hold_max_s=round(SSH_MAX_S), with_keys=False)
+        command = RemoteCommand(
+            argv, hold_max_s=round(SSH_MAX_S), hold_alone=False, with_keys=False
+        )
         session.begin(command, self._input, bytes(self._input.kept))
         return session.await_exit(self.ANSWER_LIMIT_S, lambda: self._answered)
 
@@ -10729,7 +10747,7 @@ class SshConnection:
             self.sprite.console.detail(f"{self.sprite.name} says: {line}")
 
     def _set_up_again(self) -> None:
-        """Put in what the sprite lacks, as after a restore of a checkpoint that had it not."""
+        """Put in what the sprite lacks, as after a restore of an older checkpoint."""
         set_up_ssh(self.sprite, self.files)
         self.host = self.files.find(self.sprite.name) or self.host
         self.sprite.console.note(
@@ -10741,7 +10759,8 @@ class SshConnection:
         """Pass all on to the end; ^C at the terminal that we share with ssh is for ssh."""
         shared = (signal.SIGINT, getattr(signal, "SIGQUIT", signal.SIGINT))
         ignored = {} if sys.stdin.isatty() else dict.fromkeys(shared, lambda *_: None)
-        with Handlers(ignored):
+        here = HoldRefresher(self.sprite, session, self.sprite.console.detail, just_begun=True)
+        with Handlers(ignored), here:
             status = session.await_exit(None, lambda: bool(self.watch.verdict()))
         if status != STILL_RUNNING:
             return EXIT_OK
@@ -11840,8 +11859,8 @@ def cmd_shell(app: App, args: argparse.Namespace) -> int:
     Argument("--api", metavar="URL", help="with --stdio: where the sprite is"),
     Argument("--org", metavar="ORG", help="with --stdio: whose login to use"),
     Argument("--id", metavar="ID", help="with --stdio: the sprite's id"),
-    Argument("names", metavar="NAME", nargs="+", help="the sprite; the sprites"),
-    Argument("rest", metavar="WORD", nargs="*", help="ssh's options, and a command"),
+    Argument("names", metavar="NAME", nargs="+", help="the sprite; some options take several"),
+    Argument("rest", metavar="WORD", nargs="*", default=[], help="ssh's options, and a command"),
     examples=(
         "thopters ssh --setup dev",
         "thopters ssh dev",
@@ -12003,8 +12022,8 @@ def ssh_remove(app: App, files: SshFiles, args: argparse.Namespace) -> int:
             return sprite.name
         with After(f"{sprite.name} was taken out of your ssh configuration"):
             is_there = host is not None and remove_from_there(sprite, host)
-        where = "here and in it" if is_there else "here"
-        app.console.say_done(f"{sprite.name} is no host of ssh any more, {where}")
+        where = "here and in the sprite" if is_there else "here"
+        app.console.say_done(f"{sprite.name} is not a host of ssh any more: removed {where}")
         return sprite.name
 
     return batch.report(batch.for_every(ssh_sprites(app, args), take_away))
