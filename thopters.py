@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: MIT
 """thopters: long-lived, pausable development machines on Fly Sprites.
 
-One command for a sprite's whole life: setup, create, list, pause, resume, shell, exec, proxy, url,
-checkpoint, restore, destroy, with the user's keys put safely into each, and many sprites at once.
+One command for a sprite's whole life: setup, create, list, pause, resume, shell, exec, ssh, proxy,
+url, checkpoint, restore, destroy, with the user's keys put safely into each, and many sprites at
+once.
 
 Files
   ~/.sprite-thopters/config.json    settings; THOPTERS_CONFIG names another file
@@ -11,6 +12,7 @@ Files
   ~/.sprite-thopters/config.json.record    which sprites have which keys, beside that file
   ~/.sprites/                       the `sprite` program's login, only ever read
   .sprite                           its choice of a sprite for a directory, likewise
+  ~/.ssh/thopters/                  hosts of ssh, which one line of ~/.ssh/config includes
 Environment
   SPRITE_TOKEN, SPRITES_TOKEN       the API token; comes before a stored login
   SPRITES_API_URL                   another API; https, or http on this machine
@@ -740,6 +742,16 @@ def user_name(uid: int) -> str:
         return str(uid)
 
 
+def account_home() -> str:
+    """Return the home of our account, whatever HOME says, "/" where there is none; POSIX alone."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return "/"
+
+
 def nearest_there(path: str) -> str:
     """Return a path, or the nearest folder above it that is there and can be looked at."""
     while not os.path.exists(path) and path != os.path.dirname(path):
@@ -830,18 +842,17 @@ def cache_folder(environ: Mapping[str, str]) -> str | None:
     return os.path.join(base, "thopters") if is_ours and os.path.isabs(base) else None
 
 
-def replace_file(path: str, data: bytes) -> None:
-    """Write a private file beside its place, force it to the disk, and put it in place whole.
-
-    One at a time: whoever calls this holds a lock.
-    """
-    temporary = path + ".new"  # one name, so that a kill leaves one file at most
+def replace_file(path: str, data: bytes, *, mode: int = 0o600, suffix: str = ".new") -> None:
+    """Write a file beside its place, force it to the disk, and put it there whole; OSError."""
+    temporary = path + suffix  # one name, so that a kill leaves one file at most
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     try:
         with open(temporary, "xb", opener=open_private) as file:
             file.write(data)
             file.flush()
+            if mode != 0o600:
+                os.chmod(temporary, mode)
             sync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
@@ -883,17 +894,36 @@ LOCAL_PROGRAM_LIMIT_S = 5.0
 
 def run_for_output(argv: list[str], limit_s: float) -> str | None:
     """Run a local program and return its stdout, "" if it failed, None if it took too long."""
+    status, out, _ = run_program(argv, limit_s)
+    return None if status is None else "" if status else out
+
+
+def run_program(
+    argv: list[str], limit_s: float, environ: Mapping[str, str] | None = None
+) -> tuple[int | None, str, str]:
+    """Run a local program without input; return its status, stdout and stderr.
+
+    The status is None if it took too long, and 127 if it can't be run.
+    """
     import subprocess
 
     try:
         done = subprocess.run(  # noqa: S603 (the one place that starts a program)
-            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=max(limit_s, 0.01)
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=max(limit_s, 0.01),
+            env=environ,
         )
     except subprocess.TimeoutExpired:
-        return None
-    except OSError:
-        return ""
-    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else ""
+        return None, "", ""
+    except OSError as error:
+        return 127, "", error.strerror or ""
+    return (
+        done.returncode,
+        done.stdout.decode("utf-8", "replace"),
+        done.stderr.decode("utf-8", "replace"),
+    )
 
 
 class WritingOutput:
@@ -906,6 +936,15 @@ class WritingOutput:
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left would only fail again
             raise OutputError(f"cannot write the output: {error.strerror}") from None
+
+
+def widen_pipe(fd: int) -> None:
+    """Let more wait in a pipe than 64 KiB, where the system can: a fast stream waits less often."""
+    if sys.platform == "linux":
+        import fcntl
+
+        with contextlib.suppress(OSError):  # it is none, or the user's pipes are too many
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, 1 << 20)
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
@@ -1790,6 +1829,45 @@ def is_agent_login(value: str) -> bool:
     return value.startswith("sk-ant-ort") or bool(re.search(stored, value))
 
 
+LOCK_LIMIT_S = 10.0
+
+
+def lock_file(lock_path: str, path: str, console: Console) -> BinaryIO:
+    """Return a file that holds the lock for changing `path`; should we die, the system frees it."""
+    lock = open(lock_path, "ab", opener=open_private)  # noqa: SIM115 (returned)
+    try:
+        for _ in Clock().polling(LOCK_LIMIT_S, 0.05):
+            if try_lock(lock.fileno()):
+                return lock
+        raise ThoptersError(
+            f"another thopters has been changing {path} for {LOCK_LIMIT_S:.0f} s",
+            hint="try again when it is done",
+        )
+    except OSError as error:
+        if error.errno not in NOT_HERE:
+            lock.close()
+            raise
+        console.warn_once(
+            f"the file system of {path} has no locks ({error.strerror}): "
+            "store from one place at a time"
+        )
+        return lock
+    except BaseException:
+        lock.close()
+        raise
+
+
+def make_folder(folder: str) -> None:
+    """Make a folder, and what is missing above it, for the user alone."""
+    missing = []
+    while not os.path.lexists(folder):
+        missing.append(folder)
+        folder = os.path.dirname(folder)
+    for folder in reversed(missing):
+        with contextlib.suppress(FileExistsError):  # another first save has made it
+            os.mkdir(folder, 0o700)
+
+
 def default_folder(environ: Mapping[str, str]) -> str:
     return os.path.join(home_directory(environ), ".sprite-thopters")
 
@@ -1825,7 +1903,6 @@ class Config:
     """
 
     VERSION = 1
-    LOCK_LIMIT_S = 10.0
 
     def __init__(self, environ: Mapping[str, str], console: Console) -> None:
         self.console = console
@@ -2038,42 +2115,10 @@ class Config:
             hint = self._way_back() if isinstance(error, PermissionError) else None
             raise ThoptersError(f"cannot write {self.path}: {error.strerror}", hint=hint) from None
 
-    def _make_folder(self) -> None:
-        missing, folder = [], self.folder
-        while not os.path.lexists(folder):
-            missing.append(folder)
-            folder = os.path.dirname(folder)
-        for folder in reversed(missing):
-            with contextlib.suppress(FileExistsError):  # another first save has made it
-                os.mkdir(folder, 0o700)
-
     def locked(self) -> BinaryIO:
-        """Return a file that holds the lock; should we die, the system lets go of it.
-
-        The folder is made where it is missing. OSError where it can't be written in.
-        """
-        self._make_folder()
-        lock = open(self.real_path + ".lock", "ab", opener=open_private)  # noqa: SIM115 (returned)
-        try:
-            for _ in Clock().polling(self.LOCK_LIMIT_S, 0.05):
-                if try_lock(lock.fileno()):
-                    return lock
-            raise ThoptersError(
-                f"another thopters has been changing {self.path} for {self.LOCK_LIMIT_S:.0f} s",
-                hint="try again when it is done",
-            )
-        except OSError as error:
-            if error.errno not in NOT_HERE:
-                lock.close()
-                raise
-            self.console.warn_once(
-                f"the file system of {self.path} has no locks ({error.strerror}): "
-                "store from one place at a time"
-            )
-            return lock
-        except BaseException:
-            lock.close()
-            raise
+        """Return a file that holds the lock, whose folder is made where it is missing; OSError."""
+        make_folder(self.folder)
+        return lock_file(self.real_path + ".lock", self.path, self.console)
 
     def _encode(self) -> bytes:
         """Return the text of the file; ThoptersError for one that could not be read again."""
@@ -2999,6 +3044,7 @@ class Transport:
         self.environ = environ
         self.connector = Connector(self.base, console=console, clock=clock, environ=environ)
         self._idle: list[tuple[float, http.client.HTTPConnection]] = []  # since when, and which
+        self._is_closed = False
         self._keeps = False  # whether the server has answered on a connection that was kept
         self._breaks = False  # whether one has ended under a request
         self._opener: urllib.request.OpenerDirector | None = None
@@ -3145,8 +3191,11 @@ class Transport:
             self._idle.append((self.clock.monotonic(), connection))
         else:
             connection.close()
+        if self._is_closed:  # meanwhile, by another thread
+            self.close()
 
     def close(self) -> None:
+        self._is_closed = True
         while idle := self._pop_idle():
             idle[1].close()
 
@@ -4197,6 +4246,14 @@ class SpritesApi:
         )
 
 
+def is_another(one: str, other: str) -> bool:
+    """Return whether two ids are of two sprites, as far as both are told.
+
+    The platform writes one as a UUID, or with `sprite-` before it.
+    """
+    return bool(one and other) and one[-36:] != other[-36:]
+
+
 class Sprite:
     """The handle of one sprite: its name, the endpoints for it, and what its users work with.
 
@@ -4358,11 +4415,8 @@ class Sprite:
             self._compare(info, identity)
 
     def _compare(self, info: SpriteInfo, identity: str) -> None:
-        """Raise ThoptersError unless two ids are the same, as far as both are told.
-
-        The platform writes one as a UUID, or with `sprite-` before it.
-        """
-        if identity and info.id and info.id[-36:] != identity[-36:]:
+        """Raise ThoptersError where a sprite has another id than this."""
+        if is_another(info.id, identity):
             raise ThoptersError(
                 f"{self.name} was made anew meanwhile: the new sprite was left alone",
                 hint=f"look at it: thopters list --prefix {self.name}",
@@ -4904,6 +4958,11 @@ def become_program(argv: list[str], environ: Mapping[str, str]) -> int:
     dropped = ("SPRITE_URL", "BASH_VERSION", "FISH_VERSION", "ZSH_NAME", "ZSH_VERSION")
     env = {key: value for key, value in environ.items() if key not in dropped}
     env["SHELL"] = "/bin/bash"
+    return become(argv, env)
+
+
+def become(argv: list[str], env: Mapping[str, str]) -> int:
+    """Run a program in our place, so that its signals and its exit status are ours."""
     sys.stdout.flush()
     try:
         if os.name == "posix":
@@ -5868,7 +5927,7 @@ class StreamSession(ExecSession):
         limit_s: float | None = None,
     ) -> None:
         self._stdin = stdin
-        self.decoder.mark = command.mark
+        self.decoder.mark = command.mark if command.with_keys else b""
         script = command.stream_script() + b"\0" + data
         self.websocket.send(OP_BINARY, bytes((STREAM_STDIN,)) + script)
         if stdin is None:
@@ -6169,15 +6228,17 @@ def run_script(
     statuses: Container[int] = (0, 1),
     limit_s: float = SILENCE_TIMEOUT_S,
     open_limit_s: float = WAKE_LIMIT_S,
+    is_held: bool = False,
 ) -> tuple[int, bytes, bytes]:
     """Run a short script of ours with arguments; return its exit status, stdout and stderr.
 
-    `data` is its input, `statuses` are those that it ends with by itself. ExecLost where there
-    is none or another, as of a shell that was killed, or where too much is printed; and the errors
-    of open_exec.
+    `data` is its input, `statuses` are those that it ends with by itself. The sprite `is_held`
+    during one that may be quiet for long. ExecLost where there is no status or another, as of a
+    shell that was killed, or where too much is printed; and the errors of open_exec.
     """
     out, err = Kept(), Kept()
-    command = RemoteCommand([b"bash", b"-c", script, b"thopters", *words], with_keys=False)
+    argv = [b"bash", b"-c", script, b"thopters", *words]
+    command = RemoteCommand(argv, hold_max_s=round(limit_s) if is_held else 0, with_keys=False)
     sinks: dict[int, Sink] = {STREAM_STDOUT: out.take, STREAM_STDERR: err.take_first}
     session = open_exec(sprite, sinks, open_limit_s)
     try:
@@ -6475,26 +6536,35 @@ def release_hold(sprite: Sprite, hold: str) -> None:
         raise ThoptersError(f"hold {hold} of {sprite.name} can't be ended: it is still there")
 
 
-# To the loop beside a command on a terminal: somebody is there. 3 where no such loop reads it
+# To the loop beside a command of ours: somebody is there. 3 where no such loop reads it
 HERE_SCRIPT = b"""\
-grep -q thopters-ready "/proc/$1/cmdline" && [ -p "/proc/$1/fd/9" ] || exit 3
+grep -q _thopters "/proc/$1/cmdline" && [ -p "/proc/$1/fd/9" ] || exit 3
 timeout 5 bash -c 'trap "" PIPE; echo > "$1"' bash "/proc/$1/fd/9"
 case $? in 0) ;; 1|126|127) exit 3;; *) exit 255;; esac
 """
 
 
 class HoldRefresher:
-    """While we are attached to a terminal, refreshes its hold from a thread.
+    """While we are attached to a session, refreshes its hold from a thread.
 
-    The platform lets such a session live on when we vanish, and nothing tells it. So the hold of
-    a command that has not asked for its own is to expire then. `tell` hears why it can't be
-    refreshed, once until it can again.
+    The platform lets one on a terminal live on when we vanish, and one of ssh as long as it does
+    not notice, and nothing tells them. So the hold of a command that has not asked for its own is
+    to expire then. `tell` hears why it can't be refreshed, once until it can again. A session that
+    has `just_begun` has its first hold.
     """
 
-    def __init__(self, sprite: Sprite, session: ExecSession, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        sprite: Sprite,
+        session: ExecSession,
+        tell: Callable[[str], None],
+        *,
+        just_begun: bool = False,
+    ) -> None:
         self.sprite = sprite
         self.session = session
         self._tell = tell
+        self._has_first = just_begun or not session.identity
 
     def __enter__(self) -> None:
         import threading
@@ -6504,7 +6574,7 @@ class HoldRefresher:
             in_background(self._refresh)
 
     def _refresh(self) -> None:
-        wait_s: float = 0 if self.session.identity else HOLD_EVERY_S  # a new one has its first
+        wait_s: float = HOLD_EVERY_S if self._has_first else 0
         is_told = False
         while not self._left.wait(wait_s):
             wait_s = HOLD_EVERY_S
@@ -6524,8 +6594,10 @@ class HoldRefresher:
         if info is None or self.sprite.settled(info).is_asleep():
             return True
         number, created_at = self.session.identity, self.session.created_at
-        if number and not find_session(self.sprite, number, created_at):
-            return False  # the number may be another's by now
+        if number and is_used_again(self.sprite, number, created_at):
+            return False
+        if self._left.is_set():  # meanwhile: nobody is here any more
+            return True
         identity = to_bytes(str(self.session.group or self.session.identity))
         status, _, _ = run_script(
             self.sprite, HERE_SCRIPT, identity, statuses=(0, 3), open_limit_s=PROBE_LIMIT_S
@@ -7831,9 +7903,9 @@ record() {
   mkdir -p "$jobs" && mkdir "$jobs/$id" && job=$jobs/$id || return
   read -r stat < "/proc/$$/stat" && read -r boot < /proc/sys/kernel/random/boot_id || return
   set -- ${stat##*) }
-  printf '%%-127s\\n' "$EPOCHSECONDS $$ ${20} $boot 0 0" > "$job/process" && field - status &&
-    field whole rest && printf '%%s\\n' %(about)s > "$job/about" && : > "$job/output" &&
-    : > "$job/directory"
+  printf '%%-127s\\n' "${EPOCHREALTIME/[!0-9]/.} $$ ${20} $boot 0 0" > "$job/process" &&
+    field - status && field whole rest && printf '%%s\\n' %(about)s > "$job/about" &&
+    : > "$job/output" && : > "$job/directory"
 }
 name() {
   [ "$label" ] || return 0
@@ -7889,11 +7961,11 @@ tidy() {
   cd "$jobs" || return
   while read -r size dir; do sizes[$dir]=$size; done < <(du -s --apparent-size -B1 -- [0-9a-f]*/)
   for dir in [0-9a-f]*/; do read -r started _ < "$dir/process" && echo "$started $dir"; done |
-    sort -rn | while read -r started dir; do
+    LC_ALL=C sort -rn | while read -r started dir; do
       count=$((count + 1)) total=$((total + ${sizes[$dir]:-0}))
       is_running "${dir%%/}" || { [ "$count" -le %(most_jobs)d ] &&
         [ "$total" -le %(most_of_all)d ] &&
-        [ $((EPOCHSECONDS - started)) -le %(oldest)d ]; } || forget "${dir%%/}"
+        [ $((EPOCHSECONDS - ${started%%.*})) -le %(oldest)d ]; } || forget "${dir%%/}"
     done
 }
 """
@@ -8185,8 +8257,11 @@ class Job(Work):
         return self.is_running() or abs(session.created_at - self.started_at) < 60
 
 
-def read_number(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
+def read_number(text: str) -> float:
+    """Return a time as a record has it, in seconds; 0 for what is none."""
+    import re
+
+    return float(text) if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", text) else 0
 
 
 SHELLS = ("bash", "sh", "zsh", "fish", "dash", "ksh")
@@ -8500,7 +8575,7 @@ WAIT_SCRIPT = (
     + b"""\
 hold=$2 moment=$3 most=$4
 read -r started outer _ < "$jobs/$1/process" || exit 3
-stay=$((started + hold - EPOCHSECONDS))
+stay=$((${started%.*} + hold - EPOCHSECONDS))
 [ "$hold" != 0 ] && [ "$stay" -gt 0 ] || { stay=$moment; : > "$jobs/$1/waited"; }
 [ "$stay" -le "$most" ] || stay=$most
 ! is_running "$1" || timeout "$stay" tail -s 0.1 --pid="$outer" -f /dev/null
@@ -11915,6 +11990,932 @@ def destroy(sprite: Sprite, shown: SpriteInfo, *, was_asked: bool) -> None:
             raise TimedOutError(f"it is still there after {DESTROY_LIMIT_S:.0f} s")
 
 
+# --- ssh --------------------------------------------------------------------------------
+
+# OpenSSH's own server in a sprite, one process for each connection (`sshd -i`), which a command of
+# ours starts and joins to ssh's ProxyCommand. So nothing listens anywhere, and all that speaks ssh
+# speaks to a sprite, by a Host block here.
+#
+#   SshHost     what a block says of one sprite: as data, as text, and read back from its text
+#   SshFiles    the blocks, the known host keys, and one Include line in the user's configuration
+#   set_up_ssh  both sides: the server's files in the sprite, then the files here
+#   serve_ssh   the ProxyCommand: one connection, and for how long it keeps its sprite awake
+#
+# Who may come in is decided by the API: a connection is a command in the sprite, so it needs the
+# token, and the id of the sprite is compared before. By the same way the host key gets here, so it
+# is never taken from an ssh connection that nobody has checked.
+
+SSH_SUFFIX = ".sprite"
+SSH_IDLE_S = 900
+SSH_BUSY_BYTES = 4096  # more in a minute is work; an editor's pings are less
+SSH_MINUTE_S = 60.0
+SSH_MAX_S = HOLD_MAX_S
+SSH_SETUP_LIMIT_S = 60.0
+SSH_FETCH_LIMIT_S = 600.0
+SSH_TRY_LIMIT_S = 40.0  # for a connection to a sprite that is awake
+SSH_HEAD = rb"""
+export LC_ALL=C
+cd ~ || exit
+ssh=$PWD/.thopters/ssh root=$PWD/.thopters/ssh/root
+find_program() {
+  local place
+  for place in "$(type -P "$1")" "/usr/sbin/$1" "$root/usr/sbin/$1" "$root/usr/bin/$1"; do
+    [ -f "$place" ] && [ -x "$place" ] && echo "$place" && return
+  done
+}
+find_server() {
+  sshd=$(find_program sshd) && [ "$sshd" ] || return
+  [[ $sshd == "$root"/* ]] || return 0
+  # what was unpacked looks for its parts in other places
+  local session=$root/usr/lib/openssh/sshd-session auth=$root/usr/lib/openssh/sshd-auth
+  local IFS=: folders=("$root"/usr/lib/*-linux-* "$root"/lib/*-linux-*)
+  export LD_LIBRARY_PATH="${folders[*]}"
+  [ ! -e "$session" ] || options+=(-o "SshdSessionPath=$session")
+  [ ! -e "$auth" ] || options+=(-o "SshdAuthPath=$auth")
+}
+options=()
+"""
+# The server for one connection. NOT_YET where something is missing, or not what is expected: the
+# host key, the user's key, the version of the configuration
+SSH_START_SCRIPT = (
+    SSH_HEAD
+    + b"""
+host_key=$1 key=$2 version=$3
+{ read -r kind text _ < "$ssh/host_key.pub" && read -r _ found < "$ssh/config"; } 2> /dev/null
+[ "$kind $text" = "$host_key" ] && [ "$found" = "$version" ] || exit %d
+grep -qsF -- "$key " "$ssh/authorized_keys" && find_server || exit %d
+for name in PATH LANG; do
+  [ ! "${!name}" ] || [[ ${!name} == *[\\"\\\\]* ]] || set_env+=" $name=\\"${!name}\\""
+done
+exec "$sshd" -i -e -f "$ssh/config" -o "SetEnv$set_env" "${options[@]}"
+"""
+    % (NOT_YET, NOT_YET)
+)
+# What a server of ours does, and nothing of /etc/ssh. A word behind the # is its version. The keys'
+# modes are not asked: who could write them could also start a server of their own
+SSHD_CONFIG = """\
+HostKey "$ssh/host_key"
+AuthorizedKeysFile "$ssh/authorized_keys"
+AuthenticationMethods publickey
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+UsePAM no
+StrictModes no
+PidFile none
+ModuliFile /dev/null
+Subsystem sftp internal-sftp
+AllowTcpForwarding yes
+AllowStreamLocalForwarding yes
+AllowAgentForwarding yes
+X11Forwarding yes
+PermitTunnel no
+PermitUserRC no
+PrintMotd no
+PrintLastLog no
+UseDNS no
+AcceptEnv GIT_PROTOCOL
+ClientAliveInterval 0
+TCPKeepAlive no
+MaxSessions 1000
+LogLevel ERROR
+"""
+# Prints `changed` for each thing that it has made or changed, then the user, and last the host key
+SSH_SETUP_SCRIPT = (
+    SSH_HEAD
+    + b"""
+umask 077
+key=$1 tag=$2 version=$3
+fail() { echo "$*" >&2; exit 1; }
+mkdir -p .thopters/ssh && chmod 700 .thopters .thopters/ssh || exit
+exec 7>> .thopters/ssh/lock
+! type -P flock > /dev/null || flock -w 20 7 || fail 'another set-up of ssh is at work in it'
+find_server && keygen=$(find_program ssh-keygen) && [ "$keygen" ] || exit %d
+user=$(id -un 2> /dev/null) || fail 'its user has no name, and an ssh server wants one'
+cd .thopters/ssh || exit
+put() { [ "$(cat "$1" 2> /dev/null; echo .)" = "$2"$'\\n.' ] ||
+  { printf '%%s\\n' "$2" > "$1.new" && mv -f "$1.new" "$1" && echo changed; }; }
+if ! host_key=$("$keygen" -y -P '' -f host_key 2> /dev/null); then
+  rm -f host_key.new host_key.new.pub
+  "$keygen" -q -t ed25519 -N '' -C '' -f host_key.new && mv -f host_key.new host_key || exit
+  rm -f host_key.new.pub
+  host_key=$("$keygen" -y -P '' -f host_key) || exit
+  echo changed
+fi
+read -r kind text _ <<< "$host_key"
+others=$(grep -sv -e " $tag\\$" authorized_keys | grep -vF -e "$key ")
+put host_key.pub "$kind $text" &&
+  put authorized_keys "${others:+$others$'\\n'}$key $tag" &&
+  put config "# $version
+%s" || exit
+why=$("$sshd" -t -f config "${options[@]}" 2>&1) || fail "its ssh server refuses: ${why##*$'\\n'}"
+echo "user $user"
+echo "$kind $text"
+"""
+    % (NOT_YET, SSHD_CONFIG.rstrip().replace('"', '\\"').encode())
+)
+# The packages that are missing, fetched as any user can, with lists of our own, and not installed:
+# so no script of theirs runs, and nothing is started. First what is to be fetched, then the rest
+SSH_FETCH_HEAD = (
+    SSH_HEAD
+    + b"""
+umask 077
+work=$PWD/.thopters/ssh/fetching
+apt() {
+  apt-get -y -o Dir::State="$work/state" -o Dir::State::status=/var/lib/dpkg/status \\
+    -o Dir::Cache="$work/cache" -o Dir::Log="$work" -o Debug::NoLocking=1 \\
+    -o Acquire::Retries=2 -o Acquire::http::Timeout=30 -o Acquire::https::Timeout=30 \\
+    --no-install-recommends "$@" < /dev/null
+}
+"""
+)
+SSH_PLAN_SCRIPT = (
+    SSH_FETCH_HEAD
+    + b"""
+for program in apt-get dpkg; do
+  [ -x "$(type -P "$program")" ] ||
+    { echo "there is no $program to fetch it with" >&2; exit 1; }
+done
+rm -rf "$work" && mkdir -p "$work"/{state/lists,cache/archives}/partial || exit 1
+apt update 2>&1 | tee "$work/log" >&2
+if ! why=$(apt --print-uris install openssh-server 2>&1 > "$work/uris"); then
+  failed=$(grep -m 1 '^[WE]: Failed to fetch' "$work/log")
+  echo "${why##*$'\\n'}${failed:+; $failed}" >&2
+  exit 1
+fi
+while read -r _ file size _; do
+  [ ! "$size" ] || echo "$file $size"
+done < <(grep "^'" "$work/uris")
+"""
+)
+SSH_FETCH_SCRIPT = (
+    SSH_FETCH_HEAD
+    + b"""
+apt --download-only install openssh-server >&2 || exit 1
+rm -rf "$root.new" && mkdir "$root.new" || exit 1
+for package in "$work"/cache/archives/*.deb; do
+  dpkg -x "$package" "$root.new" || exit 1
+done
+rm -rf "$root" "$work" && mv "$root.new" "$root" || exit 1
+find_server || { echo 'the packages that came hold no sshd' >&2; exit 1; }
+"""
+)
+# Where something listens in a sprite, as the kernel has it
+SSH_LISTENERS_SCRIPT = b"grep -hs ' 0A ' /proc/net/tcp /proc/net/tcp6 || :"
+# The key of a --remove, and with the last key all of it
+SSH_REMOVE_SCRIPT = b"""\
+cd ~/.thopters/ssh 2> /dev/null || exit 0
+umask 077
+others=$(grep -sv -e " $1\\$" authorized_keys | grep -vF -e "${2:-none} ")
+if [ "$others" ]; then
+  printf '%s\\n' "$others" > authorized_keys.new && mv -f authorized_keys.new authorized_keys
+else
+  cd .. && rm -rf ssh
+fi
+"""
+
+
+def sshd_version() -> bytes:
+    """Return a word that changes with the server's configuration."""
+    import hashlib
+
+    return hashlib.sha256(SSHD_CONFIG.encode()).hexdigest()[:12].encode()
+
+
+# the block
+
+
+def valid_host(name: str) -> None:
+    """Check that a sprite's name can be a host of ssh, which makes all letters small."""
+    import re
+
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
+        raise UsageError(f"{name} can't be a host of ssh, which takes a-z, 0-9, '.', '_' and '-'")
+
+
+def ssh_quote(path: str) -> str:
+    """Return a path as ssh's configuration takes it; UsageError where it can't."""
+    if not path.isprintable() or any(bad in path for bad in ('"', "\\", "${", "*", "?", "[")):
+        raise UsageError(f"ssh's configuration can't hold the path {path!r}")
+    path = path.replace("%", "%%")
+    return f'"{path}"' if not path.isascii() or set(" #'") & set(path) else path
+
+
+def ssh_unquote(text: str) -> str:
+    return text.strip('"').replace("%%", "%")
+
+
+def own_program() -> list[str]:
+    """Return the words that call this program from anywhere."""
+    program = os.path.abspath(sys.argv[0])
+    is_printable = (sys.executable + program).isprintable()
+    if not sys.executable or not os.path.isfile(program) or not is_printable:
+        raise ThoptersError("cannot tell where this program lies, so ssh could not call it")
+    return [sys.executable, program]
+
+
+class SshHost:
+    """What a Host block says of a sprite; `limits` are serve_ssh's options, in words."""
+
+    __slots__ = ("api", "identity", "key", "limits", "name", "org", "program", "user")
+
+    def __init__(self, name: str, *, user: str, key: str, api: str, identity: str, org: str,
+                 limits: Sequence[str] = (), program: Sequence[str] = ()) -> None:  # fmt: skip
+        self.name = name
+        self.user = user
+        self.key = key
+        self.api = api
+        self.identity = identity
+        self.org = org
+        self.limits = list(limits)
+        self.program = list(program) or own_program()
+
+    @property
+    def host(self) -> str:
+        return self.name + SSH_SUFFIX
+
+    @property
+    def alias(self) -> str:
+        """Return the name of the host key, which another sprite of the name does not have."""
+        return f"{self.host}-{self.identity[-36:]}" if self.identity else self.host
+
+    def stdio(self, more: Sequence[str] = ()) -> list[str]:
+        """Return the words of the ProxyCommand."""
+        place = {"--api": self.api, "--org": self.org, "--id": self.identity}
+        known = [word for pair in place.items() if pair[1] for word in pair]
+        return [*self.program, "ssh", "--stdio", self.name, *known, *self.limits, *more]
+
+    def proxy_command(self, more: Sequence[str] = ()) -> str:
+        words = (quote_argument(os.fsencode(word)) for word in self.stdio(more))
+        return os.fsdecode(b" ".join(words)).replace("%", "%%")
+
+    def block(self, known_hosts: str) -> str:
+        rows = {
+            "HostName": self.host,
+            "User": self.user,
+            "IdentityFile": ssh_quote(self.key),
+            "IdentitiesOnly": "yes",
+            "HostKeyAlias": self.alias,
+            "UserKnownHostsFile": ssh_quote(known_hosts),
+            "StrictHostKeyChecking": "yes",
+            "ForwardAgent": "no",
+            "ForwardX11": "no",
+            "ConnectTimeout": "120",
+            "ServerAliveInterval": "0",
+            "ProxyCommand": self.proxy_command(),
+        }
+        lines = [f"Host {self.host}", *(f"  {key} {value}" for key, value in rows.items())]
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def from_block(cls, name: str, text: str) -> SshHost | None:
+        """Return what a block of ours says, None for one that is not understood."""
+        import shlex
+
+        rows = dict(line.strip().split(" ", 1) for line in text.splitlines() if " " in line.strip())
+        try:
+            words = shlex.split(rows["ProxyCommand"].replace("%%", "%"))
+            begin = words.index("--stdio")
+            given = words[begin + 2 :]
+            place = {"--api": "", "--org": "", "--id": ""}
+            while given and given[0] in place:
+                place[given[0]], given = given[1], given[2:]
+            return cls(
+                name,
+                user=rows["User"],
+                key=ssh_unquote(rows["IdentityFile"]),
+                api=place["--api"],
+                identity=place["--id"],
+                org=place["--org"],
+                limits=given,
+                program=words[: begin - 1],
+            )
+        except (KeyError, IndexError, ValueError):
+            return None
+
+    def public_key(self) -> str:
+        """Return the kind and the text of the public key; ThoptersError where it can't be had."""
+        import re
+
+        path = self.key if self.key.endswith(".pub") else self.key + ".pub"
+        try:
+            with open(path, encoding="ascii", errors="replace") as file:
+                words = file.read(1 << 14).split()[:2]
+        except OSError as error:
+            raise ThoptersError(
+                f"cannot read the public key {path}: {error.strerror}",
+                hint=f"make it: ssh-keygen -y -f {self.key} > {path}",
+            ) from None
+        if not re.fullmatch(r"[a-z0-9@.-]+ [A-Za-z0-9+/=]+", " ".join(words)):
+            raise ThoptersError(f"{path} does not hold a public key of ssh")
+        return " ".join(words)
+
+
+# the files here
+
+
+class SshFiles:
+    """~/.ssh/thopters with the blocks and the host keys, and the Include line in ~/.ssh/config.
+
+    Our own key lies beside the configuration. OpenSSH goes by the account's home, whatever HOME
+    says; `config_option` leads it to ours.
+    """
+
+    HEAD = (
+        "# By thopters ssh --setup, which replaces what it holds. --remove takes a block away.\n\n"
+    )
+
+    def __init__(self, environ: Mapping[str, str], console: Console) -> None:
+        home = home_directory(environ)
+        self.console = console
+        self.folder = os.path.join(home, ".ssh", "thopters")
+        self.path = os.path.join(self.folder, "config")
+        self.known_hosts = os.path.join(self.folder, "known_hosts")
+        self.user_path = os.path.join(home, ".ssh", "config")
+        beside = os.path.dirname(os.path.realpath(config_path(environ)))
+        self.own_key = os.path.join(beside, "thopters_ed25519")
+        self.include = f"Include {ssh_quote(self.path)}"
+        is_usual = os.path.realpath(account_home()) == os.path.realpath(home)
+        self.config_option = [] if is_usual else ["-F", self.user_path]
+
+    def _read(self, path: str) -> str:
+        try:
+            with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+                return file.read()
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise ThoptersError(f"cannot read {path}: {error.strerror}") from None
+
+    def blocks(self) -> dict[str, str]:
+        """Return the text of each block by the name of its sprite."""
+        import re
+
+        parts = re.split(r"(?m)^(?=Host )", self._read(self.path))[1:]
+        return {part.split()[1].removesuffix(SSH_SUFFIX): part.strip() + "\n" for part in parts}
+
+    def find(self, name: str) -> SshHost | None:
+        text = self.blocks().get(name)
+        return SshHost.from_block(name, text) if text else None
+
+    def host_keys(self) -> dict[str, str]:
+        """Return the host keys by their aliases."""
+        lines = self._read(self.known_hosts).splitlines()
+        return dict(line.split(" ", 1) for line in lines if " " in line)
+
+    def put(self, host: SshHost, host_key: str = "") -> bool:
+        """Write a sprite's block, and its host key if it is given; return whether it changed."""
+
+        def change(texts: dict[str, str], keys: dict[str, str]) -> None:
+            texts[host.name] = host.block(self.known_hosts)
+            if host_key:
+                drop_host_keys(keys, host.name, but=host.alias)
+                keys[host.alias] = host_key
+
+        return self._update(change)
+
+    def remove(self, name: str) -> bool:
+        """Take a sprite's block away, with the last one all of ours; False if there was none."""
+        if name not in self.blocks():
+            return False
+
+        def change(texts: dict[str, str], keys: dict[str, str]) -> None:
+            texts.pop(name, None)
+            drop_host_keys(keys, name)
+
+        self._update(change)
+        if not self.blocks():
+            self.remove_include()
+            keys = [self.own_key + end for end in ("", ".pub", ".lock")]
+            for path in (self.path, self.known_hosts, self.path + ".lock", *keys):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+            with contextlib.suppress(OSError):  # something of the user's is in it
+                os.rmdir(self.folder)
+        return True
+
+    def _update(self, change: Callable[[dict[str, str], dict[str, str]], None]) -> bool:
+        try:
+            check_owner(self.folder)
+            make_folder(self.folder)
+            with lock_file(self.path + ".lock", self.path, self.console):
+                texts, keys = self.blocks(), self.host_keys()
+                change(texts, keys)
+                text = self.HEAD + "\n".join(texts.values())
+                lines = "".join(f"{alias} {key}\n" for alias, key in keys.items())
+                # the host keys come first: with a block and without its key, ssh would refuse
+                written = [self._write(self.known_hosts, lines), self._write(self.path, text)]
+                return any(written)
+        except OSError as error:
+            raise ThoptersError(f"cannot write in {self.folder}: {error.strerror}") from None
+
+    def _write(self, path: str, text: str) -> bool:
+        if self._read(path) == text:
+            return False
+        replace_file(path, text.encode("utf-8", "surrogateescape"))
+        return True
+
+    # the user's own configuration, of which we change one line
+
+    def has_include(self) -> bool:
+        return self.include in self._read(self.user_path).splitlines()
+
+    def add_include(self) -> None:
+        self._change_user_file(lambda text: f"{self.include}\n{text}")
+
+    def remove_include(self) -> None:
+        if self.has_include():
+            self._change_user_file(lambda text: without_line(text, self.include))
+
+    def _change_user_file(self, change: Callable[[str], str]) -> None:
+        """Replace the user's file whole, with its mode; a link to it stays one."""
+        real = os.path.realpath(self.user_path)
+        try:
+            check_owner(os.path.dirname(real))
+            make_folder(os.path.dirname(real))
+            text = change(self._read(real))
+            exists = os.path.exists(real)
+            if exists and not text and real == self.user_path:
+                os.unlink(real)
+                return
+            mode = stat.S_IMODE(os.stat(real).st_mode) if exists else 0o600
+            data = text.encode("utf-8", "surrogateescape")
+            replace_file(real, data, mode=mode, suffix=".thopters-new")
+        except OSError as error:
+            raise ThoptersError(f"cannot change {self.user_path}: {error.strerror}") from None
+
+
+def check_owner(folder: str) -> None:
+    """Raise UsageError where files of ours would be among another user's, as under sudo."""
+    place = nearest_there(folder)
+    owner = os.stat(place).st_uid
+    if owner != os.geteuid():
+        raise UsageError(
+            f"{place} belongs to {user_name(owner)}, so nothing is written in it",
+            hint="run this as that user, or set HOME to your own",
+        )
+
+
+def without_line(text: str, line: str) -> str:
+    return "".join(part for part in text.splitlines(keepends=True) if part.rstrip("\r\n") != line)
+
+
+def drop_host_keys(keys: dict[str, str], name: str, *, but: str = "") -> None:
+    """Forget the host keys of all sprites that had this name."""
+    host = name + SSH_SUFFIX
+    for alias in [alias for alias in keys if host in (alias, alias[:-37]) and alias != but]:
+        del keys[alias]
+
+
+# setting up
+
+
+def local_program(name: str, environ: Mapping[str, str]) -> str:
+    path = find_program(name, environ)
+    if path is None:
+        raise ThoptersError(f"{name} is not installed here", hint="install OpenSSH's client")
+    return path
+
+
+def make_own_key(files: SshFiles, environ: Mapping[str, str]) -> str:
+    """Return the path of our own key; the key is made where there is none."""
+    path, folder = files.own_key, os.path.dirname(files.own_key)
+    keygen = local_program("ssh-keygen", environ)
+    status: int | None = 0
+    err = ""
+    try:
+        check_owner(folder)
+        make_folder(folder)
+        with lock_file(path + ".lock", path, files.console):
+            if not os.path.exists(path):
+                words = ["-q", "-t", "ed25519", "-N", "", "-C", "thopters", "-f", path]
+                status, _, err = run_program([keygen, *words], LOCAL_PROGRAM_LIMIT_S)
+            elif not os.path.exists(path + ".pub"):  # it was ended between the two
+                words = ["-y", "-P", "", "-f", path]
+                status, out, err = run_program([keygen, *words], LOCAL_PROGRAM_LIMIT_S)
+                replace_file(path + ".pub", out.encode())
+    except OSError as error:
+        raise ThoptersError(f"cannot write {path}: {error.strerror}") from None
+    if status != 0:
+        raise ThoptersError(f"cannot make the key {path}: {err.strip() or 'ssh-keygen hangs'}")
+    return path
+
+
+def key_tag() -> bytes:
+    """Return what marks a key in a sprite as one of this user's on this machine."""
+    import hashlib
+    import socket
+
+    who = f"{user_name(os.getuid())}@{socket.gethostname()}"
+    return b"thopters-" + hashlib.sha256(to_bytes(who)).hexdigest()[:12].encode()
+
+
+class SshThere:
+    """What a set-up found or made in a sprite: its user, its host key, and whether it changed."""
+
+    __slots__ = ("changed", "host_key", "user")
+
+    def __init__(self, out: bytes) -> None:
+        import re
+
+        lines = out.decode("ascii", "replace").splitlines()
+        self.changed = "changed" in lines
+        self.user = next((line[5:] for line in lines if line.startswith("user ")), "")
+        self.host_key = lines[-1] if lines else ""
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", self.user):
+            raise NoAnswerError("the sprite's answer names no user")
+        if not re.fullmatch(r"ssh-ed25519 [A-Za-z0-9+/=]{40,200}", self.host_key):
+            raise NoAnswerError("the sprite's answer holds no host key")
+
+
+def run_ssh_script(
+    sprite: Sprite,
+    doing: str,
+    script: bytes,
+    *words: bytes,
+    limit_s: float = SSH_SETUP_LIMIT_S,
+) -> bytes | None:
+    """Run a script for ssh in a sprite and return its stdout; None for NOT_YET, else an error."""
+    try:
+        status, out, err = retry_cut(
+            sprite,
+            lambda: run_script(
+                sprite,
+                script,
+                *words,
+                statuses=(0, 1, NOT_YET),
+                limit_s=limit_s,
+                is_held=limit_s > SSH_SETUP_LIMIT_S,
+            ),
+            twice_is_once=True,
+        )
+    except ExecLost as lost:
+        raise NoAnswerError(
+            f"cannot tell whether {sprite.name} could {doing}: {lost}", hint="try again"
+        ) from None
+    if status == NOT_YET:
+        return None
+    if status:
+        said = err.decode("utf-8", "replace").strip().splitlines()[-1:]
+        raise ThoptersError(f"{sprite.name} cannot {doing}: {''.join(said) or 'no reason given'}")
+    return out
+
+
+def set_up_there(sprite: Sprite, key: str) -> SshThere:
+    """Put the server's files into a sprite; what is there and right stays as it is."""
+    doing, words = "be set up for ssh", (to_bytes(key), key_tag(), sshd_version())
+    out = run_ssh_script(sprite, doing, SSH_SETUP_SCRIPT, *words)
+    if out is None:
+        fetch_server(sprite)
+        out = run_ssh_script(sprite, doing, SSH_SETUP_SCRIPT, *words)
+    if out is None:
+        raise ThoptersError(f"{sprite.name} cannot {doing}: it has no ssh-keygen")
+    return SshThere(out)
+
+
+def listeners_in(sprite: Sprite) -> set[str]:
+    """Return where something listens in a sprite, as the kernel writes addresses."""
+    import re
+
+    out = run_ssh_script(sprite, "list its sockets", SSH_LISTENERS_SCRIPT) or b""
+    rows = re.findall(rb"(?m)^ *\d+: ([0-9A-F]+:[0-9A-F]{4}) \S+ 0A ", out)
+    return {address.decode() for address in rows}
+
+
+def fetch_server(sprite: Sprite) -> None:
+    """Fetch OpenSSH's server for a sprite that has none, and see that nothing listens by it."""
+    console, started = sprite.console, sprite.clock.monotonic()
+    doing = "fetch OpenSSH's server"
+    hint = f"install openssh-server there yourself: thopters shell {sprite.name}"
+    before = listeners_in(sprite)
+    try:
+        with console.working(f"looking for packages in {sprite.name}"):
+            plan = run_ssh_script(sprite, doing, SSH_PLAN_SCRIPT, limit_s=SSH_FETCH_LIMIT_S) or b""
+        files = [line.split() for line in plan.decode("ascii", "replace").splitlines()]
+        size = sum(int(line[1]) for line in files if line[1:] and line[1].isdigit())
+        names = ", ".join(line[0].split("_")[0] for line in files if line)
+        if not names:
+            raise ThoptersError(f"{sprite.name} has OpenSSH's packages, but no sshd or ssh-keygen")
+        console.note(f"{sprite.name} fetches {names} ({size / 1e6:.1f} MB)")
+        with console.working(f"fetching {names} in {sprite.name}"):
+            run_ssh_script(sprite, doing, SSH_FETCH_SCRIPT, limit_s=SSH_FETCH_LIMIT_S)
+    except ThoptersError as error:
+        error.hint = error.hint or hint
+        raise
+    seconds = sprite.clock.monotonic() - started
+    console.note(f"fetched into ~/.thopters/ssh in {seconds:.1f} s; nothing was installed")
+    new = {int(address.rpartition(":")[2], 16) for address in listeners_in(sprite) - before}
+    if new:
+        ports = ", ".join(map(str, sorted(new)))
+        console.warn(
+            f"something has begun to listen in {sprite.name} meanwhile, at port {ports}: "
+            "not the ssh server, which was unpacked and not started"
+        )
+
+
+def new_ssh_host(sprite: Sprite, files: SshFiles) -> SshHost:
+    """Return what a block will say of a sprite, with our own key and the platform's usual user."""
+    info, transport = sprite.require(), sprite.api.transport
+    return SshHost(
+        sprite.name,
+        user="sprite",
+        key=files.own_key,
+        api=transport.base.geturl(),
+        identity=plain_word(info.id),
+        org=plain_word(info.organization or transport.credential.org or ""),
+    )
+
+
+def plain_word(text: str) -> str:
+    """Return what the API says if a line of a file can hold it, else ""."""
+    import re
+
+    return text if re.fullmatch(r"[A-Za-z0-9._@+-]{1,128}", text) else ""
+
+
+def set_up_ssh(
+    sprite: Sprite, files: SshFiles, *, key: str = "", limits: Sequence[str] | None = None
+) -> bool:
+    """Make a sprite a host of ssh, on both sides; return whether anything has changed.
+
+    Without `key` and `limits` those of its block stay; without a block the key is our own.
+    """
+    host, old = new_ssh_host(sprite, files), files.find(sprite.name)
+    host.key = key or (old.key if old else files.own_key)
+    host.limits = list(limits or (old.limits if old and limits is None else ()))
+    if host.key == files.own_key:
+        make_own_key(files, sprite.api.transport.environ)
+    with sprite.console.working(f"setting up ssh in {sprite.name}"):
+        there = set_up_there(sprite, host.public_key())
+        sprite.require_same(host.identity)
+    host.user = there.user
+    changed = files.put(host, there.host_key)
+    return changed or there.changed
+
+
+def renew_ssh(sprite: Sprite, files: SshFiles) -> None:
+    """Put today's key into a sprite that is a host of ssh; not into another one of its name."""
+    host = files.find(sprite.name)
+    if host and not is_another(sprite.require().id, host.identity):
+        set_up_ssh(sprite, files)
+
+
+def remove_from_there(sprite: Sprite, host: SshHost) -> bool:
+    """Take our key out of a sprite, with the last key all of ssh's; False where it is gone."""
+    info = sprite.find()
+    if info is None or is_another(info.id, host.identity):
+        return False
+    key = ""
+    with contextlib.suppress(ThoptersError):  # the key itself may be gone, and its mark is known
+        key = host.public_key()
+    run_ssh_script(sprite, "remove its ssh keys", SSH_REMOVE_SCRIPT, key_tag(), to_bytes(key))
+    return True
+
+
+# What a program has that is started by a desktop, and not from a shell
+SESSION_VARIABLES = (
+    *("HOME", "USER", "LOGNAME", "TMPDIR", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"),
+)
+# What a connection may need and only a shell have: a token, a way, trust
+CONNECTION_VARIABLES = (
+    TOKEN_VARIABLES,
+    ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"),
+    ("SSL_CERT_FILE", "SSL_CERT_DIR", "THOPTERS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+)
+
+
+def try_connection(host: SshHost, environ: Mapping[str, str]) -> str:
+    """Start a ProxyCommand, and return "" if an ssh server answers, else the last words of it."""
+    status, out, err = run_program(host.stdio(), SSH_TRY_LIMIT_S, environ)
+    if out.startswith("SSH-"):
+        return ""
+    why = "it takes too long" if status is None else "it says nothing"
+    return (err.strip().splitlines() or [why])[-1].removeprefix("thopters: error: ")
+
+
+def needed_variables(sprite: Sprite, host: SshHost) -> list[str]:
+    """See that a connection works; return the variables that it does not work without.
+
+    A desktop starts programs without what only a shell has set. ThoptersError where it does not
+    work with all of them either.
+    """
+    environ = sprite.api.transport.environ
+    bare = {name: environ[name] for name in SESSION_VARIABLES if name in environ}
+    bare["PATH"] = os.defpath
+    groups = [[name for name in names if environ.get(name)] for names in CONNECTION_VARIABLES]
+    groups = list(filter(None, groups))
+    given = {name: environ[name] for names in groups for name in names}
+    with sprite.console.working(f"trying a connection to {sprite.name}"):
+        if not try_connection(host, bare):
+            return []
+        if why := try_connection(host, bare | given):
+            raise ThoptersError(f"{sprite.name} is set up for ssh, but does not answer: {why}")
+        needed = list[str]()
+        for names in groups if len(groups) > 1 else ():
+            others = {name: value for name, value in given.items() if name not in names}
+            needed += names if try_connection(host, bare | others) else []
+    return needed or list(given)
+
+
+# one connection
+
+
+def format_span(seconds: float) -> str:
+    """Return a time in the largest unit that leaves no rest, such as "15 minutes"."""
+    for size, unit in ((3600, "hour"), (60, "minute"), (1, "second")):
+        count, rest = divmod(round(seconds), size)
+        if count and not rest:
+            return f"{count} {unit}{'s' if count > 1 else ''}"
+    return f"{seconds:.1f} seconds"
+
+
+class SshWatch:
+    """Counts what goes through a connection, and tells when its sprite is to be let go.
+
+    There is work while more than SSH_BUSY_BYTES go through in a minute. `idle_s` seconds after the
+    last of it the connection is over, None for never, and after SSH_MAX_S in any case.
+    """
+
+    def __init__(self, clock: Clock, idle_s: float | None) -> None:
+        self._clock = clock
+        self._idle_s = idle_s
+        self._began = self._worked_at = clock.monotonic()
+        self._recent: list[list[float]] = []  # of the last minute: when, and how many bytes
+
+    def note(self, count: int) -> None:
+        now = self._clock.monotonic()
+        if self._recent and now - self._recent[-1][0] < SSH_MINUTE_S / 60:
+            self._recent[-1][1] += count
+        else:
+            self._recent = [part for part in self._recent if now - part[0] < SSH_MINUTE_S]
+            self._recent.append([now, count])
+        if sum(part[1] for part in self._recent) > SSH_BUSY_BYTES:
+            self._worked_at = now
+
+    def verdict(self) -> str:
+        """Return why the connection is over, "" as long as it is not."""
+        now = self._clock.monotonic()
+        if now - self._began >= SSH_MAX_S:
+            return f"it was open for {format_span(SSH_MAX_S)}"
+        if self._idle_s is not None and now - self._worked_at >= self._idle_s:
+            return f"less than 4 KB a minute went through it for {format_span(self._idle_s)}"
+        return ""
+
+
+class SshInput(LocalInput):
+    """What ssh sends; kept until the server has answered, in case that has to be started again."""
+
+    is_always_read = True
+
+    def __init__(self, watch: SshWatch) -> None:
+        super().__init__()
+        for fd in (0, 1):
+            widen_pipe(fd)
+        self.kept = bytearray()
+        self.is_kept = True
+        self._watch = watch
+
+    def read(self) -> bytes:
+        data = super().read()
+        self._watch.note(len(data))
+        if self.is_kept:
+            self.kept += data
+        return data
+
+
+class SshConnection:
+    """A server in a sprite for one connection, joined to our stdin and stdout."""
+
+    ANSWER_LIMIT_S = 60.0
+
+    def __init__(self, sprite: Sprite, files: SshFiles, host: SshHost, watch: SshWatch) -> None:
+        self.sprite = sprite
+        self.files = files
+        self.host = host
+        self.watch = watch
+        self._input = SshInput(watch)
+        self._session: StreamSession | None = None
+        self._before = b""  # what came on stdout and is no server's
+        self._answered = False
+        self._said = Kept()  # on stderr
+
+    def run(self) -> int:
+        """Serve it to its end; ThoptersError where it can't be, is lost, or is let go."""
+        try:
+            with self.sprite.console.working(f"waiting for {self.sprite.name}"):
+                session = self._open()
+                status = self._start(session)
+                if status == NOT_YET:
+                    self._set_up_again()
+                    session = self._open()
+                    status = self._start(session)
+            if status != STILL_RUNNING:
+                said = bytes(self._said).decode("utf-8", "replace").strip().splitlines()[-1:]
+                why = "".join(said) or f"it ended with status {status}"
+                raise ThoptersError(f"the ssh server of {self.sprite.name} does not start: {why}")
+            return self._follow(session)
+        except ExecLost as lost:
+            raise self._lost(lost) from None
+        except Interrupted as interrupted:
+            if interrupted.signum != getattr(signal, "SIGHUP", 0):
+                raise  # a HUP is how ssh says that it is done with us
+            return EXIT_OK
+        finally:
+            self._close()
+
+    def _open(self) -> StreamSession:
+        self._close()
+        websocket = open_sprite_socket(self.sprite, exec_target(self.sprite), WAKE_LIMIT_S)
+        sinks: dict[int, Sink] = {STREAM_STDOUT: self._show, STREAM_STDERR: self._hear}
+        self._session = StreamSession(websocket, self.sprite.clock, sinks)
+        return self._session
+
+    def _start(self, session: StreamSession) -> int:
+        """Start a server, and return STILL_RUNNING once it answers, else its exit status."""
+        words = [
+            to_bytes(self.files.host_keys().get(self.host.alias, "")),
+            to_bytes(self.host.public_key()),
+            sshd_version(),
+        ]
+        argv = [b"bash", b"-c", SSH_START_SCRIPT, b"thopters-ssh", *words]
+        command = RemoteCommand(
+            argv, hold_max_s=round(SSH_MAX_S), hold_alone=False, with_keys=False
+        )
+        session.begin(command, self._input, bytes(self._input.kept))
+        return session.await_exit(self.ANSWER_LIMIT_S, lambda: self._answered)
+
+    def _show(self, data: bytes | memoryview) -> None:
+        """Pass on what the server sends, from its first word on."""
+        if not self._answered:
+            self._before += data
+            start = self._before.find(b"SSH-")
+            if start < 0:
+                return
+            data = self._before[start:]
+            self._answered, self._input.is_kept = True, False
+        self.watch.note(len(data))
+        write_stdout(data)
+
+    def _hear(self, data: bytes | memoryview) -> None:
+        self._said.take_last(data)
+        for line in bytes(data).decode("utf-8", "replace").splitlines():
+            self.sprite.console.detail(f"{self.sprite.name} says: {line}")
+
+    def _set_up_again(self) -> None:
+        """Put in what the sprite lacks, as after a restore of an older checkpoint."""
+        set_up_ssh(self.sprite, self.files)
+        self.host = self.files.find(self.sprite.name) or self.host
+        self.sprite.console.note(
+            f"thopters: {self.sprite.name} lacked its ssh server's files, as after a restore; "
+            "they were put in again"
+        )
+
+    def _follow(self, session: StreamSession) -> int:
+        """Pass all on to the end; ^C at the terminal that we share with ssh is for ssh."""
+        shared = (signal.SIGINT, getattr(signal, "SIGQUIT", signal.SIGINT))
+        ignored = {} if sys.stdin.isatty() else dict.fromkeys(shared, lambda *_: None)
+        here = HoldRefresher(self.sprite, session, self.sprite.console.detail, just_begun=True)
+        with Handlers(ignored), here:
+            status = session.await_exit(None, lambda: bool(self.watch.verdict()))
+        if status != STILL_RUNNING:
+            return EXIT_OK
+        name = self.sprite.name
+        raise ThoptersError(
+            f"the connection to {name} was closed, so that {name} can sleep: "
+            f"{self.watch.verdict()}",
+            hint="--idle TIME and --hold keep it for longer",
+        )
+
+    def _lost(self, lost: ExecLost) -> ThoptersError:
+        name, state = self.sprite.name, self.sprite.glance_at_state()
+        why = {"hibernating": f"{name} has paused", "gone": f"there is no sprite {name} any more"}
+        return NoAnswerError(f"the connection to {name} was lost: {why.get(state, str(lost))}")
+
+    def _close(self) -> None:
+        """Tell the server that no more comes, so that it ends at once, and leave."""
+        if self._session:
+            self._session.websocket.send(OP_BINARY, bytes((STREAM_EOF,)))
+            self._session.close()
+
+
+def serve_ssh(sprite: Sprite, files: SshFiles, identity: str, idle_s: float | None) -> int:
+    """Be the connection itself, for an ssh that starts us for that: its ProxyCommand."""
+    sys.stdout.flush()
+    binary_streams()
+    again = f"set it up: thopters ssh --setup {sprite.name}"
+    host = files.find(sprite.name)
+    if host is None:
+        raise ThoptersError(f"{sprite.name} is not set up for ssh here", hint=again)
+    if is_another(sprite.require().id, identity or host.identity):
+        raise ThoptersError(
+            f"{sprite.name} was destroyed and made again since it was set up for ssh: this one has "
+            "another id, so the old host key is not accepted",
+            hint=again,
+        )
+    if idle_s is None:
+        list_holds(sprite)  # an image without them is an error where one is asked for
+    return SshConnection(sprite, files, host, SshWatch(sprite.clock, idle_s)).run()
+
+
 # --- command line -----------------------------------------------------------------------
 
 # A command is one declaration: its name (of two words perhaps, as in `env set`), a line of summary,
@@ -12136,7 +13137,9 @@ class Command:
 
     `arguments` are shown in the help in this order; `examples` are true ones, a test runs them;
     `own_failure` is the exit status of every failure of ours but wrong usage; with
-    `takes_command`, what follows `--` becomes `args.command`. The function returns the exit status.
+    `takes_command`, what follows `--` becomes `args.command`; with `all_own`, what follows the
+    first name is another program's and becomes `args.rest`, unless one of these options comes
+    before it. The function returns the exit status.
     """
 
     run: Callable[[App, argparse.Namespace], int]
@@ -12150,6 +13153,7 @@ class Command:
         aliases: tuple[str, ...] = (),
         own_failure: int | None = None,
         takes_command: bool = False,
+        all_own: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.summary = summary
@@ -12158,6 +13162,22 @@ class Command:
         self.aliases = aliases
         self.own_failure = own_failure
         self.takes_command = takes_command
+        self.all_own = all_own
+
+    def count_own(self, words: Sequence[str]) -> int:
+        """Return how many of the words are not another program's."""
+        flat = list[Argument]()
+        for one in self.arguments:
+            flat += one.arguments if isinstance(one, OneOf) else [one]
+        valued = {name for each in flat if "action" not in each.options for name in each.names}
+        place = 0
+        while self.all_own and place < len(words):
+            if words[place] in self.all_own:
+                break
+            if not words[place].startswith("-"):
+                return place + 1
+            place += 2 if words[place] in valued else 1
+        return len(words)
 
     def __call__(
         self, function: Callable[[App, argparse.Namespace], int]
@@ -12183,7 +13203,7 @@ MEANT = {
     "resume": "start up",
     "pause": "stop suspend sleep down",
     "exec": "run execute",
-    "shell": "ssh sh bash connect enter",
+    "shell": "sh bash connect enter",
     "create": "new make launch",
     "list": "status show info",
     "sessions": "ps jobs top",
@@ -12269,7 +13289,7 @@ exit status:
   0 done, 1 failed, 2 wrong usage or no consent, 3 no such sprite or checkpoint or session,
   4 not authenticated, 5 exists already, 6 limit reached, 7 timed out,
   127 on Windows the sprite program is needed for a shell;
-  exec, shell, attach: the command's own, and 255 with a message where it is not known
+  exec, shell, attach, ssh: the command's own, and 255 with a message where it is not known
 
 examples:
   thopters create dev
@@ -12366,6 +13386,17 @@ def parse_known(command: Command, words: list[str]) -> tuple[argparse.Namespace,
         raise
 
 
+def own_words(argv: list[str]) -> list[str]:
+    """Return the words of a command line that are no command for a sprite."""
+    for place, word in enumerate(argv):
+        command = next((command for command in COMMANDS if command.name == word), None)
+        if command and command.all_own:
+            return argv[: place + 1 + command.count_own(argv[place + 1 :])]
+        if word not in GLOBAL_OPTIONS:
+            break
+    return argv[: argv.index("--")] if "--" in argv else argv
+
+
 def parse(argv: list[str]) -> tuple[Command, argparse.Namespace]:
     """Return the command and its arguments; what follows `--` is never looked at."""
     before = 0
@@ -12379,7 +13410,12 @@ def parse(argv: list[str]) -> tuple[Command, argparse.Namespace]:
         raise UsageError(f"there is no option {argv[before][:64]!r}", hint=hint)
     command, count = find_command(argv[before:])
     words = argv[:before] + argv[before + count :]
-    rest: list[str] = []
+    if command.all_own:
+        count = command.count_own(words)
+        words, rest = words[:count], words[count:]
+        args = build_parser(command).parse_intermixed_args(words)
+        args.rest = rest
+        return command, args
     if command.takes_command and "--" in words:
         # argparse's own treatment of `--` differs between versions of Python
         split = words.index("--")
@@ -13247,6 +14283,13 @@ def check_count(words: Sequence[str], count: int, given: int | None, *, is_asked
 # Keys for several sprites
 
 
+def ssh_files_if_any(app: App) -> SshFiles | None:
+    """Return the files of ssh, None where there are none: on Windows, or without a fitting home."""
+    with contextlib.suppress(UsageError):
+        return SshFiles(app.environ, app.console) if os.name == "posix" else None
+    return None
+
+
 def push_keys(many: Many, words: Sequence[str], *, force: bool) -> int:
     """Put the keys into sprites, and leave a push for those that sleep; return the worst status.
 
@@ -13267,6 +14310,9 @@ def push_keys(many: Many, words: Sequence[str], *, force: bool) -> int:
         if not item.is_named:  # it was listed a while ago
             item.sprite.require_same(info.id)
         report, left = put_keys_in(item.sprite, info, keys, force=force)
+        if files := ssh_files_if_any(many.app):
+            with After(f"the keys are in {item.name}"):
+                renew_ssh(item.sprite, files)
         what = describe_keys(keys, report)
         many.say(item.sprite, what, f"{item.name}: {what}")
         if left:
@@ -14267,6 +15313,234 @@ def cmd_shell(app: App, args: argparse.Namespace) -> int:
 
 
 @Command(
+    "ssh",
+    "run ssh to a sprite, and make sprites hosts for all that speaks ssh",
+    OneOf(
+        Argument("--setup", dest="mode", action="store_const", const="setup",
+                 help="make sprites hosts of ssh: NAME.sprite"),
+        Argument("--config", dest="mode", action="store_const", const="config",
+                 help="print their Host blocks and change nothing"),
+        Argument("--remove", dest="mode", action="store_const", const="remove",
+                 help="take the blocks and the keys away"),
+        Argument("--stdio", dest="mode", action="store_const", const="stdio",
+                 help="be the connection itself: what a block calls"),
+    ),
+    yes_option("set up"),
+    Argument("--key", metavar="FILE", help="let this key of yours in, and not one of thopters"),
+    OneOf(
+        Argument("--idle", metavar="TIME", type=duration,
+                 help="close a connection that is idle for so long (default 15m)"),
+        Argument("--hold", action="store_true",
+                 help="keep the sprite awake while a connection is open, at most 8h"),
+    ),
+    Argument("--api", metavar="URL", help="with --stdio: where the sprite is"),
+    Argument("--org", metavar="ORG", help="with --stdio: whose login to use"),
+    Argument("--id", metavar="ID", help="with --stdio: the sprite's id"),
+    Argument(
+        "names",
+        metavar="NAME",
+        nargs="+",
+        offers="sprite",
+        help="the sprite; some options take several",
+    ),
+    Argument("rest", metavar="WORD", nargs="*", default=[], help="ssh's options, and a command"),
+    examples=(
+        "thopters ssh --setup dev",
+        "thopters ssh dev",
+        "thopters ssh dev -L 8080:localhost:80 -N",
+        "thopters ssh dev 'cd src && make'",
+    ),
+    all_own=("--setup", "--config", "--remove", "--stdio"),
+)  # fmt: skip
+def cmd_ssh(app: App, args: argparse.Namespace) -> int:
+    check_ssh_options(args)
+    if os.name != "posix":
+        raise ThoptersError("ssh is for Linux and macOS", hint="on Windows use it in WSL")
+    ways = {"setup": ssh_setup, "config": ssh_config, "remove": ssh_remove}
+    if args.mode in ways:
+        return ways[args.mode](app, SshFiles(app.environ, app.console), args)
+    try:
+        if args.mode == "stdio":
+            return ssh_stdio(app, args)
+        return ssh_run(app, SshFiles(app.environ, app.console), args)
+    except ThoptersError as error:  # as every failure of ssh's own
+        if not isinstance(error, UsageError):
+            error.exit_code = EXIT_STATUS_UNKNOWN
+        if error.hint and args.mode == "stdio":  # it gets one line among those of ssh
+            error.args, error.hint = (f"{error}; {error.hint}",), None
+        raise
+
+
+def check_ssh_options(args: argparse.Namespace) -> None:
+    """Raise UsageError for options that do nothing where they stand, and for ours behind NAME."""
+    mode, wrong = args.mode, ""
+    if mode != "stdio" and (args.api or args.org or args.id):
+        wrong = "--api, --org and --id are for --stdio"
+    elif args.key and mode in ("config", "remove", "stdio"):
+        wrong = "--key is for --setup"
+    elif args.yes and mode in ("config", "stdio"):
+        wrong = f"--{mode} asks nothing, so --yes does nothing"
+    elif (args.idle or args.hold) and mode in ("config", "remove"):
+        wrong = "--idle and --hold are for --setup and for a connection"
+    elif mode == "stdio" and len(args.names) > 1:
+        wrong = "--stdio takes one name"
+    elif mode is None and args.rest[:1] and args.rest[0].startswith("--") and len(args.rest[0]) > 2:
+        wrong = f"what follows NAME is for ssh, which has no option {args.rest[0][:64]}"
+    if wrong:
+        hint = f"thopters ssh {args.rest[0][:64]} {args.names[0]}" if not mode and args.rest else ""
+        raise UsageError(wrong, hint=hint or "see: thopters help ssh")
+
+
+def ssh_limits(args: argparse.Namespace) -> list[str] | None:
+    """Return the options of a ProxyCommand that the user has given, None for those of before."""
+    if args.hold:
+        return ["--hold"]
+    return ["--idle", str(args.idle)] if args.idle else None
+
+
+def forget_ssh_host(app: App, name: str) -> None:
+    """Take a sprite that is gone out of the user's ssh configuration."""
+    try:
+        files = ssh_files_if_any(app)
+        if files and files.remove(name):
+            app.console.detail(f"{name} was taken out of {files.path}")
+    except ThoptersError as error:
+        app.console.warn(f"{name} is still in your ssh configuration: {error}")
+
+
+def ssh_sprites(app: App, args: argparse.Namespace) -> list[Target]:
+    """Return the sprites that are named; UsageError where one can't be a host of ssh."""
+    sprites = [app.sprite(name) for name in dict.fromkeys(args.names)]
+    for sprite in sprites:
+        valid_host(sprite.name)
+    return [Target(sprite, None, is_named=True) for sprite in sprites]
+
+
+def ssh_setup(app: App, files: SshFiles, args: argparse.Namespace) -> int:
+    sprites = ssh_sprites(app, args)
+    local_program("ssh", app.environ)
+    names = ", ".join(sprite.name for sprite in sprites)
+    consent_to_include(files, args, f"set up {names} for ssh")
+    many = Many(app, "set_up")
+
+    def set_up(item: Target) -> str:
+        make_ssh_host(app, files, item.sprite, args)
+        return item.name
+
+    return many.report(many.for_every(sprites, set_up))
+
+
+def consent_to_include(
+    files: SshFiles, args: argparse.Namespace, doing: str, question: str = ""
+) -> None:
+    """Show the one line that the user's file gets, and ask; UsageError for a no, or for nobody.
+
+    With a `question` it is asked for where the line is there, too.
+    """
+    console = files.console
+    if files.has_include() and not question:
+        return
+    if not args.yes and not console.can_ask():
+        raise no_consent(doing)
+    if not files.has_include():
+        console.note(f"{files.user_path} gets one line at its top: {files.include}")
+    words = question or "Write it? [y/N]"
+    if not args.yes and console.ask(words).strip().lower() not in YES:
+        raise UsageError("nothing was changed")
+
+
+def make_ssh_host(app: App, files: SshFiles, sprite: Sprite, args: argparse.Namespace) -> SshHost:
+    """Set a sprite up for ssh, try it, and say what came of it."""
+    console = app.console
+    key = os.path.abspath(os.path.expanduser(args.key)) if args.key else ""
+    changed = set_up_ssh(sprite, files, key=key, limits=ssh_limits(args))
+    if not files.has_include():
+        files.add_include()
+        changed = True
+    host = files.find(sprite.name)
+    if host is None:
+        raise ThoptersError(f"{files.path} was changed meanwhile", hint="try again")
+    needed = needed_variables(sprite, host)
+    how = "is set up for ssh" if changed else "is set up for ssh already"
+    console.say_done(f"{sprite.name} {how}: ssh {host.host}")
+    if files.config_option:
+        console.note(
+            f"HOME is not your account's home, where a plain ssh looks, so it does not see "
+            f"{host.host}: use thopters ssh {sprite.name}, or ssh -F {files.user_path} {host.host}"
+        )
+    if needed:
+        names = ", ".join(needed)
+        console.warn(
+            f"programs that your desktop starts do not have your shell's variables, and a "
+            f"connection to {host.host} needs {names}"
+        )
+        stored = "log in with: sprite login; " if set(needed) & set(TOKEN_VARIABLES) else ""
+        console.hint(f"{stored}or set {names} where your desktop reads variables")
+    return host
+
+
+def ssh_config(app: App, files: SshFiles, args: argparse.Namespace) -> int:
+    for item in ssh_sprites(app, args):
+        text = files.blocks().get(item.name)
+        app.console.answer(text or new_ssh_host(item.sprite, files).block(files.known_hosts))
+        if text is None:
+            app.console.hint(f"it works after: thopters ssh --setup {item.name}")
+    return EXIT_OK
+
+
+def ssh_remove(app: App, files: SshFiles, args: argparse.Namespace) -> int:
+    many = Many(app, "removed")
+
+    def take_away(item: Target) -> str:
+        sprite = item.sprite
+        host = files.find(sprite.name)
+        if not files.remove(sprite.name):
+            app.console.say_done(f"{sprite.name} was not set up for ssh here")
+            return sprite.name
+        with After(f"{sprite.name} was taken out of your ssh configuration"):
+            is_there = host is not None and remove_from_there(sprite, host)
+        where = "here and in the sprite" if is_there else "here"
+        app.console.say_done(f"{sprite.name} is not a host of ssh any more: removed {where}")
+        return sprite.name
+
+    return many.report(many.for_every(ssh_sprites(app, args), take_away))
+
+
+def ssh_stdio(app: App, args: argparse.Namespace) -> int:
+    given = {"SPRITES_API_URL": args.api, "SPRITE_ORG": args.org}
+    app.environ = {**app.environ, **{name: value for name, value in given.items() if value}}
+    app.environ = {"HOME": account_home(), **app.environ}
+    files = SshFiles(app.environ, app.console)
+    idle_s = None if args.hold else args.idle or SSH_IDLE_S
+    return serve_ssh(app.sprite(args.names[0]), files, args.id or "", idle_s)
+
+
+def ssh_run(app: App, files: SshFiles, args: argparse.Namespace) -> int:
+    """Become the system's ssh, when the sprite is set up for it."""
+    [item] = ssh_sprites(app, args)
+    sprite = item.sprite
+    app.bring_keys(sprite)
+    ssh, host = local_program("ssh", app.environ), files.find(sprite.name)
+    if host is None or not files.has_include():
+        question = f"{sprite.name} is not set up for ssh. Set it up? [y/N]"
+        consent_to_include(files, args, f"set up {sprite.name} for ssh", question)
+        host = make_ssh_host(app, files, sprite, args)
+    elif not all(map(os.path.exists, host.program)):
+        app.console.note(
+            f"the block of {host.host} called {host.program[-1]}, which is not there any more; "
+            "it calls this program now"
+        )
+        host.program = own_program()
+        files.put(host)
+    limits, more = ssh_limits(args), ["-v"] if app.console.verbose else []
+    options = []
+    if limits or more:
+        host.limits = limits or host.limits
+        options = ["-o", "ProxyCommand=" + host.proxy_command(more)]
+    return become([ssh, *files.config_option, *options, host.host, *args.rest], app.environ)
+
+
+@Command(
     "proxy",
     "forward local ports to a sprite",
     NAME,
@@ -14873,13 +16147,19 @@ def cmd_destroy(app: App, args: argparse.Namespace) -> int:
     def delete(item: Target) -> str:
         was_asked = many.by_pattern or not args.yes
         destroy(item.sprite, shown[item.name], was_asked=was_asked)
-        with contextlib.suppress(ThoptersError):  # of the record: it is destroyed all the same
-            app.keys.record.forget(shown[item.name].id)
-        forget(item.sprite)
+        forget_destroyed(app, item.sprite, shown[item.name])
         many.say(item.sprite, "destroyed", f"destroyed {item.name}")
         return item.name
 
     return many.report(many.for_every([item for item, _ in found], delete))
+
+
+def forget_destroyed(app: App, sprite: Sprite, info: SpriteInfo) -> None:
+    """Take a sprite that is gone out of all that is kept here; it is gone, whatever fails."""
+    with contextlib.suppress(ThoptersError):
+        app.keys.record.forget(info.id)
+    forget(sprite)
+    forget_ssh_host(app, sprite.name)
 
 
 @Command(
@@ -14942,8 +16222,7 @@ def run_command(
         python = sys.version.split()[0]
         console.answer(f"thopters {__version__} (Python {python}, {sys.platform})")
         return EXIT_OK
-    own = argv[: argv.index("--")] if "--" in argv else argv
-    console.json = "--json" in own  # also for an error in the words that follow
+    console.json = "--json" in own_words(argv)  # also for an error in the words that follow
     command: Command | None = None
     try:
         command, args = parse(argv)

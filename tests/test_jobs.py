@@ -601,6 +601,42 @@ def test_two_starts_at_once_do_not_share_a_label(thopters: Thopters, sprite: Spr
     assert thopters(*words).code == 0
 
 
+@pytest.mark.parametrize("places", [[300, 5000, 20_000]], ids=["some"])
+def test_a_client_that_is_lost_at_the_start_leaves_no_command_without_a_record(
+    thopters: Thopters, emulator: Emulator, sprite: Sprite, places: list[int]
+) -> None:
+    lose_clients(thopters, emulator, sprite, places)
+
+
+@pytest.mark.slow
+def test_a_client_that_is_lost_anywhere_leaves_no_command_without_a_record(
+    thopters: Thopters, emulator: Emulator, sprite: Sprite
+) -> None:
+    lose_clients(thopters, emulator, sprite, list(range(0, 24_000, 397)))
+
+
+def lose_clients(thopters: Thopters, emulator: Emulator, sprite: Sprite, places: list[int]) -> None:
+    """Kill the client when so many bytes of its start have gone up: what runs has a record."""
+    with Relay(int(emulator.url.rpartition(":")[2])) as relay:
+        thopters.env["SPRITES_API_URL"] = relay.url
+        for place in places:
+            relay.arm(Cut(0, place, upward=True, stay=True))
+            client = thopters.start("exec", "dev", "-d", "--", "touch", f"ran-{place}")
+
+            def is_cut(client: subprocess.Popen[bytes] = client) -> bool:
+                cut = [connection.was_cut.is_set() for connection in relay.connections]
+                return any(cut) or client.poll() is not None
+
+            until(is_cut, "its start is cut, or was shorter")
+            client.kill()
+            client.communicate()
+            relay.arm(None)
+    thopters.use(emulator)
+    ran = {path.name for path in sprite.home.glob("ran-*")}
+    recorded = [item["argv"] for item in listed(thopters, "--all")]
+    assert all(["touch", name] in recorded for name in ran)
+
+
 def copies(sprite: Sprite, identity: str, count: int, started: float) -> list[str]:
     """Return the ids of copies of a record, a second older each."""
     made = []

@@ -391,7 +391,7 @@ def test_nobody_reads_the_output_any_more(thopters: Thopters, emulator: Emulator
     process.stdout.close()
     assert process.wait(60) == -signal.SIGPIPE
     homes = [emulator.sprite(f"x-00{n}").home for n in range(3)]
-    until(lambda: all((home / "ended").exists() for home in homes), limit_s=15)
+    until(lambda: all((home / "ended").exists() for home in homes), "all have ended")
 
 
 # by names

@@ -204,6 +204,10 @@ STATUSES = {
     "thopters logs dev --since 1h": 3,
     "thopters wait dev": 3,
     "thopters wait dev tests --timeout 2h": 3,
+    "thopters ssh --setup dev": 2,  # nobody to ask
+    "thopters ssh dev": 2,
+    "thopters ssh dev -L 8080:localhost:80 -N": 2,
+    "thopters ssh dev 'cd src && make'": 2,
 }
 # What shows that a command has arrived: a file in the sprite's home
 EFFECTS = {

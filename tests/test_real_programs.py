@@ -27,7 +27,6 @@ from typing import Any
 
 import pytest
 from emulation import Emulator
-from emulation.machine import SPRITE_UID, namespace_kind
 from emulation.state import Sprite
 from support.displays import TERMINALS, Display
 from support.ports import free_ports
@@ -574,13 +573,7 @@ def test_git_clones_and_pushes(
 
 @pytest.fixture
 def user(thopters: Thopters, dev: Emulator) -> str:
-    """Return the name of the sprite's user, who gets one where the sprite has mounts of its own."""
-    machine = dev.sprite("dev").machine
-    if namespace_kind() == "root":
-        line = f"sprite:*:{SPRITE_UID}:{SPRITE_UID}::{machine.home_inside}:/bin/bash\n"
-        (machine.run / "passwd").write_text(Path("/etc/passwd").read_text() + line)
-        inside = ["nsenter", "--target", str(machine._start_holder()), "--mount", "--root"]
-        subprocess.run([*inside, "mount", "--bind", "/.sprite/passwd", "/etc/passwd"])
+    """Return the name of the sprite's user, who has one where the sprite has mounts of its own."""
     done = thopters("exec", "dev", "--", "id", "-un")
     if done.code:
         pytest.skip("the sprite's user has no name, and servers want one")

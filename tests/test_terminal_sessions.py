@@ -611,7 +611,7 @@ def drop(dev: Emulator) -> None:
         "content_type": "text/plain",
     }
     dev.fault(Fault("WS */exec/*", "status", **gone))
-    dev.fault(Fault("GET */exec", "status", status=200, body=b"[]"))
+    dev.fault(Fault("GET */exec", "status", status=200, body=b"[]", times=2))  # before and behind
     dev.sprite("dev").drop_connections()
 
 

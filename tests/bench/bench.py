@@ -2,8 +2,8 @@
 
   python3 tests/bench/bench.py              all rows; exit status 1 if a target is missed
   python3 tests/bench/bench.py --quick      few rounds, and a tenth of the bytes and files
-  python3 tests/bench/bench.py --only ROWS  "commands", "terminal", "jobs", "ports", "copies"
-                                            or "distance" alone
+  python3 tests/bench/bench.py --only ROWS  "commands", "terminal", "jobs", "ports", "copies",
+                                            "ssh" or "distance" alone
 
 It needs nothing but a clone, and openssl for the distance: TLS, with a round trip of 50 ms before
 it (--round-trip MS). Two things are compared with where they are found: curl, and the platform's
@@ -30,6 +30,7 @@ from pathlib import Path
 import connections
 import distance
 import jobs
+import over_ssh
 from measuring import (
     ROOT,
     SEALED_PATH,
@@ -233,6 +234,8 @@ def measure(bench: Bench, platform: Platform, args: argparse.Namespace) -> list[
         rows += connections.ports(bench, platform, program, few, args.bytes)
     if args.only in (None, "copies"):
         rows += connections.copies(bench, program, few, args.bytes, args.files)
+    if args.only in (None, "ssh"):
+        rows += over_ssh.over_ssh(bench, program, args.rounds)
     if args.only in (None, "distance"):
         more, told = distance.distance(bench, program, sdk.run, args.rounds, args.round_trip / 1000)
         rows, notes = [*rows, *more], [*notes, *told]
@@ -255,7 +258,7 @@ def parse() -> argparse.Namespace:
         description=(__doc__ or "").split("\n")[0], epilog="exit status 1: a target is missed"
     )
     parser.add_argument("--quick", action="store_true", help="few rounds, a tenth of the data")
-    parts = ("commands", "terminal", "jobs", "ports", "copies", "distance")
+    parts = ("commands", "terminal", "jobs", "ports", "copies", "ssh", "distance")
     parser.add_argument("--only", choices=parts)
     parser.add_argument("--rounds", type=int, metavar="N", help="default: 15, quick: 5")
     parser.add_argument("--bytes", type=int, metavar="N", help="default: 1 GiB, quick: 100 MB")

@@ -11,7 +11,6 @@ import fcntl
 import io
 import json
 import os
-import pty
 import select
 import shutil
 import signal
@@ -96,7 +95,7 @@ class Session:
         no_namespace = words[0] != "nsenter"
         streams: dict[str, Any] = {}
         if self.tty:
-            master, slave = pty.openpty()
+            master, slave = machine.open_terminal()
             self.master = io.FileIO(master, "r+")  # once it is closed its number may be another's
             self.resize(*size)
             streams = {"stdin": slave, "stdout": slave, "stderr": slave}

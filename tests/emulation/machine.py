@@ -1,17 +1,19 @@
 """What a sprite is made of here: a directory, and real processes that see it as /home/sprite.
 
 Where mount namespaces can be had, a holder process keeps one per sprite: a root of the host's
-own directories with a fresh /home, /tmp and /.sprite. It begins as a copy of one namespace that
-has the host's directories in place, since that takes many mounts. Elsewhere HOME is the host's
-path.
+own directories with a fresh /home, /tmp, /.sprite and /dev/pts, and for root a user who is named
+sprite. It begins as a copy of one namespace that has the host's directories in place, since that
+takes many mounts. Elsewhere HOME is the host's path.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -22,11 +24,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 READABLE_CHECKPOINTS = 5
+TIOCSPTLCK, TIOCGPTPEER = 0x40045431, 0x5441  # of Linux
 SPRITE_UID = 52000  # of the processes, when the emulator runs as root
 
 BUILD_ROOT = r"""
 set -e
-root=$1
+root=$1 user=$2
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 tmpfs "$root"
 for entry in /*; do
@@ -37,6 +40,12 @@ for entry in /*; do
 done
 [ ! -d "$root/dev/shm" ] || mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
 mkdir -p "$root/home/sprite" "$root/.sprite" "$root/tmp"
+if [ -n "$user" ]; then
+  { grep -v '^sprite:' /etc/passwd; echo "$user"; } > "$root/passwd"
+  chmod 644 "$root/passwd"
+  mount --bind "$root/passwd" "$root/etc/passwd"
+  rm "$root/passwd"
+fi
 mount -o remount,bind,ro "$root" || :  # not in every user namespace
 echo ready
 exec cat
@@ -46,6 +55,7 @@ set -e
 PATH=$PATH:/usr/sbin:/sbin  # for chroot, where a user has none of these
 root=$1 home=$2 run=$3 checkpoints=$4
 mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+mount -t devpts -o newinstance,gid=5,mode=620,ptmxmode=666 devpts "$root/dev/pts" || :  # likewise
 mount --bind "$home" "$root/home/sprite"
 mount --bind "$run" "$root/.sprite"
 mount --bind "$checkpoints" "$root/.sprite/checkpoints"
@@ -119,7 +129,9 @@ class CommonRoot:
         self.path = tempfile.mkdtemp(prefix="sprites-root-")
         atexit.register(os.rmdir, self.path)
         options = ["-m"] if namespace_kind() == "root" else ["-U", "-r", "-m"]
-        words = ["unshare", *options, "/bin/sh", "-c", BUILD_ROOT, "sh", self.path]
+        user = f"sprite:x:{SPRITE_UID}:{SPRITE_UID}::/home/sprite:/bin/bash"
+        user = user if namespace_kind() == "root" else ""  # where they run as its root
+        words = ["unshare", *options, "/bin/sh", "-c", BUILD_ROOT, "sh", self.path, user]
         self._holder = hold_namespace(words)
         atexit.register(end_holder, self._holder)
 
@@ -197,6 +209,16 @@ class Machine:
         else:
             words += ["--user", "--preserve-credentials"]
         return [*words, f"--wdns={directory}", "--", *argv]
+
+    def open_terminal(self) -> tuple[int, int]:
+        """Return both ends of a new terminal of the sprite's own, or of the host's."""
+        if namespace_kind() != "root":
+            return pty.openpty()
+        master = os.open(f"/proc/{self._start_holder()}/root/dev/ptmx", os.O_RDWR | os.O_NOCTTY)
+        fcntl.ioctl(master, TIOCSPTLCK, bytes(4))
+        slave = fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY)
+        os.fchown(slave, SPRITE_UID, -1)
+        return master, slave
 
     def leader_has_ended(self, pid: int) -> None:
         """Forget a session's process: its number may be anybody's soon, and we kill by it.

@@ -337,6 +337,7 @@ BAND = [
     ("ws odd stream", "exec", 255, "what is no output and no exit status"),
     ("request cut", "cp in", 1, "cannot tell whether all was copied"),
     ("401", "create", 4, "new -> 401"),
+    ("404", "ssh", 0, "dev -> 404"),
     ("ws drop", "create", 0, "new is not ready: the connection was closed"),
     ("done but 500", "create", 0, "looking whether new exists now"),
     ("ws odd stream", "exec in many", 255, "what is no output and no exit status"),

@@ -108,7 +108,7 @@ def test_r17_one_lost_helper_does_not_end_the_hold_of_who_is_attached(
     shorten(thopters, HOLD_EVERY_S=0.2, HOLD_AGAIN_S=0.1)
 
     def told() -> int:
-        return sum(b"thopters-ready" in way.stdin for way in emulator.journal.requests("WS"))
+        return sum(b"/proc/$1/fd/9" in way.stdin for way in emulator.journal.requests("WS"))
 
     with Tty(thopters, "exec", "dev", "-t", "--", "sh", "-c", "echo begun; exec sleep 60") as tty:
         tty.expect("begun")
@@ -123,12 +123,12 @@ def test_r17_only_a_loop_that_reads_is_told(reader: str, status: int) -> None:
     """Where it has given up, or its time was up, nobody tries again."""
     script = f"exec 9> >({reader}); wait $!; echo; read -r x"
     script = script if reader == "exit" else script.replace("wait $!; ", "")
-    words = ["bash", "-c", script, "thopters-ready"]
+    words = ["bash", "-c", script, "_thopters"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout and process.stdout.readline() == b"\n"
         cmdline = Path(f"/proc/{process.pid}/cmdline")
         words = ["bash", "-c", program.HERE_SCRIPT.decode(), "thopters", str(process.pid)]
-        assert b"thopters-ready" in cmdline.read_bytes()
+        assert b"_thopters" in cmdline.read_bytes()
         done = subprocess.run(words, capture_output=True, timeout=60)
         process.kill()
     assert done.returncode == status, done

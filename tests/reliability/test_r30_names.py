@@ -44,6 +44,8 @@ COMMANDS = {
     "rename to": ["rename", "dev", "NAME"],
     "shell --native": ["shell", "NAME", "--native"],
     "proxy -W": ["proxy", "NAME", "-W", "localhost:80"],
+    "ssh --config": ["ssh", "--config", "NAME"],
+    "ssh --setup": ["ssh", "--setup", "--yes", "NAME"],
     "cp to": ["cp", __file__, "NAME:x"],
     "cp from": ["cp", "NAME:x", "-"],
     "sessions": ["sessions", "NAME"],

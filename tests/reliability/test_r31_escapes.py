@@ -345,6 +345,14 @@ OUTPUTS: dict[str, tuple[list[str], Prepare, int, int]] = {
     ),
     "attach: refused": (["attach", "dev", f"{NUMBER}.0"], attach_refused, 255, 1),
     "proxy -W: refused": (["proxy", "dev", "-W", "a:1"], refusal("WS *", 400), 1, 1),
+    "ssh: organization": (["ssh", "--config", "dev"], looked_at("organization"), 0, 0),
+    "ssh: id": (["ssh", "--config", "dev"], looked_at("id"), 0, 0),
+    "ssh: stderr": (
+        ["ssh", "--setup", "dev", "--yes"],
+        exec_says(START, b"\2TEXT", b"\3\1"),
+        1,
+        0,
+    ),
     "hold: stderr": (
         ["hold", "dev", "--for", "1h"],
         exec_says(START + b"x", b"\2TEXT", b"\3\1"),
@@ -383,14 +391,14 @@ OUTPUTS: dict[str, tuple[list[str], Prepare, int, int]] = {
 }
 ASKS = {name for name in OUTPUTS if re.match("pause: [^s]|pause: session|destroy: [su]", name)}
 HEAVY = (
-    "pause", "resume", "init", "restore", "checkpoint:", "attach", "proxy", "hold", "cp",
+    "pause", "resume", "init", "restore", "checkpoint:", "attach", "proxy", "hold", "cp", "ssh: s",
     "kill: call", "exec --detach",
 )  # fmt: skip
 TWICE = {"checkpoint: error", "restore: words"}  # as progress too, if it is one line
 UNASKED = {"destroy: status", "destroy: url"}  # not shown where nobody can be asked
 IN_LINES = {  # texts that are split at their own line ends, or cut
     "checkpoint: words", "init: warning", "init: failure", "init: stderr", "exec: closed",
-    "list: bare error", "hold: stderr", "cp: stderr",
+    "list: bare error", "hold: stderr", "cp: stderr", "ssh: stderr",
 }  # fmt: skip
 # What is in bytes can hold neither a NUL, which ends a field, nor half of a pair of UTF-16
 IN_BYTES = re.compile("(sessions|pause|kill): (directory|state|times)|.*: record's id")

@@ -20,11 +20,13 @@ from pathlib import Path
 import pytest
 from emulation import Emulator, Fault, write_launcher
 from emulation.exec import Session as RemoteSession
+from emulation.machine import namespace_kind
 from support.configs import write
 from support.ports import free_ports
 from support.program import MODULE, Thopters
 from support.runs import shorten
 from support.sessions import session_of
+from support.ssh import SSHD
 from support.waiting import until
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -131,6 +133,15 @@ class Scene:
         assert interrupted and out in ("", "up\r\n")
         assert not session_of(self.emulator.sprite("dev"), self.id).ended.is_set()
 
+    def hosted(self, out: str, err: str, interrupted: bool) -> None:
+        folder = self.thopters.home / ".ssh"
+        texts = [path.read_text() if path.exists() else ""
+                 for path in (folder / "thopters" / "config", folder / "thopters" / "known_hosts",
+                              folder / "config")]  # fmt: skip
+        assert ("Host dev.sprite\n" in texts[0]) <= ("dev.sprite-" in texts[1])
+        assert ("Include " in texts[2]) <= ("Host dev.sprite\n" in texts[0])
+        assert ("is set up" in out) <= ("Include " in texts[2])
+
     def proxied(self, out: str, err: str, interrupted: bool) -> None:
         assert interrupted  # it would go on for a minute
 
@@ -160,6 +171,9 @@ COMMANDS: dict[str, tuple[list[str], Prepare, int, Check]] = {
     "proxy": (["proxy", "dev", "PORT"], Scene.program, 1, Scene.proxied),
     "proxy --native": (["proxy", "dev", "PORT", "--native"], Scene.sprite, 1, Scene.proxied),
 }
+if SSHD and namespace_kind() == "root":
+    words = ["ssh", "--setup", "dev", "--yes"]
+    COMMANDS["ssh --setup"] = (words, Scene.sprite, 5, Scene.hosted)
 
 
 def default_signals() -> None:

@@ -36,6 +36,7 @@ OUTPUTS = {
     "use": (["use", "s-00000"], 1),
     "help of a command": (["exec", "--help"], 1),
     "exec": (["exec", "s-00000", "--", "echo", "x"], 255),
+    "ssh": (["ssh", "--config", "s-00000"], 1),
     "proxy": (["proxy", "s-00000", "{port}"], 1),
 }
 LONG = ["exec", "s-00000", "--", "seq", "200000"]

@@ -168,7 +168,8 @@ class Relay:
         """Wait until the server has ended what the program asked for."""
         for connection in self.connections:
             if not connection.over(timeout_s):
-                raise TimeoutError("the server does not end a connection")
+                asked = bytes(connection.sent).partition(b"\r\n")[0].decode("latin-1")
+                raise TimeoutError(f"the server does not end a connection: {asked}")
 
     def _accept(self) -> None:
         while True:
