@@ -1387,6 +1387,15 @@ class Redactor:
         found.sort(key=len, reverse=True)
         return re.sub("|".join(map(re.escape, found)), "****", text)
 
+    def without_cut(self, text: str) -> str:
+        """Return a text that was cut at its end without a secret that the cut is in."""
+        shown = len(text)
+        for form in self._forms | self._yielding:
+            sizes = range(min(len(form) - 1, len(text)), 0, -1)
+            begun = next((size for size in sizes if text.endswith(form[:size])), 0)
+            shown = min(shown, len(text) - begun)
+        return text[:shown]
+
 
 class EchoStaysOff:
     """While a secret is typed: after a stop (Ctrl-Z) the shell has made the terminal show keys."""
@@ -8179,6 +8188,12 @@ class Work:
         elif starts_shell(leader):
             self.kind, self.argv = "shell", [from_bytes(word) for word in leader]
 
+    def hide_cut(self, redact: Redactor) -> None:
+        """Take a secret out that the cut of a long word has left a part of."""
+        is_cut = [len(to_bytes(word)) >= MOST_WORD for word in self.argv]
+        pairs = zip(self.argv, is_cut, strict=True)
+        self.argv = [redact.without_cut(word) if cut else word for word, cut in pairs]
+
     def is_running(self) -> bool:
         return self.state == "running"
 
@@ -8306,6 +8321,9 @@ def look_around(sprite: Sprite, *, needs_all: bool = True) -> list[Work]:
             raise
         sprite.console.warn(f"{error}; what runs there is known by the platform's list alone")
         found = [Work(session) for session in sessions.values()]
+    for work in found:
+        if not isinstance(work, Job):
+            work.hide_cut(sprite.console.redact)
     return sorted(found, key=lambda work: work.started_at, reverse=True)
 
 
@@ -8526,16 +8544,20 @@ OUTSIDE_EVERY_S = 2.0
 class Outside:
     """Looks at a sprite's status alone, which neither wakes it nor counts as activity.
 
-    `says` is said once, when it is seen asleep.
+    `says` is said once, when it is seen asleep. The first time that it is, `may_look` ends the
+    waiting, for one look inside.
     """
 
-    def __init__(self, sprite: Sprite, says: str, left_s: Callable[[], float]) -> None:
+    def __init__(
+        self, sprite: Sprite, says: str, left_s: Callable[[], float], *, may_look: bool = False
+    ) -> None:
         self.sprite = sprite
         self._says = says
+        self._may_look = may_look
         self._left_s = left_s  # until the time is up
 
     def await_running(self, for_s: float = 0.0) -> bool:
-        """Wait until the sprite has run for so long; False when the time is up before.
+        """Wait until it is time to look: the sprite has run for so long; False without time left.
 
         An API that is out of reach gets its time; NotFoundError if there is no such sprite.
         """
@@ -8553,6 +8575,9 @@ class Outside:
                 self.sprite.console.detail(f"{error}; still trying")
                 is_asleep = False
             if is_asleep:
+                if self._may_look:
+                    self._may_look = False
+                    return True
                 self._say()
                 since = clock.monotonic() + OUTSIDE_EVERY_S
             left_s = since + for_s - clock.monotonic()
@@ -8591,6 +8616,8 @@ printf '\\0'
 #   it does not                     -> look for a moment, then stay outside for longer than an idle
 #                                      window; a sprite that runs then runs without us: look again
 #   the sprite sleeps               -> ask for its status alone, until it runs again
+#   it sleeps, though the job held  -> look once: the job has most likely ended after the connection
+#   it                                 to it was lost, and nothing else would wake the sprite
 #
 # A job that is waited for keeps its sprite awake for ENDED_HOLD_S behind its end, else it could end
 # and its sprite sleep between two looks.
@@ -8612,7 +8639,7 @@ def wait_for_job(sprite: Sprite, wanted: str | None, limit_s: float | None, *, w
         if not Outside(sprite, says, left_s).await_running():
             raise TimeUpError(f"the time is up; {sprite.name} sleeps, so nothing is known")
     job = pick_job(sprite, look_at_jobs(sprite), wanted)
-    outside = Outside(sprite, says, left_s)
+    outside = Outside(sprite, says, left_s, may_look=wakes and job.hold_s > 0)
     while job.is_running() and left_s() > 0:
         job = follow_job(sprite, job, left_s())
         if job.is_running() and not outside.await_running(LOOK_EVERY_S):
@@ -8732,6 +8759,7 @@ class Log:
             self.sprite,
             f"[{self.sprite.name} has paused; the log goes on when it wakes]",
             lambda: NO_LIMIT_S,
+            may_look=self.job.is_running() and self.job.hold_s > 0,  # then it has likely ended
         )
         clock, losses = self.sprite.clock, 0
         while True:
@@ -12649,6 +12677,9 @@ def set_up_ssh(
         sprite.require_same(host.identity)
     host.user = there.user
     changed = files.put(host, there.host_key)
+    if host.key == files.own_key and not os.path.exists(host.key):
+        # a --remove of the last host took it away meanwhile; from now on this is a host
+        return set_up_ssh(sprite, files, key=key, limits=limits) or True
     return changed or there.changed
 
 
@@ -14021,6 +14052,10 @@ class Progress:
             if self.BEGUN not in self._states:
                 return
 
+    def _told(self, name: str, state: int) -> int:
+        """Return the state as it is told: what ended otherwise than well was not done."""
+        return self.FAILED if name in self._many.statuses and state == self.DONE else state
+
     def tell(self) -> None:
         """Say what was done when all ends early."""
         words = {
@@ -14031,7 +14066,7 @@ class Progress:
         }
         for state, text in words.items():
             pairs = zip(self._items, self._states, strict=True)
-            names = [item.name for item, its in pairs if its == state]
+            names = [item.name for item, its in pairs if self._told(item.name, its) == state]
             if names and len(self._items) > 1:
                 self._many.console.note(f"{text}: {', '.join(names)}")
 
@@ -14070,11 +14105,13 @@ class Many:
 
     # which ones
 
-    def choose(self, words: Sequence[str], *, only_by_name: bool = False) -> list[Target]:
+    def choose(
+        self, words: Sequence[str], *, only_by_name: bool = False, takes_all: bool = False
+    ) -> list[Target]:
         """Return the sprites that names and patterns stand for, each once.
 
-        The user chooses where there are no words. Every word is checked before any request.
-        NoMatchError for a pattern that stands for none.
+        The user chooses where there are no words. With `takes_all` no prefix counts.
+        Every word is checked before any request. NoMatchError for a pattern that stands for none.
         """
         words = words or self.app.choose_names(several=True)
         for word in words:
@@ -14088,7 +14125,7 @@ class Many:
         api = self.app.connect()
         if not self.by_pattern:
             return [Target(self.app.sprite(word), None, is_named=True) for word in words]
-        prefix = self.app.default_prefix()
+        prefix = "" if takes_all else self.app.default_prefix()
         with self.console.working("listing sprites"):
             listing = api.list_sprites("" if self.wakes else prefix)  # all of them can be awake
         if self.wakes:
@@ -14388,7 +14425,7 @@ def known_holders(many: Many, words: Sequence[str], keys: Keys) -> list[Target]:
     The others are named on stderr; without words, which mean all that have keys, only those that
     were made again. NoMatchError where none is left.
     """
-    chosen = many.choose(words or ["*"])
+    chosen = many.choose(words or ["*"], takes_all=not words)
     before = {holder.name for holder in keys.record.holders()}
     known = [item for item in chosen if item.is_named or keys.may_go_unasked(item.look())]
     others = [item.name for item in chosen if item not in known]

@@ -623,3 +623,17 @@ def test_killed_at_any_step_a_push_is_whole_or_pending(
     assert at > 10
     left = {path.name for path in config.parent.iterdir()}
     assert left <= {f"config.json{end}" for end in ("", ".lock", ".record", ".record.new")}
+
+
+def test_a_push_without_names_reaches_those_beyond_the_prefix(
+    thopters: Thopters, dev: Emulator
+) -> None:
+    thopters.env |= {"ANTHROPIC_API_KEY": "sk-ant-the-first"}
+    assert thopters("setup", "--from-env").code == 0
+    assert thopters("init", "dev").code == 0
+    thopters.env |= {"ANTHROPIC_API_KEY": "sk-ant-the-second", "THOPTERS_PREFIX": "web-"}
+    assert thopters("setup", "--from-env").code == 0
+    assert "dev: ANTHROPIC_API_KEY: old" in thopters("env", "check").out
+    assert thopters("env", "push").code == 0
+    done = thopters("exec", "dev", "--", "printenv", "ANTHROPIC_API_KEY")
+    assert done.out == "sk-ant-the-second\n"

@@ -6,6 +6,7 @@ processes stop, and its journal shows what was asked of it meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -29,6 +30,8 @@ from support.runs import shorten
 from support.sessions import detach, leave_running, needs_curl, needs_namespace, session_of, window
 from support.terminals import CTRL_C, LEAVE, Tty, open_shell
 from support.waiting import until
+
+import thopters as program
 
 UNTIL_GO = "until [ -e go ]; do sleep 0.05; done"
 
@@ -124,16 +127,19 @@ def test_sessions_tells_what_has_ended_and_what_was_lost(
     assert f"error: {first} of dev {lost}\n" in done.err
 
 
+def program_of(pid: int) -> str:
+    """Return the name of what a process runs, "" where it has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
 def test_who_kills_the_recorder_does_not_change_how_it_ended(
     thopters: Thopters, sprite: Sprite
 ) -> None:
     identity = detach(thopters, "sh", "-c", f"trap '' HUP; echo before; {UNTIL_GO}; exit 5")
 
-    [script] = [
-        pid
-        for pid in sprite.machine.processes()
-        if Path(f"/proc/{pid}/comm").read_text() == "script\n"
-    ]
+    [script] = [pid for pid in sprite.machine.processes() if program_of(pid) == "script"]
     os.kill(script, signal.SIGKILL)
     until(session_of(sprite, identity).ended.is_set, "its session has ended")
     [item] = listed(thopters)
@@ -434,6 +440,46 @@ def test_what_holds_its_sprite_is_waited_for_inside_and_lets_it_sleep(
     waiter.communicate()
     until(lambda: sprite.status == "warm", "it sleeps")
     assert not sprite.live_tasks()
+
+
+@needs_curl
+@needs_namespace
+@pytest.mark.parametrize(
+    ("words", "seen", "code"),
+    [(("wait", "--timeout", "20s"), r"tail .*--pid=%d ", 3), (("logs", "-f"), r"tail -c .*%d ", 0)],
+    ids=["wait", "logs"],
+)
+def test_the_end_of_what_holds_its_sprite_is_learnt_where_the_connection_was_lost(
+    thopters: Thopters,
+    emulator: Emulator,
+    sprite: Sprite,
+    words: tuple[str, ...],
+    seen: str,
+    code: int,
+) -> None:
+    """It sleeps as the command has ended, so nothing else would ever wake it for the waiter."""
+    shorten(thopters, HOLD_FIRST_S=0.1, STATUS_LAG_S=30, **QUICK | {"LOOK_EVERY_S": 30.0})
+    script = f"{UNTIL_GO}; echo out; exit 3"
+    identity = detach(thopters, "sh", "-c", script, options=("--hold",))
+    until(lambda: sprite.tasks, "it is held")
+    emulator.idle_s = 0.5
+    with Relay(int(emulator.url.rpartition(":")[2])) as relay:
+        thopters.env["SPRITES_API_URL"] = relay.url
+        waiter = thopters.start(words[0], "dev", identity, *words[1:])
+        inside = ["pgrep", "-f", seen % process_of(sprite, identity)[0]]
+        until(lambda: not subprocess.run(inside, stdout=-3).returncode, "it is inside")
+        waiter.send_signal(signal.SIGSTOP)  # as where the laptop is closed
+        for connection in relay.connections:
+            connection.close()
+        (sprite.home / "go").touch()
+        until(lambda: sprite.status == "warm", "it sleeps")
+        waiter.send_signal(signal.SIGCONT)
+        out, err = waiter.communicate(timeout=25)
+    assert waiter.returncode == code, err
+    if words[0] == "wait":
+        assert err.decode().splitlines() == [f"{identity} of dev has ended with status 3"]
+    else:
+        assert (out, err) == (b"out\r\n", b"")
 
 
 # the terminal
@@ -749,6 +795,22 @@ def test_r01_a_record_holds_no_key_and_no_value_of_env(
         assert canary.encode() not in kept
     [item] = listed(thopters)
     assert item["argv"] == ["sh", "-c", "sleep 600", "****", "--token=****", "****"]
+
+
+def test_r01_a_long_word_shows_no_part_of_a_key(
+    thopters: Thopters, sprite: Sprite, config: Path
+) -> None:
+    """A word is cut in the sprite, where nobody knows the keys."""
+    fill = "x" * (program.MOST_WORD - 12)
+    key = CONFIG["secrets"]["ANTHROPIC_API_KEY"]
+    child = thopters.start("exec", "dev", "--", "sh", "-c", "echo up; sleep 60", fill + key)
+    assert child.stdout and child.stdout.readline() == b"up\n"
+    listing = thopters("sessions", "dev", "--json")
+    assert fill in listing.out and key[:6] not in listing.out, listing
+    pausing = thopters("pause", "dev", "--no-wait")
+    assert fill in pausing.err and key[:6] not in pausing.out + pausing.err, pausing
+    child.terminate()
+    child.communicate(timeout=30)
 
 
 def test_hostile_words_are_shown_harmlessly(thopters: Thopters, sprite: Sprite) -> None:

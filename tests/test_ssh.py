@@ -114,6 +114,27 @@ Host git*
   User git"""
 
 
+def test_a_setup_outlives_the_removal_of_what_was_the_last_host(
+    host: Host, thopters: Thopters, dev: Emulator
+) -> None:
+    """The removal takes our own key away, after that one's public half went into the sprite."""
+    other = dev.add_sprite("other", status="running")
+    wait = "echo locked; until [ -e ~/go ]; do sleep 0.05; done"
+    take = f"mkdir -p ~/.thopters/ssh && exec flock ~/.thopters/ssh/lock sh -c '{wait}'"
+    holder = thopters.start("exec", "other", "--", "sh", "-c", take)
+    assert holder.stdout and holder.stdout.readline() == b"locked\n"
+    process = thopters.start("ssh", "--setup", "other", "--yes")
+    seen = ["pgrep", "-f", "^flock -w 20 7"]
+    until(lambda: not subprocess.run(seen, stdout=subprocess.DEVNULL).returncode, "it waits")
+    assert thopters("ssh", "--remove", "dev").code == 0
+    (other.home / "go").touch()
+    holder.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    done = thopters("ssh", "other", "echo", "works")
+    assert (done.code, done.out) == (0, "works\n"), done
+
+
 def test_setup_makes_hosts_and_remove_leaves_all_as_it_was(
     thopters: Thopters, dev: Emulator
 ) -> None:
