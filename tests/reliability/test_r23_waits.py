@@ -448,8 +448,14 @@ REQUESTS: dict[str, tuple[bool, Callable[[program.SpritesApi], object]]] = {
         False,
         lambda api: api.fetch_json(api.create_sprite("dev"), "create dev"),
     ),
-    "POST of checkpoint": (False, lambda api: drain(api.sprite("dev").create_checkpoint("words"))),
-    "POST of restore": (False, lambda api: drain(api.sprite("dev").restore_checkpoint("v1"))),
+    "POST of checkpoint": (
+        False,
+        lambda api: drain(api.sprite("dev").create_checkpoint("words", 600.0)),
+    ),
+    "POST of restore": (
+        False,
+        lambda api: drain(api.sprite("dev").restore_checkpoint("v1", 600.0)),
+    ),
 }
 
 
