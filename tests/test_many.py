@@ -364,8 +364,9 @@ def test_an_interrupt_says_what_was_done_and_what_was_not(
     _, err = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGINT
     lines = err.decode().splitlines()
-    assert "failed: x-001, x-003" in lines  # as the summary has it, with another status than 0
-    assert "begun, and it is not known whether it was done: x-002" in lines
+    failed, begun = "failed: x-001", "begun, and it is not known whether it was done: x-002"
+    # x-003 ends with another status than 0: a slow machine may hear of it too late
+    assert {f"{failed}, x-003", begun} <= set(lines) or {failed, f"{begun}, x-003"} <= set(lines)
     assert f"not begun: {', '.join(names[4:])}" in lines
     assert [line for line in lines if line.startswith("done: ")] == ["done: x-000"]
     assert (emulator.sprite("x-003").home / "told").exists()
