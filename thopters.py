@@ -140,6 +140,10 @@ class UsageError(ThoptersError):
     keeps_status = True
 
 
+class DeclinedError(UsageError):
+    """The user answered no, which is said without the word error."""
+
+
 class NoHomeError(UsageError):
     """Nobody knows where the user's home directory is."""
 
@@ -162,6 +166,10 @@ class NoWorkError(NotFoundError):
 class AuthError(ThoptersError):
     exit_code = EXIT_NOT_AUTHENTICATED
     code = "not_authenticated"
+
+
+class NoTokenError(AuthError):
+    """No place that is looked at holds a token."""
 
 
 class MalformedTokenError(AuthError):
@@ -348,6 +356,26 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def folded(text: str, columns: int) -> str:
+    """Return a text whose lines fit into so many columns: a line goes on below its last column."""
+    import re
+
+    lines = []
+    for line in text.splitlines():
+        if len(line) > columns:
+            import textwrap
+
+            start = re.match(r" *(?:\S+(?: \S+)*  +)?", line)
+            indent = min(start.end() if start else 0, columns // 3)
+            lines += textwrap.wrap(
+                line, columns, subsequent_indent=" " * indent, break_long_words=False,
+                break_on_hyphens=False,
+            )  # fmt: skip
+        else:
+            lines.append(line)
+    return "\n".join(lines)
 
 
 def parse_time(text: object) -> datetime.datetime | None:
@@ -1293,6 +1321,7 @@ def die_of(signum: int) -> int:
 
 
 YES = ("y", "yes")
+SCHEMA_VERSION = 1  # of all documents that --json prints
 
 
 class Secret:
@@ -1448,12 +1477,14 @@ class Console:
         with WritingOutput():
             self.out.write(self.redact(line) + "\n")
 
-    def answer_json(self, data: object) -> None:
+    def answer_json(self, data: dict[str, Any]) -> None:
+        """Answer with a document; its `schema_version` grows if a key changes its meaning."""
         import json
 
-        self.answer(json.dumps(self._redact_all(data), indent=2))
+        document = {"schema_version": SCHEMA_VERSION, **data}
+        self.answer(json.dumps(self._redact_all(document), indent=2))
 
-    def result(self, data: object, text: str = "", *, hint: str = "") -> None:
+    def result(self, data: dict[str, Any], text: str = "", *, hint: str = "") -> None:
         """Answer with the data of a result if --json wants that, else with its text and a hint."""
         if self.json:
             self.answer_json(data)
@@ -1523,6 +1554,12 @@ class Console:
             self.warn(text)
 
     def hint(self, text: str) -> None:
+        """Say what could come next, on a terminal alone: a script has no use for it."""
+        if self.err_is_terminal:
+            self.remedy(text)
+
+    def remedy(self, text: str) -> None:
+        """Say what to do about an error, everywhere: who reads a log later wants it as well."""
         self.label("hint", "36", self.safe(text))
 
     def detail(self, text: str) -> None:
@@ -1539,16 +1576,18 @@ class Console:
         if self.json and not isinstance(error, OutputError):
             self.answer_json({"error": error.to_json()})
             return
-        self.label("thopters: error", "31", self.safe(error.message))
+        if isinstance(error, DeclinedError):
+            self.note(error.message)
+        else:
+            self.label("thopters: error", "31", self.safe(error.message))
         if error.hint:
-            self.hint(error.hint)
+            self.remedy(error.hint)
 
-    def table(
-        self, header: Sequence[str], rows: Iterable[Sequence[str]], *, cut: int | None = None
-    ) -> None:
+    def table(self, header: Sequence[str], rows: Iterable[Sequence[str]], *, cut: int = -1) -> None:
         """Print rows: aligned under a header on a terminal, tab-separated and bare elsewhere.
 
-        The column `cut` gives way on a terminal, so that a row fits into its window.
+        The column `cut` gives way on a terminal, so that a row fits into its window; the last one
+        if no other is better. Elsewhere nothing is cut.
         """
         cells = [[self.safe(cell) for cell in row] for row in rows]
         if not self.out_is_terminal:
@@ -1557,11 +1596,10 @@ class Console:
             return
         cells = [[self._shown(cell) for cell in row] for row in cells]
         widths = [max(map(display_width, column)) for column in zip(header, *cells, strict=True)]
-        if cut is not None:
-            room = window_columns(1) - sum(widths) - 2 * (len(widths) - 1) + widths[cut]
-            widths[cut] = min(widths[cut], max(room, len(header[cut])))
-            for row in cells:
-                row[cut] = self._shorten(row[cut], widths[cut])
+        room = window_columns(1) - sum(widths) - 2 * (len(widths) - 1) + widths[cut]
+        widths[cut] = min(widths[cut], max(room, display_width(header[cut])))
+        for row in cells:
+            row[cut] = self._shorten(row[cut], widths[cut])
         for line in aligned([header, [self._rule() * width for width in widths], *cells]):
             self.answer(line)
 
@@ -1913,8 +1951,10 @@ class Config:
 
     VERSION = 1
 
-    def __init__(self, environ: Mapping[str, str], console: Console) -> None:
+    def __init__(self, environ: Mapping[str, str], console: Console, *, mends: bool = True) -> None:
         self.console = console
+        self.mends = mends  # else what others can use is only kept in `lax`
+        self.lax: list[str] = []
         self.path = config_path(environ)
         # a symbolic link, as dotfiles have it, stays one
         self.real_path = self.path if is_placeless(self.path) else os.path.realpath(self.path)
@@ -2005,6 +2045,9 @@ class Config:
         if not status.st_mode & lax or status.st_uid != os.geteuid():
             return True
         how, is_ours = f"mend it with: chmod {right:o} {path}", self.folder == self._own_folder
+        if not self.mends:
+            self.lax.append(f"others can use {path}; {how}")
+            return True
         if is_ours:
             try:
                 os.chmod(path, right)
@@ -2933,8 +2976,10 @@ class RetryPolicy:
         starting_limit_s: float = WAKE_LIMIT_S,
         wakes: bool = False,
         changes: bool = False,
+        limit_s: float = float("inf"),
     ) -> None:
         self.repeatable = repeatable
+        self.limit_s = limit_s  # of all waits together
         self.changes = changes
         self.starting_limit_s = starting_limit_s
         self.wakes = wakes
@@ -2980,7 +3025,7 @@ class RetryPolicy:
             wait = self.BACKOFF_S * 2**self.failures * (0.5 + jitter / 2)
             give_up = self.failures >= self.TRIES
         self.waited_s += wait
-        return None if give_up else wait
+        return None if give_up or self.waited_s > self.limit_s else wait
 
 
 KEPT_LIMIT_S = 50.0  # servers and networks forget idle connections, few within a minute
@@ -3357,16 +3402,20 @@ class Transport:
         return error
 
     def stream(
-        self, path: str, document: object, query: Sequence[tuple[str, str]] = ()
+        self,
+        path: str,
+        document: object,
+        query: Sequence[tuple[str, str]] = (),
+        limit_s: float = STREAM_LIMIT_S,
     ) -> Iterator[dict[str, Any]]:
         """POST once and yield the objects of its NDJSON answer; RefusedError for another answer.
 
         The end of the stream proves nothing: the caller looks for the terminal event.
         """
         target, body = self.target(path, query), encode_json(document)
-        with Deadline(STREAM_LIMIT_S, self.clock) as deadline:
+        with Deadline(limit_s, self.clock) as deadline:
             response = self.retry(
-                RetryPolicy(repeatable=False),
+                RetryPolicy(repeatable=False, limit_s=limit_s),
                 lambda: self.stream_head(target, EVENT_HEADERS, body, deadline),
             )
             if isinstance(response, Answer):
@@ -3931,6 +3980,13 @@ COUNTED = ("running", "warm", "cold")  # the documented states
 ASLEEP = ("warm", "cold", "suspended", "sleeping", "paused", "stopped")
 
 
+def state_of(status: str, console: Console | None = None) -> str:
+    """Return a status in the user's words; with -v, by a console's, the platform's own behind."""
+    state = "hibernating" if status in ASLEEP else status or "unknown"
+    is_renamed = state != status and status and console and console.verbose
+    return f"{state} ({status})" if is_renamed else state
+
+
 class SpriteInfo:
     """What the API says of a sprite; "" where it says nothing."""
 
@@ -3961,7 +4017,7 @@ class SpriteInfo:
 
     def state(self) -> str:
         """Return the status in the user's words; one that we do not know as it is."""
-        return "hibernating" if self.is_asleep() else self.status or "unknown"
+        return state_of(self.status)
 
     def is_asleep(self) -> bool:
         return self.status in ASLEEP
@@ -4114,6 +4170,19 @@ def outcome_unknown(doing: str, error: NoAnswerError) -> NoAnswerError:
                          hint=error.hint)  # fmt: skip
 
 
+def limit_facts(answer: Answer) -> str:
+    """Return what a refusal tells of its limit, in brackets; "" for nothing."""
+    numbers = {
+        key: value for key, value in answer.details().items() if type(value) is int and value >= 0
+    }
+    told = [f"the limit is {numbers['limit']}"] if "limit" in numbers else []
+    if told and "window_seconds" in numbers:
+        told = [f"{told[0]} in {format_duration(numbers['window_seconds'])}"]
+    if "current_count" in numbers:
+        told.append(f"{numbers['current_count']} now")
+    return f" ({', '.join(told)})" if told else ""
+
+
 class SpritesApi:
     """The platform's endpoints, one short method each."""
 
@@ -4179,10 +4248,12 @@ class SpritesApi:
         if status in (404, 410):
             return NotFoundError(f"cannot {doing}: {reason}")
         if status in (402, 429):
-            hint = "wait, or let another sprite sleep: thopters list"
+            asked_s = answer.asked_wait()
+            wait = "wait" if asked_s is None else f"wait {format_duration(asked_s)}"
+            hint = f"{wait}, or let another sprite sleep: thopters list"
             upgrade = answer.details().get("upgrade_url")
             return LimitError(
-                f"cannot {doing}: {reason}",
+                f"cannot {doing}: {reason}{limit_facts(answer)}",
                 hint=f"{hint}; a larger plan: {upgrade}" if upgrade else hint,
             )
         if 300 <= status < 400:
@@ -4446,16 +4517,18 @@ class Sprite:
         )
         return [item for item in found if include_auto or not item.is_auto]
 
-    def create_checkpoint(self, comment: str) -> Iterator[str]:
+    def create_checkpoint(self, comment: str, limit_s: float) -> Iterator[str]:
         """Make a checkpoint, yielding the platform's words, the final ones last."""
         document = {"comment": comment} if comment else {}
         doing = f"checkpoint {self.name}"
-        return self._stream_progress(self.path("checkpoint"), document, doing, missing=self.name)
+        path = self.path("checkpoint")
+        return self._stream_progress(path, document, doing, missing=self.name, limit_s=limit_s)
 
-    def restore_checkpoint(self, identity: str) -> Iterator[str]:
+    def restore_checkpoint(self, identity: str, limit_s: float) -> Iterator[str]:
         """Restore a checkpoint, yielding the platform's words. It goes on behind the last one."""
         path = self.path("checkpoints", identity, "restore")
-        return self._stream_progress(path, {}, f"restore {identity} of {self.name}")
+        doing = f"restore {identity} of {self.name}"
+        return self._stream_progress(path, {}, doing, limit_s=limit_s)
 
     def list_sessions(self) -> list[Session]:
         """Return the sessions of a sprite. Wakes it, and counts as activity."""
@@ -4486,6 +4559,7 @@ class Sprite:
         *,
         missing: str = "",
         query: Sequence[tuple[str, str]] = (),
+        limit_s: float = STREAM_LIMIT_S,
     ) -> Iterator[str]:
         """Yield the texts of a stream of events; an error unless `complete` comes.
 
@@ -4496,7 +4570,7 @@ class Sprite:
         """
         done = False
         try:
-            for event in self.api.transport.stream(path, document, query):
+            for event in self.api.transport.stream(path, document, query, limit_s):
                 kind, text = event.get("type"), text_field(event, "data", "message")
                 if kind == "error" or event.get("error"):
                     why = text_field(event, "error", "data", "message") or "no reason given"
@@ -4951,7 +5025,7 @@ def find_credential(
         if credential:
             return credential
         tried += f", {store.describe()}"
-    raise AuthError(
+    raise NoTokenError(
         f"no token for {base}: looked at {tried}",
         hint="set SPRITE_TOKEN, or log in with the sprite program: sprite login",
     )
@@ -5160,7 +5234,7 @@ def require_consent(chosen: Chosen, config: Config | None, console: Console) -> 
         )
     question = f"{chosen.file} names the sprite {wanted}. Use it? [y/N]"
     if console.ask(question).strip().lower() not in YES:
-        raise UsageError(f"{chosen.name} is not used: nothing was done")
+        raise DeclinedError(f"{chosen.name} is not used: nothing was done")
     if config:
         config.store("trusted", chosen.file, wanted)
 
@@ -5197,7 +5271,7 @@ def choose_sprites(api: SpritesApi, prefix: str, *, several: bool) -> list[str]:
     asked = "Which sprites? Numbers or names:" if several else "Which sprite? A number or a name:"
     words = console.ask(asked).replace(",", " ").split()
     if not words or (len(words) > 1 and not several):
-        raise UsageError("no sprite was chosen: nothing was done")
+        raise DeclinedError("no sprite was chosen: nothing was done")
     return [chosen_by_word(word, [info.name for info in found]) for word in words]
 
 
@@ -6361,8 +6435,9 @@ def pass_signal_on(sprite: Sprite, group: int, signum: int) -> None:
             sprite.console.warn(
                 f"{name} is not known to have reached the command in {sprite.name}: {why}"
             )
-            look = f"thopters sessions {sprite.name}"
-            sprite.console.hint(f"the command may go on there; look at it: {look}")
+            sprite.console.remedy(
+                f"the command may go on there; look at it: thopters sessions {sprite.name}"
+            )
 
     def send() -> None:
         for _ in range(SIGNAL_TRIES):
@@ -6515,6 +6590,13 @@ class Hold:
     def __init__(self, item: dict[str, Any]) -> None:
         self.name = text_field(item, "name")
         self.expires_at = text_field(item, "expires_at")
+
+    def describe(self, now: datetime.datetime) -> str:
+        """Return for people until when it holds."""
+        expires, left_s = parse_time(self.expires_at), float("inf")
+        if expires and not is_never(expires):
+            left_s = (expires - now).total_seconds()
+        return format_until(left_s, now)
 
 
 def list_holds(sprite: Sprite, *, release: str = "") -> list[Hold]:
@@ -11427,9 +11509,12 @@ def describe_keys(keys: Keys, report: dict[str, Any]) -> str:
 
 
 class IfInterrupted:
-    """Says something where what is done in it is ended by other than an error of ours."""
+    """Says something where what is done in it is ended by other than an error of ours.
 
-    def __init__(self, console: Console, note: str) -> None:
+    What is known at the end alone is a function that returns it, "" for nothing.
+    """
+
+    def __init__(self, console: Console, note: str | Callable[[], str]) -> None:
         self.console = console
         self.note = note
 
@@ -11438,12 +11523,16 @@ class IfInterrupted:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error and not isinstance(error, ThoptersError):
-            self.console.note(self.note)
+            note = self.note if isinstance(self.note, str) else self.note()
+            if note:
+                self.console.note(note)
 
 
 def no_consent(doing: str) -> UsageError:
-    return UsageError(f"will not {doing} unasked, and there is no terminal to ask on",
-                      hint="say --yes if that is meant")  # fmt: skip
+    return UsageError(
+        f"will not {doing} without --yes, as there is no terminal to ask on",
+        hint="say --yes if that is meant",
+    )
 
 
 # create
@@ -11465,13 +11554,16 @@ OLD_AFTER_S = 10.0  # how much earlier than our question a sprite was made that 
 #     it stays absent                          -> POST a second time, once, and look again
 #
 # Whatever ends the wait, a sprite that was made is kept, and it is said how to go on.
-def create(sprite: Sprite) -> tuple[SpriteInfo, bool]:
-    """Return a sprite that runs commands, and whether we made it; one that exists is left alone."""
+def create(sprite: Sprite, limit_s: float) -> tuple[SpriteInfo, bool]:
+    """Return a sprite that runs commands, and whether we made it; one that exists is left alone.
+
+    A new one has `limit_s` to run its first command.
+    """
     with sprite.console.working(f"creating {sprite.name}"):
         existing = sprite.find()
         info, made = (existing, False) if existing else create_or_find(sprite)
         if made:
-            wait_for_first_command(sprite)
+            wait_for_first_command(sprite, limit_s)
     return info, made
 
 
@@ -11579,7 +11671,7 @@ def say_what_exists(sprite: Sprite) -> None:
     )
 
 
-def wait_for_first_command(sprite: Sprite) -> None:
+def wait_for_first_command(sprite: Sprite, limit_s: float) -> None:
     """Wait until a new sprite runs commands; whatever ends the wait, the sprite is kept."""
     name = sprite.name
     keep = f"thopters exec {name} -- COMMAND; or remove it: thopters destroy {name}"
@@ -11588,7 +11680,7 @@ def wait_for_first_command(sprite: Sprite) -> None:
         IfInterrupted(sprite.console, note),
         After(f"{name} was created", f"it may only need time: {keep}"),
     ):
-        wait_until_ready(sprite, READY_LIMIT_S)
+        wait_until_ready(sprite, limit_s)
 
 
 def put_keys_into_new(
@@ -11671,6 +11763,16 @@ def begin_pause(sprite: Sprite, *, force: bool) -> Pause:
     return pause
 
 
+def preview_pause(sprite: Sprite) -> tuple[SpriteInfo, list[Keeper]]:
+    """Return a sprite, and what a pause would end."""
+    info = sprite.look()
+    if info.status != "running":
+        return info, []
+    keepers, unseen = find_keepers(sprite)
+    sprite.console.detail(unseen or "its holds were seen")
+    return info, keepers
+
+
 def find_keepers(sprite: Sprite) -> tuple[list[Keeper], str]:
     """Return the sessions and holds of a sprite that is awake, and why no hold could be seen.
 
@@ -11684,12 +11786,7 @@ def find_keepers(sprite: Sprite) -> tuple[list[Keeper], str]:
             found.append(Keeper("session", work.id, about, work))
     try:
         for hold in list_holds(sprite):
-            expires = parse_time(hold.expires_at)
-            left_s = float("inf")
-            if expires and not is_never(expires):
-                left_s = (expires - now).total_seconds()
-            until = format_until(left_s, now)
-            found.append(Keeper("hold", hold.name, until))
+            found.append(Keeper("hold", hold.name, hold.describe(now)))
     except ThoptersError as error:
         return found, error.message
     return found, ""
@@ -11703,12 +11800,11 @@ def may_end(sprite: Sprite, count: int, *, force: bool) -> bool:
         sprite.console.hint("--force ends what keeps it awake")
         return False
     what = "it" if count == 1 else f"all {count}"
-    if (
-        sprite.console.ask(f"End {what}, so that {sprite.name} can sleep? [y/N]").strip().lower()
-        in YES
-    ):
+    with IfInterrupted(sprite.console, f"nothing in {sprite.name} was ended"):
+        answer = sprite.console.ask(f"End {what}, so that {sprite.name} can sleep? [y/N]")
+    if answer.strip().lower() in YES:
         return True
-    raise UsageError(f"{sprite.name} was left as it is")
+    raise DeclinedError(f"{sprite.name} was left as it is")
 
 
 def end_keeper(sprite: Sprite, keeper: Keeper) -> None:
@@ -11735,13 +11831,13 @@ def wait_until_asleep(pause: Pause, left_s: float, limit_s: float) -> SpriteInfo
 def describe_pause(pause: Pause, info: SpriteInfo, seconds: float, *, waited: bool) -> str:
     """Say how a pause came out. After a look inside, a status of sleep that was not waited for
     may be an old one."""
+    console = pause.sprite.console
     woken = pause.was == "running" and not waited
     if woken or not info.is_asleep():
-        state = pause.was if woken else clean(info.state())
+        state = state_of(pause.was if woken else info.status, console)
         return f"is {state}; it falls asleep by itself when all is quiet"
-    if pause.was in ASLEEP:
-        return f"is asleep already ({info.status})"
-    return f"fell asleep after {seconds:.1f} s ({info.status})"
+    state = state_of(info.status, console)
+    return f"is {state} already" if pause.was in ASLEEP else f"is {state} after {seconds:.1f} s"
 
 
 def still_awake(sprite: Sprite, info: SpriteInfo, limit_s: float) -> TimedOutError:
@@ -11760,55 +11856,86 @@ def still_awake(sprite: Sprite, info: SpriteInfo, limit_s: float) -> TimedOutErr
     )
 
 
-def resume(sprite: Sprite) -> tuple[str, float]:
+def resume(sprite: Sprite, limit_s: float) -> tuple[str, float]:
     """Wake a sprite by a command that does nothing: the platform has no call for it.
 
     Returns its status before, and the seconds that it took.
     """
     before = sprite.require().status
     started = sprite.clock.monotonic()
-    wake(sprite)
+    wake(sprite, limit_s)
     return before, sprite.clock.monotonic() - started
 
 
-def wake(sprite: Sprite) -> None:
+def wake(sprite: Sprite, limit_s: float) -> None:
     with sprite.console.working(f"waking {sprite.name}"):
-        wait_until_ready(sprite, WAKE_LIMIT_S)
+        wait_until_ready(sprite, limit_s)
 
 
 # checkpoint and restore
 
 
-def take_checkpoint(sprite: Sprite, comment: str, known: Sequence[str] = ()) -> str:
+class TimeIsUp:
+    """Makes of an answer that did not come within the user's limit an error of time, unless that
+    limit is None."""
+
+    def __init__(self, clock: Clock, limit_s: float | None) -> None:
+        self.clock = clock
+        self.limit_s = limit_s
+        self.end = clock.monotonic() + (float("inf") if limit_s is None else limit_s)
+
+    def left_s(self, usual_s: float) -> float:
+        """Return how many seconds are left, at most the usual ones."""
+        return max(0.0, min(usual_s, self.end - self.clock.monotonic()))
+
+    def __enter__(self) -> TimeIsUp:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (NoAnswerError, NotSentError)) and not self.left_s(1.0):
+            raise TimedOutError(error.message, hint=error.hint) from None
+
+
+def take_checkpoint(
+    sprite: Sprite, comment: str, known: Sequence[str] = (), time_limit: TimeIsUp | None = None
+) -> str:
     """Make a checkpoint and return its id, which the platform tells in prose only.
 
     `known` are the ids from before, where they have been looked at anyway.
     """
-    started = sprite.clock.monotonic()
-    doing = f"checkpointing {sprite.name}"
-    try:
-        texts = show_progress(sprite, doing, sprite.create_checkpoint(comment))
-    except ThoptersError as error:
-        if not error.is_early:
-            raise
-        sprite.console.detail(error.message)
-        tried = f"a first try to checkpoint {sprite.name} may have been carried out"
-        with After("" if error.is_refusal else tried):
-            wake(sprite)
-            made = [] if error.is_refusal else young_checkpoints(sprite, comment, known, started)
-        if made:  # by that try, all the same
-            return made[0]
-        texts = show_progress(sprite, doing, sprite.create_checkpoint(comment))
-    return checkpoint_id(texts) or new_checkpoint(sprite, comment, known, started)
+    started, name = sprite.clock.monotonic(), sprite.name
+    limit, doing = time_limit or TimeIsUp(sprite.clock, None), f"checkpointing {name}"
+    note = f"a checkpoint of {name} may have been made; look: thopters checkpoints {name}"
+
+    def ask() -> list[str]:
+        words = sprite.create_checkpoint(comment, limit.left_s(STREAM_LIMIT_S))
+        return show_progress(sprite, doing, words)
+
+    with IfInterrupted(sprite.console, note), limit:
+        try:
+            texts = ask()
+        except ThoptersError as error:
+            if not error.is_early:
+                raise
+            sprite.console.detail(error.message)
+            tried = f"a first try to checkpoint {name} may have been carried out"
+            with After("" if error.is_refusal else tried):
+                wake(sprite, limit.left_s(WAKE_LIMIT_S))
+                refused = error.is_refusal
+                made = [] if refused else young_checkpoints(sprite, comment, known, started)
+            if made:  # by that try, all the same
+                return made[0]
+            texts = ask()
+        return checkpoint_id(texts) or new_checkpoint(sprite, comment, known, started)
 
 
 def show_progress(sprite: Sprite, doing: str, words: Iterator[str]) -> list[str]:
-    """Show the platform's progress on stderr as it comes, and return it."""
+    """Return the platform's progress; with -v it is shown on stderr as it comes."""
     texts = []
     with sprite.console.working(doing):
         for text in words:
             texts.append(text)
-            if not sprite.console.json:
+            if sprite.console.verbose:
                 sprite.console.quote(text)
     return texts
 
@@ -11865,29 +11992,68 @@ def warn_of_health(sprite: Sprite, checkpoint: Checkpoint) -> None:
         sprite.console.warn(f"the platform says of checkpoint {checkpoint.id}: {checkpoint.health}")
 
 
-def require_checkpoint(sprite: Sprite, identity: str) -> list[str]:
-    """Return the ids of all checkpoints; NotFoundError if `identity` is none of them."""
-    found = sprite.list_checkpoints(include_auto=True)
-    known = [item.id for item in found]
-    for item in found:
-        if item.id == identity:
-            warn_of_health(sprite, item)
-    if identity not in known:
-        some = ", ".join(known[:5]) or "none at all"
-        raise NotFoundError(
-            f"{sprite.name} has no checkpoint {identity}",
-            hint=f"it has {some}: thopters checkpoints {sprite.name}",
-        )
-    return known
+class RestorePlan:
+    """What a restore to a checkpoint means: `newer` counts the checkpoints made after it, `works`
+    is what runs and would end, None where that was not looked at. NotFoundError for an unknown id.
+    """
 
+    def __init__(self, sprite: Sprite, identity: str, *, has_backup: bool) -> None:
+        self.sprite = sprite
+        self.id = identity
+        self.has_backup = has_backup
+        found = sprite.list_checkpoints(include_auto=True)
+        self.known = [item.id for item in found]
+        if identity not in self.known:
+            some = ", ".join(self.known[:5]) or "none at all"
+            raise NotFoundError(
+                f"{sprite.name} has no checkpoint {identity}",
+                hint=f"it has {some}: thopters checkpoints {sprite.name}",
+            )
+        self.newer = self.known.index(identity)  # they come newest first
+        self.checkpoint = found[self.newer]
+        warn_of_health(sprite, self.checkpoint)
+        self.shown = sprite.require()
+        self.works: list[Work] | None = None
 
-def confirm_restore(sprite: Sprite, shown: SpriteInfo, identity: str, *, has_backup: bool) -> None:
-    """Ask; UsageError for a no, ThoptersError where another sprite has the name by then."""
-    lost = "a checkpoint is taken first" if has_backup else "the present state is lost"
-    question = f"Put the disk of {sprite.name} back to {identity}? Its programs end; {lost}. [y/N]"
-    if sprite.console.ask(question).strip().lower() not in YES:
-        raise UsageError(f"{sprite.name} was left as it is")
-    sprite.require_same(shown.id)
+    def look_inside(self) -> None:
+        """See what runs, unless the sprite sleeps or does not answer."""
+        try:
+            if self.sprite.settled(self.shown).status == "running":
+                self.works = [work for work in look_around(self.sprite) if work.is_running()]
+        except ThoptersError as error:
+            self.sprite.console.detail(error.message)
+
+    def describe(self) -> str:
+        """Return the checkpoint's age and comment, and how many are newer."""
+        item = self.checkpoint
+        age = format_age(parse_time(item.create_time), self.sprite.api.now())
+        told = f"{self.id} was made {age}" + (f": {item.comment}" if item.comment else "")
+        are = {0: "none is newer", 1: "1 checkpoint is newer"}
+        return f"{told} ({are.get(self.newer, f'{self.newer} checkpoints are newer')})"
+
+    def endings(self) -> list[str]:
+        """Return what would end, in words."""
+        return [f"session {work.id} ({work.about()})" for work in self.works or ()]
+
+    def confirm(self) -> None:
+        """Ask; DeclinedError for a no, ThoptersError where another sprite has the name by then."""
+        sprite, console = self.sprite, self.sprite.console
+        with IfInterrupted(console, f"{sprite.name} was not restored"):
+            with console.working(f"looking into {sprite.name}"):
+                self.look_inside()
+            console.note(self.describe())
+            for ending in self.endings():
+                console.note(f"this ends in {sprite.name}: {ending}")
+            lost = "a checkpoint is taken first" if self.has_backup else "the present state is lost"
+            question = f"Put the disk of {sprite.name} back to {self.id}? Its programs end; {lost}."
+            if console.ask(f"{question} [y/N]").strip().lower() not in YES:
+                raise DeclinedError(f"{sprite.name} was left as it is")
+        sprite.require_same(self.shown.id)
+
+    def to_json(self) -> dict[str, Any]:
+        works = None if self.works is None else [work.to_json() for work in self.works]
+        facts = {"name": self.sprite.name, "checkpoint": self.checkpoint.to_json()}
+        return {**facts, "newer": self.newer, "backup": self.has_backup, "sessions": works}
 
 
 # A restore is asynchronous: after its stream has ended, the old environment may still answer. So a
@@ -11899,15 +12065,14 @@ RESTORE_BEGINS_S = 0.25  # a look sooner would see the old disk, and cost a conn
 OLD_BACKUP_S = 10.0  # that a restore had to wait, so that its backup lacks what came since
 
 
-def restore_disk(
-    sprite: Sprite, shown: SpriteInfo, identity: str, saved: str | None, keys: Keys
-) -> bytes:
+def restore_disk(plan: RestorePlan, saved: str | None, keys: Keys, limit: TimeIsUp) -> bytes:
     """Put the disk of the sprite that was shown back to a checkpoint, and see it happen.
 
     `saved` is a checkpoint of the present. Returns what LOOK_SCRIPT then says of the keys, b""
     where none may go there. ThoptersError also where another sprite has the name by now: its
     checkpoints may have the same ids.
     """
+    sprite, shown, identity = plan.sprite, plan.shown, plan.id
     marker = f".thopters-restore-{os.urandom(8).hex()}".encode()
     undo = f"; the state before is checkpoint {saved}" if saved else ""
     backup = f"; checkpoint {saved} holds the present state" if saved else ""
@@ -11916,9 +12081,11 @@ def restore_disk(
         require_output(sprite, b": > ~/" + marker)
         sprite.require_same(shown.id)
         note = f"{sprite.name} may or may not be at {identity} now{undo}"
-        words = when_it_begins(sprite, saved, sprite.restore_checkpoint(identity))
+        words = sprite.restore_checkpoint(identity, limit.left_s(STREAM_LIMIT_S))
+        words = when_it_begins(sprite, saved, words)
         try:
-            show_progress(sprite, f"restoring {sprite.name}", words)
+            with limit:
+                show_progress(sprite, f"restoring {sprite.name}", words)
         except ThoptersError as error:
             note = not_restored if error.is_refusal else note
             raise
@@ -11928,7 +12095,7 @@ def restore_disk(
             if keys.is_configured and keys.may_go_unasked(shown):  # the same connection does it
                 script += b"\n(" + LOOK_SCRIPT + b") || :"
                 salt = keys.record.seal(shown).salt + b"\0"
-            return wait_until_ready(sprite, WAKE_LIMIT_S, script, salt)
+            return wait_until_ready(sprite, limit.left_s(WAKE_LIMIT_S), script, salt)
     except BaseException as error:
         if isinstance(error, NotReadyError) and error.answers:
             note = f"{sprite.name} still shows the disk from before{undo}"
@@ -11994,11 +12161,17 @@ def why_not_renewed(name: str, identity: str, keys: Keys) -> str:
 DESTROY_LIMIT_S = 10.0  # for a sprite to be gone
 
 
+def describe_sprite(info: SpriteInfo, console: Console) -> str:
+    return f"{info.name} ({', '.join(filter(None, (state_of(info.status, console), info.url)))})"
+
+
 def confirm_destroy(info: SpriteInfo, console: Console) -> None:
-    facts = ", ".join(filter(None, (info.state(), info.url)))
-    console.note(f"{info.name} ({facts}) goes with all its files and checkpoints, for good.")
-    if console.ask(f"Type {info.name} to destroy it:") != info.name:
-        raise UsageError("that is not the name: nothing was destroyed")
+    shown = describe_sprite(info, console)
+    console.note(f"{shown} goes with all its files and checkpoints, for good.")
+    with IfInterrupted(console, "nothing was destroyed"):
+        typed = console.ask(f"Type {info.name} to destroy it:")
+    if typed != info.name:
+        raise DeclinedError("that is not the name: nothing was destroyed")
 
 
 def destroy(sprite: Sprite, shown: SpriteInfo, *, was_asked: bool) -> None:
@@ -12006,7 +12179,9 @@ def destroy(sprite: Sprite, shown: SpriteInfo, *, was_asked: bool) -> None:
 
     `was_asked`: a question stood there meanwhile, so what has the name now is looked at again.
     """
-    with sprite.console.working(f"destroying {sprite.name}"):
+    name, console = sprite.name, sprite.console
+    note = f"{name} may or may not be destroyed; look: thopters list --prefix {name}"
+    with console.working(f"destroying {name}"), IfInterrupted(console, note):
         if was_asked:
             sprite.require_same(shown.id)
         sprite.delete(shown.id)
@@ -13029,6 +13204,7 @@ class App:
         self.clock = clock
         self.command = command
         self.keyring_limit_s = KEYRING_LIMIT_S
+        self.mends = True  # whether the modes of the configuration may be changed
         self._api: SpritesApi | None = None
         self._config: Config | None = None
         self._keys: Keys | None = None
@@ -13036,7 +13212,7 @@ class App:
     @property
     def config(self) -> Config:
         if self._config is None:
-            self._config = Config(self.environ, self.console)
+            self._config = Config(self.environ, self.console, mends=self.mends)
         return self._config
 
     def config_if_any(self) -> Config | None:
@@ -13067,7 +13243,7 @@ class App:
         except NotOursError as error:
             self.console.warn(f"{error}; all sprites are listed")
             if error.hint:
-                self.console.hint(error.hint)
+                self.console.remedy(error.hint)
             return ""
         return config.prefix if config else ""
 
@@ -13167,6 +13343,7 @@ class Command:
     """Decorate a function to make it a command of the program.
 
     `arguments` are shown in the help in this order; `examples` are true ones, a test runs them;
+    `group` is the heading in the overview, "" for a command that is not listed there;
     `own_failure` is the exit status of every failure of ours but wrong usage; with
     `takes_command`, what follows `--` becomes `args.command`; with `all_own`, what follows the
     first name is another program's and becomes `args.rest`, unless one of these options comes
@@ -13181,6 +13358,7 @@ class Command:
         summary: str,
         *arguments: Argument | OneOf,
         examples: Sequence[str],
+        group: str = "other commands",
         aliases: tuple[str, ...] = (),
         own_failure: int | None = None,
         takes_command: bool = False,
@@ -13190,6 +13368,7 @@ class Command:
         self.summary = summary
         self.arguments = arguments
         self.examples = examples
+        self.group = group
         self.aliases = aliases
         self.own_failure = own_failure
         self.takes_command = takes_command
@@ -13236,7 +13415,9 @@ MEANT = {
     "exec": "run execute",
     "shell": "sh bash connect enter",
     "create": "new make launch",
-    "list": "status show info",
+    "list": "status show",
+    "info": "inspect describe",
+    "doctor": "check diagnose",
     "sessions": "ps jobs top",
     "logs": "log tail output",
     "wait": "await",
@@ -13289,10 +13470,79 @@ def command_row(command: Command) -> str:
     return f"  {', '.join((command.name, *command.aliases)):<14}  {command.summary}"
 
 
+# Pages of the help that explain no command
+ENVIRONMENT = """\
+The platform and its token:
+  SPRITE_TOKEN, SPRITES_TOKEN  the token; the first that is set is used
+  SPRITES_API_URL              the API's address (default: https://api.sprites.dev)
+  SPRITE_ORG                   the org whose stored login is used
+
+thopters itself:
+  THOPTERS_CONFIG      the file of the configuration, as an absolute path or ~/PATH
+  THOPTERS_NATIVE      if set, the sprite program is not used for shell and proxy
+  THOPTERS_DEBUG       if set, an error shows its traceback, without secrets
+  THOPTERS_GITHUB_API  where setup tries a GITHUB_PAT
+
+Taken by setup --from-env, beside the names of your keys:
+  GIT_AUTHOR_NAME, GIT_AUTHOR_EMAIL  the git identity
+  THOPTERS_PREFIX                    the prefix for list
+
+The network:
+  HTTPS_PROXY, ALL_PROXY      the proxy, as http://HOST:PORT
+  NO_PROXY                    the hosts that are reached without it
+  THOPTERS_CA_BUNDLE          certificates to trust besides those of the system
+  REQUESTS_CA_BUNDLE,
+  CURL_CA_BUNDLE              the same, as other programs name them
+  SSL_CERT_FILE               takes the place of the system's file of certificates
+  SSL_CERT_DIR                takes the place of the system's folder of certificates
+  SSLKEYLOGFILE               where the keys of TLS are written, to look into the traffic
+
+The terminal and this machine:
+  NO_COLOR                    if set, nothing is coloured
+  TERM, COLORTERM, LANG       go to the sprite with a terminal, if it knows them
+  HOME (Windows: USERPROFILE) where the configuration and the login are
+  PATH                        where the sprite program and git are looked for
+  XDG_CACHE_HOME              where what Tab goes by is kept
+  PYTHONDONTWRITEBYTECODE     if set, no compiled code is kept"""
+
+EXIT_CODES = """\
+  0    done
+  1    failed, or no whole answer came, so the outcome may be unknown
+  2    wrong usage, or nobody consented
+  3    no such sprite, checkpoint or session
+  4    not authenticated: no token, or the API refused it
+  5    a sprite of that name exists already
+  6    a limit of the plan or of the rate is reached
+  7    timed out
+  127  Windows only: the sprite program is needed for a shell
+  255  exec, shell, attach, wait and ssh failed themselves, with a message
+
+exec, shell, attach, wait and ssh end with the command's own status. Wrong usage (2), a session \
+that does not exist (3), the time of wait (7) and 127 stay as they are. With a pattern the worst \
+status counts: 3 if nothing matches, 6 if all that match are asleep.
+
+A signal ends the program as that signal does: a shell shows 129 for HUP, 130 for INT (Ctrl-C), \
+131 for QUIT, 141 for a closed pipe and 143 for TERM."""
+
+TOPICS = {"environment": ENVIRONMENT, "exit-codes": EXIT_CODES}
+
+
+def help_columns() -> int:
+    """Return how wide help is: as the window is, and never above 80."""
+    return max(20, min(window_columns(1), 80))
+
+
 def help_on(words: list[str]) -> str:
-    """Return the help of a command, or a line for each command that begins with a word."""
+    """Return the help of a command or a topic, or a line for each command that begins with a word.
+
+    Without a word it is the overview.
+    """
+    if len(words) == 1 and words[0] in TOPICS:
+        return folded(TOPICS[words[0]], help_columns())
+    if not words:
+        return overview()
     family = [command for command in COMMANDS if command.name.split()[:-1] == words]
-    if words and family:
+    if family:
         return "\n".join(["commands:", *map(command_row, family)])
     command, count = find_command(words)
     if len(words) > count:
@@ -13302,30 +13552,36 @@ def help_on(words: list[str]) -> str:
 
 def overview() -> str:
     """Return the text of `thopters --help`; made without argparse, so it costs nothing."""
-    rows = "".join(command_row(command) + "\n" for command in COMMANDS)
-    return f"""\
+    groups: dict[str, list[str]] = {}
+    for command in COMMANDS:
+        groups.setdefault(command.group, []).append(command_row(command))
+    groups.pop("", None)
+    rows = "\n\n".join("\n".join([f"{name}:", *lines]) for name, lines in groups.items())
+    return folded(
+        f"""\
 usage: thopters [-v] [--debug] COMMAND ...
 
 Long-lived, pausable development machines on Fly Sprites, from one file.
 
-commands:
 {rows}
+
 options, before or after the command:
   -v, --verbose   say what was tried
   --debug         one line per request: never a body, a header or a secret
   -h, --help      this text; after a command, the command's
   --version       in place of a command: the version of this program
 
-exit status:
-  0 done, 1 failed, 2 wrong usage or no consent, 3 no such sprite or checkpoint or session,
-  4 not authenticated, 5 exists already, 6 limit reached, 7 timed out,
-  127 on Windows the sprite program is needed for a shell;
-  exec, shell, attach, ssh: the command's own, and 255 with a message where it is not known
+more help:
+  thopters help COMMAND      a command's options, and examples
+  thopters help environment  the variables that count
+  thopters help exit-codes   what each exit status means
 
 examples:
   thopters create dev
   thopters exec dev -- git clone https://github.com/user/repo
-  thopters help exec"""
+  thopters help exec""",
+        help_columns(),
+    )
 
 
 def find_command(words: list[str]) -> tuple[Command, int]:
@@ -13353,7 +13609,7 @@ class HelpWanted(Exception):
 
 
 def help_of(parser: argparse.ArgumentParser) -> str:
-    return parser.format_help().rstrip("\n")
+    return folded(parser.format_help().rstrip("\n"), help_columns())
 
 
 def build_parser(command: Command) -> argparse.ArgumentParser:
@@ -13373,7 +13629,7 @@ def build_parser(command: Command) -> argparse.ArgumentParser:
         description=command.summary,
         epilog="examples:\n" + "".join(f"  {line}\n" for line in command.examples),
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
-            prog, max_help_position=28, width=90
+            prog, max_help_position=28, width=help_columns()
         ),
         allow_abbrev=False,
     )
@@ -13768,6 +14024,10 @@ def command_words(words: list[str]) -> Seen:
     return list(found.items())
 
 
+def topic_words(values: list[str]) -> Seen:
+    return [] if values else [(word, "a page of the help") for word in TOPICS]
+
+
 USUAL_OPTIONS = [
     ("-v", "say what was tried"),
     ("--verbose", "say what was tried"),
@@ -13798,7 +14058,7 @@ OFFERS: dict[str, Callable[[Tab, list[str]], Seen]] = {
     "path": Tab.paths,
     "checkpoint": lambda tab, values: tab.inside("checkpoint", values),
     "session": lambda tab, values: tab.inside("session", values),
-    "command": lambda tab, values: command_words(values),
+    "topic": lambda tab, values: [*command_words(values), *topic_words(values)],
 }
 
 
@@ -14087,6 +14347,7 @@ class Many:
         jobs: int | None = None,
         wakes: bool = False,
         waits: bool = True,
+        is_dry: bool = False,
         own_failure: int | None = None,
     ) -> None:
         self.app = app
@@ -14099,6 +14360,7 @@ class Many:
         self.asleep: list[str] = []
         self._jobs = jobs
         self._waits = waits
+        self._is_dry = is_dry  # then nothing is woken, so nothing waits for that
         self._own_failure = own_failure
         self._slots: AwakeSlots | None = None
         self._has_done = False
@@ -14128,7 +14390,7 @@ class Many:
         prefix = "" if takes_all else self.app.default_prefix()
         with self.console.working("listing sprites"):
             listing = api.list_sprites("" if self.wakes else prefix)  # all of them can be awake
-        if self.wakes:
+        if self.wakes and not self._is_dry:
             self._slots = AwakeSlots(api, listing, waits=self._waits)
         chosen: dict[str, Target] = {}
         for word in words:
@@ -14296,13 +14558,12 @@ def run_in_many(
 def ask_how_many(many: Many, found: Sequence[SpriteInfo]) -> None:
     """Show what a pattern destroys, and ask for their number; UsageError for another one."""
     for info in found:
-        facts = ", ".join(filter(None, (info.state(), info.url)))
-        many.console.note(f"{info.name} ({facts})")
+        many.console.note(describe_sprite(info, many.console))
     many.console.note("They go with all their files and checkpoints, for good.")
     if many.console.ask(f"Type the number of sprites, {len(found)}, to destroy them:") != str(
         len(found)
     ):
-        raise UsageError("that is not the number: nothing was destroyed")
+        raise DeclinedError("that is not the number: nothing was destroyed")
 
 
 def check_count(words: Sequence[str], count: int, given: int | None, *, is_asked: bool) -> None:
@@ -14357,6 +14618,25 @@ def push_keys(many: Many, words: Sequence[str], *, force: bool) -> int:
         return report
 
     return many.report(many.for_every(many.leave_asleep(chosen), put_in))
+
+
+def show_push(many: Many, words: Sequence[str]) -> int:
+    """Say which sprites a push would put which keys into; no sprite is looked into."""
+    keys = many.app.keys
+    chosen = known_holders(many, words, keys)
+    sleepers = [item.name for item in chosen if many.would_sleep(item)]
+    if sleepers:
+        many.console.note(f"the keys would go in when these are next used: {', '.join(sleepers)}")
+
+    def preview(item: Target) -> dict[str, Any]:
+        names = sorted(keys.values_for(item.look().name))
+        told = "would keep what is in it, as there is no configuration"
+        if keys.is_configured:
+            told = f"would get {', '.join(names) or 'no variables'}"
+        many.say(item.sprite, told)
+        return {"name": item.name, "variables": names}
+
+    return many.report(many.for_every(many.leave_asleep(chosen), preview))
 
 
 def held_checkpoints(app: App, holders: Sequence[Holder]) -> dict[str, list[str] | None]:
@@ -14445,11 +14725,386 @@ def known_holders(many: Many, words: Sequence[str], keys: Keys) -> list[Target]:
     return known
 
 
+# --- reports ----------------------------------------------------------------------------
+
+# What list --watch, info and doctor find out, and what setup says of tokens and programs. Nothing
+# is changed by it. A sprite that sleeps is not woken: what would wake it is not asked.
+
+# the list, watched
+
+WATCH_EVERY_S = 2.0
+GONE = "gone"  # of a sprite that was destroyed
+
+
+def watch_sprites(api: SpritesApi, prefix: str) -> Iterator[tuple[SpriteInfo, str]]:
+    """Yield each sprite with its state, then each whose state changes, by polling, without an end.
+
+    The state of one that was destroyed is GONE. Where a later list fails, that is said once until
+    one comes again; only a token that is refused is an error then.
+    """
+    seen, is_lost = dict[str, SpriteInfo](), False
+    for look, _ in enumerate(api.clock.polling(None, WATCH_EVERY_S)):
+        try:
+            listed = api.list_sprites(prefix).sprites.values()
+            found = {info.name: with_status(api, info) for info in listed}
+            found |= {name: info for name in seen if name not in found
+                      if (info := api.sprite(name).find())}  # fmt: skip
+        except ThoptersError as error:
+            if not look or isinstance(error, AuthError):
+                raise
+            if not is_lost:
+                api.console.warn(f"{error}; the watch goes on")
+            is_lost = True
+            continue
+        is_lost = False
+        for name in sorted({*seen, *found}):
+            yield from changes_of(seen.get(name), found.get(name), api.console)
+        seen = found
+
+
+def changes_of(
+    before: SpriteInfo | None, now: SpriteInfo | None, console: Console
+) -> Iterator[tuple[SpriteInfo, str]]:
+    """Yield what is new about a sprite; with -v also that one that sleeps has gone from memory."""
+    if before and (now is None or (before.id and now.id and before.id != now.id)):
+        yield before, GONE
+        before = None
+    state = state_of(now.status, console) if now else GONE
+    if now and (before is None or state_of(before.status, console) != state):
+        yield now, state
+
+
+# one sprite
+
+
+class Facts:
+    """What is known of a sprite; None for a list that was not asked for, or could not be had."""
+
+    __slots__ = ("checkpoints", "holds", "info", "works")
+
+    def __init__(self, info: SpriteInfo) -> None:
+        self.info = info
+        self.works: list[Work] | None = None
+        self.holds: list[Hold] | None = None
+        self.checkpoints: list[Checkpoint] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        lists = {"sessions": self.works, "checkpoints": self.checkpoints}
+        found = {k: None if v is None else [item.to_json() for item in v] for k, v in lists.items()}
+        holds = self.holds
+        told = None if holds is None else [{"name": h.name, "expires_at": h.expires_at or None}
+                                           for h in holds]  # fmt: skip
+        return {**self.info.to_json(), **found, "holds": told}
+
+
+def facts_of(sprite: Sprite) -> Facts:
+    """Return what is known of a sprite, looking inside only if it runs.
+
+    To list checkpoints starts a cold sprite, and leaves a warm one asleep.
+    """
+    facts = Facts(sprite.look())
+    status = facts.info.status
+    if status == "running":
+        facts.works = unless_it_fails(sprite, lambda: look_around(sprite))
+        facts.holds = unless_it_fails(sprite, lambda: list_holds(sprite))
+    if status == "warm" or not facts.info.is_asleep():
+        facts.checkpoints = unless_it_fails(
+            sprite, lambda: sprite.list_checkpoints(include_auto=False)
+        )
+    if facts.works is not None:
+        remember(sprite, "session", [(work.label or work.id, work.words()) for work in facts.works])
+        facts.works = [work for work in facts.works if work.is_running()]
+    if facts.checkpoints is not None:
+        found = [(item.id, item.comment) for item in facts.checkpoints]
+        remember(sprite, "checkpoint", found)
+    return facts
+
+
+def unless_it_fails(sprite: Sprite, ask: Callable[[], T]) -> T | None:
+    """Return what a sprite tells, None with a warning where that fails: the rest is still told."""
+    try:
+        return ask()
+    except AuthError:
+        raise
+    except ThoptersError as error:
+        sprite.console.warn(str(error))
+        return None
+
+
+# tokens and the `sprite` program
+
+
+def describe_sprite_program(app: App) -> tuple[str, str]:
+    """Return the path of the `sprite` program, "" without one, and words about it and its login."""
+    path = find_sprite_program(app.environ)
+    if path is None:
+        return "", f"not found; see {INSTALL_PAGE}"
+    version = run_for_output([path, "--version"], LOCAL_PROGRAM_LIMIT_S)
+    told = " ".join((version or "").split())[:60] or "it does not tell its version"
+    try:
+        store = SpriteStore(app.environ, api_base(app.environ), app.console)
+        org = store.program_org()
+        login = f"logged in, org {org}" if org else "not logged in; run: sprite login"
+        if store.is_empty() and app.environ.get("SPRITE_TOKEN"):
+            login = "not logged in, so it uses SPRITE_TOKEN"
+    except ThoptersError as error:
+        login = error.message
+    return path, f"{path} ({told}), {login}"
+
+
+class Verdict:
+    """What a server says of a token: `said` is VALID, REJECTED, UNCHECKED or UNREACHABLE."""
+
+    VALID, REJECTED = "valid", "rejected"
+    UNCHECKED, UNREACHABLE = "could not be checked", "unreachable"
+
+    def __init__(self, said: str, why: str = "", document: object = None) -> None:
+        self.said = said
+        self.why = why
+        self.document = document  # of a yes
+
+    def __str__(self) -> str:
+        return f"{self.said}: {self.why}" if self.why else self.said
+
+
+def try_token(
+    ask: Callable[[], Answer],
+    is_right: Callable[[object], bool],
+    is_no: Callable[[Answer], bool],
+) -> Verdict:
+    """Return whether a server takes a token, as far as it tells.
+
+    A yes is the document that was asked for; a login page of the network may have any status.
+    """
+    try:
+        answer = ask()
+    except (NotSentError, NoAnswerError) as error:
+        return Verdict(Verdict.UNREACHABLE, error.message)
+    with contextlib.suppress(NoAnswerError):
+        document = decode_json(answer)
+        if 200 <= answer.status < 300 and is_right(document):
+            return Verdict(Verdict.VALID, document=document)
+    said = Verdict.REJECTED if is_no(answer) else Verdict.UNCHECKED
+    return Verdict(said, f"the server answered {answer.status}: {answer.reason()}")
+
+
+def try_sprites_token(transport: Transport, limit_s: float = REQUEST_LIMIT_S) -> Verdict:
+    """Ask for a list of one sprite, at most so long each time."""
+    query = [("max_results", "1")]
+    return try_token(
+        lambda: transport.fetch("GET", "/v1/sprites", query=query, limit_s=limit_s),
+        lambda page: list_field(page, "sprites") is not None,
+        lambda answer: answer.status in (401, 403) and is_own_word(answer),
+    )
+
+
+def check_sprites_token(app: App) -> bool:
+    """Say whether the API takes the token, as far as it tells; False if it rejects it."""
+    try:
+        transport = app.api.transport
+    except MalformedTokenError as error:
+        app.console.note(f"sprites token: rejected: {error.message}")
+        return False
+    except AuthError as error:
+        app.console.note(f"sprites token: {error.message}; {error.hint}")
+        return True
+    verdict = try_sprites_token(transport)
+    app.console.note(f"sprites token ({transport.credential.source}): {verdict}")
+    return verdict.said != Verdict.REJECTED
+
+
+def check_github_token(app: App) -> bool:
+    """Ask GitHub who the stored PAT belongs to; nothing to ask is no failure."""
+    secret = app.config.secrets.get("GITHUB_PAT")
+    if secret is None:
+        return True
+    base = api_base(app.environ, "THOPTERS_GITHUB_API", DEFAULT_GITHUB_API)
+    try:
+        credential = Credential(check_token(secret.reveal(), "GITHUB_PAT"), "GITHUB_PAT")
+    except AuthError as error:
+        app.console.note(f"GITHUB_PAT: rejected: {error.message}")
+        return False
+    transport = Transport(
+        base, credential, console=app.console, clock=app.clock, environ=app.environ
+    )
+    with contextlib.closing(transport):
+        verdict = try_token(
+            lambda: transport.fetch("GET", "/user"),
+            lambda user: isinstance(user, dict) and text_field(user, "login") != "",
+            # 403 is for a limit of the rate, or for a token that is no user's
+            lambda answer: answer.status == 401 and bool(answer.details()),
+        )
+    app.console.note(f"GITHUB_PAT: {verdict}")
+    return verdict.said != Verdict.REJECTED
+
+
+# doctor
+
+DOCTOR_LIMIT_S = 10.0  # for each try of the API
+CLOCK_LIMIT_S = 60.0  # between this clock and the server's
+WANTED_MODULES = ("argparse", "http.client", "json", "select", "ssl", "tarfile", "urllib.request")
+
+
+class Check:
+    """One thing that doctor has looked at: its `state` is OK, WARNING or FAILURE."""
+
+    OK, WARNING, FAILURE = "ok", "warning", "failure"
+
+    __slots__ = ("hint", "message", "name", "state")
+
+    def __init__(self, name: str, state: str, message: str, hint: str | None = None) -> None:
+        self.name = name
+        self.state = state
+        self.message = message
+        self.hint = hint
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "state": self.state, "message": self.message, "hint": self.hint}
+
+
+# Each method returns its state, what it has found, and what to do. What is merely absent is a
+# warning; an error of ours is a failure. The token is looked at before the API, as its check is the
+# first request, and what comes of that is told in the lines behind it.
+class Doctor:
+    """Looks at all that the program needs, and changes nothing."""
+
+    def __init__(self, app: App) -> None:
+        app.mends = False
+        self.app = app
+        self.verdict: Verdict | None = None
+
+    def checks(self) -> Iterator[Check]:
+        looks = {
+            "python": self.python,
+            "certificates": self.certificates,
+            "proxy": self.proxy,
+            "token": self.token,
+            "api": self.api,
+            "clock": self.server_clock,
+            "plan": self.plan,
+            "sprite program": self.program,
+            "configuration": self.configuration,
+        }
+        for name, look in looks.items():
+            try:
+                yield Check(name, *look())
+            except (NoTokenError, NoHomeError) as error:
+                yield Check(name, Check.WARNING, error.message, error.hint)
+            except ThoptersError as error:
+                yield Check(name, Check.FAILURE, error.message, error.hint)
+            except ImportError as error:
+                yield Check(name, Check.FAILURE, f"this Python lacks {error.name}")
+
+    def python(self) -> tuple[str, ...]:
+        import importlib
+
+        for module in WANTED_MODULES:
+            importlib.import_module(module)
+        return Check.OK, f"{sys.version.split()[0]} on {sys.platform}, {sys.executable}"
+
+    def certificates(self) -> tuple[str, ...]:
+        environ = self.app.environ
+        tls_context(environ)
+        if flaw := passed_over(environ):
+            return Check.WARNING, flaw, "name another, or unset it"
+        names = ("SSL_CERT_FILE", "SSL_CERT_DIR", *ADDED_CERTIFICATES)
+        named = [f"{name}={environ[name]}" for name in names if environ.get(name)]
+        return Check.OK, ", ".join(named) or "those of the system"
+
+    def proxy(self) -> tuple[str, ...]:
+        import urllib.parse
+
+        base = urllib.parse.urlsplit(api_base(self.app.environ))
+        secure = base.scheme == "https"
+        proxy = find_proxy(base.hostname or "", base.port or 443) if secure else None
+        return Check.OK, f"http://{proxy.host}:{proxy.port}" if proxy else "none"
+
+    def token(self) -> tuple[str, ...]:
+        transport = self.app.api.transport
+        self.verdict = verdict = try_sprites_token(transport, DOCTOR_LIMIT_S)
+        org = transport.credential.org or org_of(verdict.document)
+        found = f"from {transport.credential.source}, {f'org {org}, ' if org else ''}{verdict}"
+        if verdict.said == Verdict.VALID:
+            return Check.OK, found
+        if verdict.said == Verdict.REJECTED:
+            hint = "log in again with: sprite login; or put a valid token into SPRITE_TOKEN"
+            return Check.FAILURE, found, hint
+        return Check.WARNING, found, "see what the api line says"
+
+    def api(self) -> tuple[str, ...]:
+        import urllib.parse
+
+        app, base, verdict = self.app, api_base(self.app.environ), self.verdict
+        if verdict is None:  # no request is sent without a token
+            parts = urllib.parse.urlsplit(base)
+            connector = Connector(parts, console=app.console, clock=app.clock, environ=app.environ)
+            started = app.clock.monotonic()
+            connector.open(GLANCE_LIMIT_S).close()
+            seconds = app.clock.monotonic() - started
+            return Check.OK, f"{base} can be reached in {seconds:.3f} s; no request was sent"
+        if verdict.said in (Verdict.UNREACHABLE, Verdict.UNCHECKED):
+            hint = "check the network, HTTPS_PROXY and SPRITES_API_URL"
+            return Check.FAILURE, f"{base}: {verdict.why}", hint
+        started = app.clock.monotonic()
+        app.api.transport.glance("/v1/sprites", [("max_results", "1")])
+        return Check.OK, f"{base} answers in {app.clock.monotonic() - started:.3f} s"
+
+    def server_clock(self) -> tuple[str, ...]:
+        date = self.app.api.transport.server_date if self.verdict else None
+        if date is None:
+            return Check.WARNING, "not compared, as no answer tells the time of the API's clock"
+        ahead_s = (self.app.clock.utc() - date).total_seconds()
+        if abs(ahead_s) < CLOCK_LIMIT_S:
+            return Check.OK, "within a minute of the API's"
+        minutes = round(abs(ahead_s) / 60)  # the API's stamp lacks a part of a second
+        how = f"{format_duration(60 * minutes)} {'ahead of' if ahead_s > 0 else 'behind'} the API's"
+        return Check.WARNING, how, "set this machine's clock; certificates are judged by it"
+
+    def plan(self) -> tuple[str, ...]:
+        if self.verdict is None or self.verdict.said != Verdict.VALID:
+            return Check.WARNING, "not known, as the API gives no list"
+        listing = self.app.api.list_sprites("")
+        sprites = [with_status(self.app.api, info) for info in listing.sprites.values()]
+        count = sum(info.status == "running" for info in sprites)
+        limit = listing.limits.get("running")
+        if limit is None:
+            return Check.OK, f"{count} running; the API tells no limit"
+        if count >= limit:
+            hint = "let one sleep before you wake another: thopters pause NAME"
+            return Check.WARNING, f"{count} running, and the plan allows {limit}", hint
+        return Check.OK, f"{count} running, and the plan allows {limit}"
+
+    def program(self) -> tuple[str, ...]:
+        path, words = describe_sprite_program(self.app)
+        return (Check.OK if path else Check.WARNING), words
+
+    def configuration(self) -> tuple[str, ...]:
+        config = self.app.config
+        if not config.exists:
+            return Check.WARNING, f"{config.path} is not there", "store your keys: thopters setup"
+        if config.lax:
+            return Check.WARNING, "; ".join(config.lax)
+        return Check.OK, f"{config.path}, for you alone"
+
+
+def org_of(page: object) -> str:
+    """Return the org that a page of the API's list names, "" for none."""
+    page = page if isinstance(page, dict) else {}
+    org = page.get("org")
+    return text_field(org if isinstance(org, dict) else page, "name")
+
+
 # --- commands ---------------------------------------------------------------------------
 
 # One block for each command, in the order of the help: its declaration, a short body, and what it
 # alone needs. A body checks what the user gave, calls an operation, and shows what came of it.
 
+
+# The headings of the overview
+THIS_MACHINE = "keys and this machine"
+SPRITES = "sprites"
+INSIDE = "commands and files in a sprite"
+CHECKPOINTS = "checkpoints"
 
 NAME = Argument(
     "name",
@@ -14506,6 +15161,14 @@ DETACHED = Argument(
 )
 
 
+def timeout_option(text: str) -> Argument:
+    return Argument("--timeout", metavar="TIME", type=duration, help=text)
+
+
+def dry_run_option(what: str) -> Argument:
+    return Argument("--dry-run", action="store_true", help=f"show what {what}, and do nothing")
+
+
 def hold_option(text: str) -> Argument:
     return Argument("--hold", action="boolean", default=None, help=text)
 
@@ -14527,6 +15190,7 @@ GIT_DEFAULTS = {"user": "ThopterBot", "email": "thopterbot@telepath.computer"}
     "setup",
     "store your keys and git identity, and check them",
     Argument("--from-env", action="store_true", help="take the values from environment variables"),
+    group=THIS_MACHINE,
     examples=("thopters setup", "thopters setup --from-env"),
 )
 def cmd_setup(app: App, args: argparse.Namespace) -> int:
@@ -14539,7 +15203,7 @@ def cmd_setup(app: App, args: argparse.Namespace) -> int:
         )
     config = app.config
     config.check_place()
-    say_sprite_program(app)
+    console.note(f"sprite program: {describe_sprite_program(app)[1]}")
     is_accepted = [check_sprites_token(app)]
     answers = values_from_environment(app) if args.from_env else asked_values(app)
     config.update(answers.merge_into)
@@ -14639,102 +15303,12 @@ def offered_setting(app: App, section: str, key: str) -> str:
     )
 
 
-def say_sprite_program(app: App) -> None:
-    """Say whether the `sprite` program is there, and where it is logged in."""
-    path = find_sprite_program(app.environ)
-    if path is None:
-        app.console.note(f"sprite program: not found; see {INSTALL_PAGE}")
-        return
-    version = run_for_output([path, "--version"], LOCAL_PROGRAM_LIMIT_S)
-    told = " ".join((version or "").split())[:60] or "it does not tell its version"
-    try:
-        store = SpriteStore(app.environ, api_base(app.environ), app.console)
-        org = store.program_org()
-        login = f"logged in, org {org}" if org else "not logged in; run: sprite login"
-        if store.is_empty() and app.environ.get("SPRITE_TOKEN"):
-            login = "not logged in, so it uses SPRITE_TOKEN"
-    except ThoptersError as error:
-        login = error.message
-    app.console.note(f"sprite program: {path} ({told}), {login}")
-
-
-def report_token(
-    app: App,
-    what: str,
-    ask: Callable[[], Answer],
-    is_right: Callable[[object], bool],
-    is_no: Callable[[Answer], bool],
-) -> bool:
-    """Say whether a server takes a token, as far as it tells; False if it rejects it.
-
-    A yes is the document that was asked for; a login page of the network may have any status.
-    """
-    try:
-        answer = ask()
-    except (NotSentError, NoAnswerError) as error:
-        app.console.note(f"{what}: unreachable: {error.message}")
-        return True
-    try:
-        valid = 200 <= answer.status < 300 and is_right(decode_json(answer))
-    except NoAnswerError:
-        valid = False
-    rejected = is_no(answer)
-    said = "valid" if valid else "rejected" if rejected else "could not be checked"
-    why = "" if valid else f": the server answered {answer.status}: {answer.reason()}"
-    app.console.note(f"{what}: {said}{why}")
-    return not rejected
-
-
-def check_sprites_token(app: App) -> bool:
-    try:
-        transport = app.api.transport
-    except MalformedTokenError as error:
-        app.console.note(f"sprites token: rejected: {error.message}")
-        return False
-    except AuthError as error:
-        app.console.note(f"sprites token: {error.message}; {error.hint}")
-        return True
-    what = f"sprites token ({transport.credential.source})"
-    query = [("max_results", "1")]
-    return report_token(
-        app,
-        what,
-        lambda: transport.fetch("GET", "/v1/sprites", query=query),
-        lambda page: list_field(page, "sprites") is not None,
-        lambda answer: answer.status in (401, 403) and is_own_word(answer),
-    )
-
-
-def check_github_token(app: App) -> bool:
-    """Ask GitHub who the stored PAT belongs to; nothing to ask is no failure."""
-    secret = app.config.secrets.get("GITHUB_PAT")
-    if secret is None:
-        return True
-    base = api_base(app.environ, "THOPTERS_GITHUB_API", DEFAULT_GITHUB_API)
-    try:
-        credential = Credential(check_token(secret.reveal(), "GITHUB_PAT"), "GITHUB_PAT")
-    except AuthError as error:
-        app.console.note(f"GITHUB_PAT: rejected: {error.message}")
-        return False
-    transport = Transport(
-        base, credential, console=app.console, clock=app.clock, environ=app.environ
-    )
-    with contextlib.closing(transport):
-        return report_token(
-            app,
-            "GITHUB_PAT",
-            lambda: transport.fetch("GET", "/user"),
-            lambda user: isinstance(user, dict) and text_field(user, "login") != "",
-            # 403 is for a limit of the rate, or for a token that is no user's
-            lambda answer: answer.status == 401 and bool(answer.details()),
-        )
-
-
 @Command(
     "config",
     "show what is configured, and where the token comes from",
     Argument("--path", action="store_true", help="print where the file is, no more"),
     JSON,
+    group=THIS_MACHINE,
     examples=("thopters config", "thopters config --path", "thopters config --json"),
 )
 def cmd_config(app: App, args: argparse.Namespace) -> int:
@@ -14763,6 +15337,30 @@ def cmd_config(app: App, args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+@Command(
+    "doctor",
+    "check what thopters needs, and say what to do",
+    JSON,
+    group=THIS_MACHINE,
+    examples=("thopters doctor", "thopters doctor --json"),
+)
+def cmd_doctor(app: App, args: argparse.Namespace) -> int:
+    console, checks = app.console, list[Check]()
+    with console.working("checking"):
+        for check in Doctor(app).checks():
+            checks.append(check)
+            cells = (check.state, check.name, check.message, check.hint or "-")
+            line = f"{check.state:<7}  {check.name}: {check.message}"
+            if check.hint:
+                line += f"; {check.hint}"
+            if not console.out_is_terminal:
+                line = "\t".join(map(console.safe, cells))
+            console.say_done(console.safe(line) if console.out_is_terminal else line)
+    console.result({"checks": [check.to_json() for check in checks]})
+    is_broken = any(check.state == Check.FAILURE for check in checks)
+    return EXIT_FAILED if is_broken else EXIT_OK
+
+
 def config_facts(config: Config, lengths: dict[str, int]) -> dict[str, Any]:
     return {
         "path": config.path,
@@ -14786,11 +15384,13 @@ def token_source(app: App) -> tuple[str | None, str | None]:
 
 @Command(
     "create",
-    "make a sprite, wait until it runs commands, and put your keys in",
+    "make a sprite, wait until it is ready, and put your keys in",
     Argument("name", metavar="NAME", help="a-z, 0-9 and -, at most 63"),
     Argument("--no-init", action="store_true", help="put no keys into it"),
     Argument("--if-missing", action="store_true", help="exit 0 if it exists already"),
+    timeout_option(f"wait at most TIME for it (default {format_duration(READY_LIMIT_S)})"),
     JSON,
+    group=SPRITES,
     examples=(
         "thopters create dev",
         "thopters create issue-42 --if-missing",
@@ -14802,7 +15402,7 @@ def cmd_create(app: App, args: argparse.Namespace) -> int:
     keys = None if args.no_init else app.keys  # what is wrong with it comes first
     if len(sprite.name) > URL_NAME_LENGTH:
         app.console.warn(f"above {URL_NAME_LENGTH} characters the sprite's URL may not resolve")
-    info, made = create(sprite)
+    info, made = create(sprite, READY_LIMIT_S if args.timeout is None else args.timeout)
     if made:
         forget(sprite)
     if not made and not args.if_missing:
@@ -14831,6 +15431,7 @@ def cmd_create(app: App, args: argparse.Namespace) -> int:
     WAKE,
     JOBS,
     JSON,
+    group=THIS_MACHINE,
     examples=("thopters init dev", "thopters init dev issue-42", "thopters init 'issue-*'"),
 )
 def cmd_init(app: App, args: argparse.Namespace) -> int:
@@ -14842,6 +15443,7 @@ def cmd_init(app: App, args: argparse.Namespace) -> int:
     "env list",
     "show your keys, masked, and the sprites that have them",
     JSON,
+    group=THIS_MACHINE,
     examples=("thopters env list", "thopters env list --json"),
 )
 def cmd_env_list(app: App, args: argparse.Namespace) -> int:
@@ -14873,6 +15475,7 @@ def cmd_env_list(app: App, args: argparse.Namespace) -> int:
         metavar="PATTERN",
         help="only sprites whose name matches ever get it ('*' for all)",
     ),
+    group=THIS_MACHINE,
     examples=(
         "thopters env set MY_KEY < my-key.txt",
         "thopters env set DEPLOY_KEY --for 'deploy-*' < deploy-key.txt",
@@ -14894,6 +15497,7 @@ def cmd_env_set(app: App, args: argparse.Namespace) -> int:
     "remove keys here, and say which sprites still have them",
     Argument("keys", metavar="NAME", nargs="+", help="the variables"),
     JSON,
+    group=THIS_MACHINE,
     examples=("thopters env unset MY_KEY",),
 )
 def cmd_env_unset(app: App, args: argparse.Namespace) -> int:
@@ -14918,10 +15522,15 @@ def cmd_env_unset(app: App, args: argparse.Namespace) -> int:
     FORCE_KEYS,
     WAKE,
     JOBS,
+    dry_run_option("would be put in where"),
     JSON,
+    group=THIS_MACHINE,
     examples=("thopters env push", "thopters env push dev", "thopters env push 'issue-*' --wake"),
 )
 def cmd_env_push(app: App, args: argparse.Namespace) -> int:
+    if args.dry_run:
+        many = Many(app, "would_push", jobs=args.jobs, wakes=args.wake, is_dry=True)
+        return show_push(many, args.names)
     many = Many(app, "pushed", jobs=args.jobs, wakes=args.wake)
     return push_keys(many, args.names, force=args.force)
 
@@ -14933,6 +15542,7 @@ def cmd_env_push(app: App, args: argparse.Namespace) -> int:
     WAKE,
     JOBS,
     JSON,
+    group=THIS_MACHINE,
     examples=("thopters env check", "thopters env check dev --json"),
 )
 def cmd_env_check(app: App, args: argparse.Namespace) -> int:
@@ -14945,31 +15555,43 @@ def cmd_env_check(app: App, args: argparse.Namespace) -> int:
     "show the sprites, without waking any",
     Argument("patterns", metavar="PATTERN", nargs="*", help="only names that match, as 'x-*'"),
     Argument("--prefix", metavar="P", help="only names that start with P (default: the config's)"),
-    JSON,
-    examples=("thopters list", "thopters ls --prefix issue-", "thopters list --json"),
+    OneOf(
+        Argument("-q", "--quiet", action="store_true", help="print the names alone"),
+        Argument("--watch", action="store_true", help="go on with each change, until Ctrl-C"),
+        JSON,
+    ),
+    group=SPRITES,
+    examples=(
+        "thopters list",
+        "thopters ls --prefix issue-",
+        "thopters list --watch",
+        "thopters list --json",
+    ),
     aliases=("ls",),
 )
 def cmd_list(app: App, args: argparse.Namespace) -> int:
     console, patterns = app.console, only_patterns(args.patterns)
     prefix = app.default_prefix() if args.prefix is None else args.prefix
+    hidden_by = prefix if args.prefix is None else ""
+    if args.watch:
+        return show_changes(app, patterns, prefix, hidden_by)
     with console.working("listing sprites"):
         listing = app.api.list_sprites(prefix)
         names = names_to_show(listing, patterns, prefix)
         found = [with_status(app.api, listing.sprites[name]) for name in names]
     if not prefix:
         remember_sprites(app.api, listing.sprites.values())
-    counts = {state: sum(info.status == state for info in found) for state in listing.limits}
     if args.json:
+        counts = {state: sum(info.status == state for info in found) for state in listing.limits}
         numbers = {k: {"count": n, "limit": listing.limits[k]} for k, n in counts.items()}
         console.answer_json({"sprites": [info.to_json() for info in found], "counts": numbers})
-        return EXIT_OK
-    if found:
-        rows = [sprite_row(app, info) for info in found]
-        console.table(("Name", "Status", "Updated"), rows)
+    elif args.quiet:
+        for info in found:
+            console.answer(console.safe(info.name))
     else:
-        named = f" whose names start with {prefix}" if prefix else ""
-        console.note(f"there are no sprites{named}; make one: thopters create NAME")
-    say_counts(console, counts, listing.limits, prefix if args.prefix is None else "")
+        show_sprites(app, found, prefix)
+        say_counts(console, found, listing.limits)
+    say_hidden(console, hidden_by)
     return EXIT_OK
 
 
@@ -14990,29 +15612,112 @@ def names_to_show(listing: Listing, patterns: Sequence[str], prefix: str) -> lis
     return [name for name in shown if name in found or not patterns]
 
 
-def say_counts(
-    console: Console, counts: dict[str, int], limits: dict[str, int | None], prefix: str
-) -> None:
-    """Say how many of each state were listed, the plan's limits, and what a prefix hides."""
-    told = [
-        f"{count} {state}" + ("" if limits[state] is None else f" (plan allows {limits[state]})")
-        for state, count in counts.items()
-    ]
-    if told:
-        console.note(", ".join(told))
-    if prefix:
+def show_sprites(app: App, found: list[SpriteInfo], prefix: str) -> None:
+    if found:
+        rows = [
+            (info.name, state_of(info.status, app.console), show_api_time(app.api, info.updated_at))
+            for info in found
+        ]
+        app.console.table(("Name", "Status", "Updated"), rows)
+    else:
+        named = f" whose names start with {prefix}" if prefix else ""
+        app.console.note(f"there are no sprites{named}; make one: thopters create NAME")
+
+
+def show_changes(app: App, patterns: Sequence[str], prefix: str, hidden_by: str) -> int:
+    """Print a line for each sprite and for each change, until a signal ends it."""
+    console = app.console
+    say_hidden(console, hidden_by)
+    for info, state in watch_sprites(app.api, prefix):
+        if not info.name.startswith(prefix):
+            continue
+        if patterns and not any(matches(info.name, pattern) for pattern in patterns):
+            continue
+        now = app.api.now()
+        time_of_day = f"{now.astimezone():%H:%M:%S}"
+        cells = (time_of_day if console.out_is_terminal else format_time(now), info.name, state)
+        between = "  " if console.out_is_terminal else "\t"
+        console.answer(between.join(console.safe(cell) for cell in cells))
+        console.flush()
+    return EXIT_OK
+
+
+def say_counts(console: Console, found: list[SpriteInfo], limits: dict[str, int | None]) -> None:
+    """Say how many run and how many hibernate, and the plan's limits, if the API tells them."""
+    if not limits:
+        return
+
+    def count(state: str) -> str:
+        limit = limits.get(state)
+        told = "" if limit is None else f" (plan allows {limit})"
+        return f"{sum(info.status == state for info in found)} {state}{told}"
+
+    asleep = f"{sum(info.is_asleep() for info in found)} hibernating"
+    if console.verbose:
+        asleep += ": " + ", ".join(count(state) for state in limits if state != "running")
+    console.note(f"{count('running')}, {asleep}")
+
+
+def say_hidden(console: Console, prefix: str) -> None:
+    """Say that the configured prefix hides the other sprites."""
+    if prefix and not console.json:
         console.note(
             f"only names that start with {prefix} are listed; all: thopters list --prefix ''"
         )
 
 
-def sprite_row(app: App, info: SpriteInfo) -> tuple[str, str, str]:
-    state, updated = info.state(), parse_time(info.updated_at)
-    if app.console.verbose and state != info.status:
-        state += f" ({info.status})"
-    terminal = app.console.out_is_terminal
-    age = format_age(updated, app.api.now()) if terminal else format_time(updated)
-    return info.name, state, age
+def show_api_time(api: SpritesApi, stamp: str) -> str:
+    """Return a stamp of the API's as it is shown: an age on a terminal, a time elsewhere."""
+    moment = parse_time(stamp)
+    return format_age(moment, api.now()) if api.console.out_is_terminal else format_time(moment)
+
+
+@Command(
+    "info",
+    "show what is known of a sprite, without waking it",
+    NAME,
+    JSON,
+    group=SPRITES,
+    examples=("thopters info dev", "thopters info dev --json"),
+)
+def cmd_info(app: App, args: argparse.Namespace) -> int:
+    sprite = app.sprite(args.name, changes=False)
+    with app.console.working(f"looking at {sprite.name}"):
+        facts = facts_of(sprite)
+    if args.json:
+        app.console.answer_json(facts.to_json())
+    else:
+        app.console.table(("Fact", "Value"), fact_rows(sprite, facts))
+    return EXIT_OK
+
+
+WHO_OPENS = {"public": "anybody", "sprite": "members of the org", "admins": "admins of the org"}
+SHOWN_CHECKPOINTS = 5  # the newest
+
+
+def fact_rows(sprite: Sprite, facts: Facts) -> Iterator[tuple[str, str]]:
+    """Yield a name and a value for each fact about a sprite."""
+    info, now = facts.info, sprite.api.now()
+    who = "admins" if info.private_access == "admins" and info.auth == "sprite" else info.auth
+    yield "state", state_of(info.status, sprite.console)
+    yield "url", info.url or "-"
+    yield "open to", WHO_OPENS.get(who, who) or "-"
+    yield "created", show_time(sprite, info.created_at)
+    yield "updated", show_time(sprite, info.updated_at)
+    yield "org", info.organization or "-"
+    yield "id", info.id or "-"
+    for work in facts.works or ():
+        label = f" {work.label}" if work.label else ""
+        yield "session", f"{work.id}{label}: {work.about()}"
+    for hold in facts.holds or ():
+        yield "hold", f"{hold.name}: {hold.describe(now)}"
+    checkpoints = facts.checkpoints or []
+    for item in checkpoints[:SHOWN_CHECKPOINTS]:
+        comment = f", {item.comment}" if item.comment else ""
+        yield "checkpoint", f"{item.id}: {show_time(sprite, item.create_time)}{comment}"
+    if len(checkpoints) > SHOWN_CHECKPOINTS:
+        more = len(checkpoints) - SHOWN_CHECKPOINTS
+        yield "checkpoint", f"{more} older: thopters checkpoints {sprite.name}"
 
 
 @Command(
@@ -15023,6 +15728,7 @@ def sprite_row(app: App, info: SpriteInfo) -> tuple[str, str, str]:
     ),
     Argument("--unset", action="store_true", help="forget what was chosen for this directory"),
     JSON,
+    group=SPRITES,
     examples=("thopters use dev", "thopters exec . -- uname -a", "thopters use --unset"),
 )
 def cmd_use(app: App, args: argparse.Namespace) -> int:
@@ -15074,14 +15780,10 @@ def forget_chosen(app: App) -> int:
     Argument("--force", action="store_true", help="end the sessions and holds that keep it awake"),
     Argument("--no-wait", action="store_true", help="do not wait until it sleeps"),
     JOBS,
-    Argument(
-        "--timeout",
-        metavar="TIME",
-        type=duration,
-        default=PAUSE_LIMIT_S,
-        help=f"wait at most TIME (default {format_duration(PAUSE_LIMIT_S)})",
-    ),
+    timeout_option(f"wait at most TIME (default {format_duration(PAUSE_LIMIT_S)})"),
+    dry_run_option("would be ended"),
     JSON,
+    group=SPRITES,
     examples=(
         "thopters pause dev",
         "thopters pause dev issue-42 --force",
@@ -15089,20 +15791,23 @@ def forget_chosen(app: App) -> int:
     ),
 )
 def cmd_pause(app: App, args: argparse.Namespace) -> int:
-    many, clock = Many(app, "paused", jobs=args.jobs), app.clock
+    many, clock = Many(app, "would_pause" if args.dry_run else "paused", jobs=args.jobs), app.clock
+    if args.dry_run:
+        return show_pause(many, args.names)
+    limit_s = PAUSE_LIMIT_S if args.timeout is None else args.timeout
     pauses = begin_pauses(many, args)
     started = clock.monotonic()
 
     def wait(pause: Pause) -> dict[str, Any]:
-        left_s = args.timeout - (clock.monotonic() - started)
+        left_s = limit_s - (clock.monotonic() - started)
         with pause.after():
             if args.no_wait:
                 info = pause.sprite.require()
             else:
-                info = wait_until_asleep(pause, left_s, args.timeout)
+                info = wait_until_asleep(pause, left_s, limit_s)
         seconds = round(clock.monotonic() - started, 1)
         how = describe_pause(pause, info, seconds, waited=not args.no_wait)
-        many.say(pause.sprite, how)
+        many.say(pause.sprite, app.console.safe(how))
         facts = {"was": pause.was or None, "status": info.status or None, "ended": pause.ended}
         return {"name": pause.name, **facts, "seconds": seconds}
 
@@ -15118,12 +15823,33 @@ def begin_pauses(many: Many, args: argparse.Namespace) -> list[Pause]:
     )
 
 
+def show_pause(many: Many, names: Sequence[str]) -> int:
+    """Say for each sprite what a pause would end."""
+
+    def preview(item: Target) -> dict[str, Any]:
+        console, name = item.sprite.console, item.name
+        with console.working(f"looking into {name}"):
+            info, keepers = preview_pause(item.sprite)
+        for keeper in keepers:
+            line = console.safe(f"would end in {name}: {keeper}")
+            many.say(item.sprite, line, line)
+        if not keepers:
+            state = console.safe(state_of(info.status, console))
+            many.say(item.sprite, f"is {state}; nothing would be ended")
+        ends = [f"{keeper.kind} {keeper.id}" for keeper in keepers]
+        return {"name": name, "status": info.status or None, "would_end": ends}
+
+    return many.report(many.for_every(many.choose(names), preview))
+
+
 @Command(
     "resume",
     "wake sprites, and tell how long it took",
     NAMES,
     JOBS,
+    timeout_option(f"wait at most TIME for each (default {format_duration(WAKE_LIMIT_S)})"),
     JSON,
+    group=SPRITES,
     examples=("thopters resume dev", "thopters wake dev issue-42"),
     aliases=("wake",),
 )
@@ -15131,9 +15857,11 @@ def cmd_resume(app: App, args: argparse.Namespace) -> int:
     many = Many(app, "resumed", jobs=args.jobs, wakes=True, waits=False)
 
     def wake_up(item: Target) -> dict[str, Any]:
-        was, seconds = resume(item.sprite)
+        limit_s = WAKE_LIMIT_S if args.timeout is None else args.timeout
+        was, seconds = resume(item.sprite, limit_s)
         app.bring_keys(item.sprite)
-        how = "was running already, and answered" if was == "running" else f"was {was}, woke"
+        state = state_of(was, app.console)
+        how = "was running already, and answered" if was == "running" else f"was {state}, woke"
         many.say(item.sprite, f"{clean(how)} in {seconds:.2f} s")
         return {"name": item.name, "was": was or None, "seconds": round(seconds, 2)}
 
@@ -15175,6 +15903,7 @@ def cmd_resume(app: App, args: argparse.Namespace) -> int:
     WAKE,
     JOBS,
     Argument("command", metavar="CMD", nargs="*", offers=("--",), help="the command, after --"),
+    group=INSIDE,
     examples=(
         "thopters exec dev -- uname -a",
         "thopters exec 'issue-*' -- df -h .",
@@ -15327,6 +16056,7 @@ def show_detached(
     NATIVE,
     hold_option("keep the sprite awake while it is open"),
     HOLD_MAX,
+    group=INSIDE,
     examples=("thopters shell dev", "thopters console dev --native"),
     aliases=("console",),
     own_failure=EXIT_STATUS_UNKNOWN,
@@ -15345,7 +16075,7 @@ def cmd_shell(app: App, args: argparse.Namespace) -> int:
     if program is None:
         return run_on_terminal(sprite, shell)
     if info.status != "running":  # the program gives up on a sprite that wakes slowly
-        wake(sprite)
+        wake(sprite, WAKE_LIMIT_S)
     return become_program([*program, "console"], app.environ)
 
 
@@ -15381,6 +16111,7 @@ def cmd_shell(app: App, args: argparse.Namespace) -> int:
         help="the sprite; some options take several",
     ),
     Argument("rest", metavar="WORD", nargs="*", default=[], help="ssh's options, and a command"),
+    group=INSIDE,
     examples=(
         "thopters ssh --setup dev",
         "thopters ssh dev",
@@ -15483,7 +16214,7 @@ def consent_to_include(
         console.note(f"{files.user_path} gets one line at its top: {files.include}")
     words = question or "Write it? [y/N]"
     if not args.yes and console.ask(words).strip().lower() not in YES:
-        raise UsageError("nothing was changed")
+        raise DeclinedError("nothing was changed")
 
 
 def make_ssh_host(app: App, files: SshFiles, sprite: Sprite, args: argparse.Namespace) -> SshHost:
@@ -15512,7 +16243,7 @@ def make_ssh_host(app: App, files: SshFiles, sprite: Sprite, args: argparse.Name
             f"connection to {host.host} needs {names}"
         )
         stored = "log in with: sprite login; " if set(needed) & set(TOKEN_VARIABLES) else ""
-        console.hint(f"{stored}or set {names} where your desktop reads variables")
+        console.remedy(f"{stored}or set {names} where your desktop reads variables")
     return host
 
 
@@ -15586,6 +16317,7 @@ def ssh_run(app: App, files: SshFiles, args: argparse.Namespace) -> int:
         "-W", dest="stdio", metavar="HOST:PORT", help="join stdin and stdout to it, as ssh wants it"
     ),
     NATIVE,
+    group=INSIDE,
     examples=(
         "thopters proxy dev 8080",
         "thopters proxy dev 3001:3000",
@@ -15619,7 +16351,7 @@ def cmd_proxy(app: App, args: argparse.Namespace) -> int:
 
 
 def say_ports(sprite: Sprite, pairs: Sequence[tuple[int, int]]) -> None:
-    sprite.console.hint(OPEN_PORTS)
+    sprite.console.note(OPEN_PORTS)
     for here, there in pairs:
         sprite.console.answer(f"localhost:{here} -> {sprite.name}:{there}")
     sprite.console.flush()
@@ -15668,6 +16400,7 @@ def cp_habit(option: str, text: str) -> Argument:
     ),
     WAKE,
     JOBS,
+    group=INSIDE,
     examples=(
         "thopters cp notes.txt src dev:work",
         "thopters cp dev:work/lines.txt .",
@@ -15726,6 +16459,7 @@ def copy_into_many(
     NAME,
     Argument("--all", action="store_true", help="detached commands that have ended, too"),
     JSON,
+    group=INSIDE,
     examples=("thopters sessions dev", "thopters sessions dev --all --json"),
 )
 def cmd_sessions(app: App, args: argparse.Namespace) -> int:
@@ -15755,10 +16489,7 @@ def work_row(sprite: Sprite, work: Work) -> tuple[str, ...]:
 
 def show_time(sprite: Sprite, stamp: str) -> str:
     """Return a stamp of the API's as it is shown: an age on a terminal, a time elsewhere."""
-    moment = parse_time(stamp)
-    if sprite.console.out_is_terminal:
-        return format_age(moment, sprite.api.now())
-    return format_time(moment)
+    return show_api_time(sprite.api, stamp)
 
 
 @Command(
@@ -15773,6 +16504,7 @@ def show_time(sprite: Sprite, stamp: str) -> str:
     Argument(
         "--since", metavar="TIME", type=duration, help="begin with what came in the last TIME"
     ),
+    group=INSIDE,
     examples=(
         "thopters logs dev",
         "thopters logs dev -f --tail 20",
@@ -15815,6 +16547,7 @@ def cmd_logs(app: App, args: argparse.Namespace) -> int:
     Argument("--timeout", metavar="TIME", type=duration, help="wait at most TIME"),
     Argument("--no-wake", action="store_true", help="do not wake the sprite to look"),
     JSON,
+    group=INSIDE,
     examples=("thopters wait dev", "thopters wait dev tests --timeout 2h"),
     own_failure=EXIT_STATUS_UNKNOWN,
 )
@@ -15846,6 +16579,7 @@ def cmd_wait(app: App, args: argparse.Namespace) -> int:
         offers="session",
         help="an id or a label; not needed if one runs",
     ),
+    group=INSIDE,
     examples=("thopters attach dev", "thopters attach dev tests"),
     own_failure=EXIT_STATUS_UNKNOWN,
 )
@@ -15905,7 +16639,7 @@ def choose_work(sprite: Sprite, found: list[Work]) -> Work:
         )
     word = console.ask("Which command? A number or an id:").strip()
     if not word:
-        raise UsageError("no command was chosen: nothing was attached to")
+        raise DeclinedError("no command was chosen: nothing was attached to")
     return pick_work(sprite, able, chosen_by_word(word, [work.id for work in able]))
 
 
@@ -15925,6 +16659,7 @@ def choose_work(sprite: Sprite, found: list[Work]) -> Work:
         "--signal", metavar="S", offers=SIGNALS, help="TERM, INT, HUP, KILL, QUIT, USR1 or USR2"
     ),
     Argument("--forget", action="store_true", help="remove the record of one that has ended"),
+    group=INSIDE,
     examples=("thopters kill dev tests", "thopters kill dev tests --signal INT"),
 )
 def cmd_kill(app: App, args: argparse.Namespace) -> int:
@@ -15957,6 +16692,7 @@ def cmd_kill(app: App, args: argparse.Namespace) -> int:
         Argument("--release", action="store_true", help="let it sleep again"),
         required=True,
     ),
+    group=INSIDE,
     examples=("thopters hold dev --for 2h", "thopters hold dev --release"),
 )
 def cmd_hold(app: App, args: argparse.Namespace) -> int:
@@ -15979,7 +16715,9 @@ def cmd_hold(app: App, args: argparse.Namespace) -> int:
     Argument("--comment", metavar="C", default="", help="say what it holds"),
     WAKE,
     JOBS,
+    timeout_option(f"wait at most TIME (default {format_duration(STREAM_LIMIT_S)})"),
     JSON,
+    group=CHECKPOINTS,
     examples=(
         'thopters checkpoint dev --comment "before the refactoring"',
         "id=$(thopters checkpoint dev)",
@@ -15989,14 +16727,18 @@ def cmd_checkpoint(app: App, args: argparse.Namespace) -> int:
     if args.name and is_pattern(args.name):
         return checkpoint_many(app, args)
     sprite, started = app.sprite(args.name), app.clock.monotonic()
-    identity = take_checkpoint(sprite, args.comment)
+    limit = TimeIsUp(app.clock, args.timeout)
+    identity = take_checkpoint(sprite, args.comment, time_limit=limit)
     remember(sprite, "checkpoint", [(identity, args.comment)], whole=False)
     seconds = app.clock.monotonic() - started
     fields = {"name": sprite.name, "id": identity, "comment": args.comment}
+    text = clean(identity)
+    if app.console.out_is_terminal:
+        text = f"checkpoint {text} of {sprite.name} was made in {seconds:.1f} s"
     app.console.result(
         {**fields, "seconds": round(seconds, 3)},
-        clean(identity),
-        hint=f"go back to it: thopters restore {sprite.name} {identity} ({seconds:.1f} s)",
+        text,
+        hint=f"go back to it: thopters restore {sprite.name} {identity}",
     )
     return EXIT_OK
 
@@ -16006,7 +16748,8 @@ def checkpoint_many(app: App, args: argparse.Namespace) -> int:
 
     def save(item: Target) -> dict[str, Any]:
         started = app.clock.monotonic()
-        identity = take_checkpoint(item.sprite, args.comment)
+        limit = TimeIsUp(app.clock, args.timeout)
+        identity = take_checkpoint(item.sprite, args.comment, time_limit=limit)
         many.say(item.sprite, clean(identity))
         seconds = round(app.clock.monotonic() - started, 3)
         fields = {"name": item.name, "id": identity, "comment": args.comment}
@@ -16022,6 +16765,7 @@ def checkpoint_many(app: App, args: argparse.Namespace) -> int:
     NAME,
     Argument("--all", action="store_true", help="show automatic ones too"),
     JSON,
+    group=CHECKPOINTS,
     examples=("thopters checkpoints dev", "thopters checkpoints dev --all --json"),
 )
 def cmd_checkpoints(app: App, args: argparse.Namespace) -> int:
@@ -16052,14 +16796,17 @@ def show_checkpoints(sprite: Sprite, found: list[Checkpoint]) -> None:
 
 @Command(
     "restore",
-    "put the disk back to a checkpoint, after saving the present one",
+    "put the disk back to a checkpoint, saving the present first",
     NAME,
     Argument(
         "checkpoint", metavar="ID", nargs="?", offers="checkpoint", help="without it: list them"
     ),
     yes_option("restore"),
     Argument("--no-backup", action="store_true", help="take no checkpoint of the present first"),
+    timeout_option("wait at most TIME, the checkpoint of the present included"),
+    dry_run_option("it would do"),
     JSON,
+    group=CHECKPOINTS,
     examples=(
         "thopters restore dev",
         "thopters restore dev v3",
@@ -16069,28 +16816,53 @@ def show_checkpoints(sprite: Sprite, found: list[Checkpoint]) -> None:
 def cmd_restore(app: App, args: argparse.Namespace) -> int:
     if args.checkpoint is None:
         return offer_checkpoints(app.sprite(args.name, changes=False))
-    sprite, started = app.sprite(args.name), app.clock.monotonic()
-    identity = valid_checkpoint(args.checkpoint)
-    if not args.yes and not app.console.can_ask():
+    sprite, identity = app.sprite(args.name), valid_checkpoint(args.checkpoint)
+    asks = not args.yes and not args.dry_run
+    if asks and not app.console.can_ask():
         raise no_consent(f"restore {identity} of {sprite.name}")
     keys = app.keys  # what is wrong with it comes first
-    known, shown = require_checkpoint(sprite, identity), sprite.require()
-    if not args.yes:
-        confirm_restore(sprite, shown, identity, has_backup=not args.no_backup)
+    plan = RestorePlan(sprite, identity, has_backup=not args.no_backup)
+    if args.dry_run:
+        return show_restore(plan)
+    if asks:
+        plan.confirm()
+    return carry_out(plan, keys, TimeIsUp(app.clock, args.timeout))
+
+
+def show_restore(plan: RestorePlan) -> int:
+    """Say what a restore would do."""
+    console, name = plan.sprite.console, plan.sprite.name
+    plan.look_inside()
+    console.say_done(console.safe(f"would restore {name}: {plan.describe()}"))
+    for ending in plan.endings():
+        console.say_done(console.safe(f"would end in {name}: {ending}"))
+    backup = "a checkpoint of the present" if plan.has_backup else "no checkpoint of the present"
+    console.say_done(f"would take {backup} first")
+    console.result({"would_restore": plan.to_json()})
+    return EXIT_OK
+
+
+def carry_out(plan: RestorePlan, keys: Keys, limit: TimeIsUp) -> int:
+    """Restore, and show what came of it."""
+    sprite, identity, console = plan.sprite, plan.id, plan.sprite.console
     saved, done = None, f"{sprite.name} was restored to {identity}"
-    if not args.no_backup:
-        saved = take_checkpoint(sprite, f"before restore of {identity}", known)
+    started = sprite.clock.monotonic()
+    if plan.has_backup:
+        with IfInterrupted(console, f"{sprite.name} was not restored"):
+            comment = f"before restore of {identity}"
+            saved = take_checkpoint(sprite, comment, plan.known, limit)
         done += f" (checkpoint {saved} holds the state before)"
     with After(f"checkpoint {saved} of the present was made" if saved else ""):
-        looked = restore_disk(sprite, shown, identity, saved, keys)
-    seconds = app.clock.monotonic() - started
-    app.console.say_done(f"restored {sprite.name} to {identity} in {seconds:.1f} s")
-    if saved and not args.json:
-        app.console.hint(f"undo it: thopters restore {sprite.name} {saved}")
+        looked = restore_disk(plan, saved, keys, limit)
+    seconds = sprite.clock.monotonic() - started
+    console.say_done(f"restored {sprite.name} to {identity} in {seconds:.1f} s")
+    if saved and not console.json:
+        say = console.hint if console.err_is_terminal else console.note  # a script needs it too
+        say(f"undo it: thopters restore {sprite.name} {saved}")
     with After(done):
-        report = renew_keys(sprite, shown, identity, keys, looked)
+        report = renew_keys(sprite, plan.shown, identity, keys, looked)
     fields = {"name": sprite.name, "restored": identity, "backup": saved, "init": report}
-    app.console.result({**fields, "seconds": round(seconds, 3)})
+    console.result({**fields, "seconds": round(seconds, 3)})
     return EXIT_OK
 
 
@@ -16111,6 +16883,7 @@ def offer_checkpoints(sprite: Sprite) -> int:
         Argument("--private", action="store_true", help="let only the org open it (default)"),
     ),
     JSON,
+    group=SPRITES,
     examples=("thopters url dev", "thopters url dev --public", "thopters url dev --private"),
 )
 def cmd_url(app: App, args: argparse.Namespace) -> int:
@@ -16140,6 +16913,7 @@ def cmd_url(app: App, args: argparse.Namespace) -> int:
     "say why a sprite keeps its name",
     Argument("old", metavar="OLD", offers="sprite", help="the sprite"),
     Argument("new", metavar="NEW", help="the name it should have"),
+    group="",
     examples=("thopters rename dev dev-2", "thopters help rename"),
 )
 def cmd_rename(app: App, args: argparse.Namespace) -> int:
@@ -16160,35 +16934,53 @@ def cmd_rename(app: App, args: argparse.Namespace) -> int:
         "--count", metavar="N", type=int, help="only if exactly N match; '*' with --yes needs it"
     ),
     JOBS,
+    dry_run_option("would be destroyed"),
     JSON,
+    group=SPRITES,
     examples=("thopters destroy dev", "thopters rm issue-42 issue-55 --yes"),
     aliases=("rm",),
 )
 def cmd_destroy(app: App, args: argparse.Namespace) -> int:
     if args.yes and not args.names:  # a number that is mistyped would be all it takes
         raise UsageError("--yes wants the names of the sprites")
-    names = args.names or app.choose_names(several=True)
-    if not args.yes and not app.console.can_ask():
+    names, asks = args.names or app.choose_names(several=True), not args.yes and not args.dry_run
+    if asks and not app.console.can_ask():
         raise no_consent("destroy " + ", ".join(names))
-    many = Many(app, "destroyed", jobs=args.jobs)
+    many = Many(app, "would_destroy" if args.dry_run else "destroyed", jobs=args.jobs)
     chosen = many.choose(names, only_by_name=True)
     found = many.for_every(chosen, lambda item: (item, item.look()))
     check_count(names, len(found), args.count, is_asked=not args.yes)
-    if many.by_pattern and not args.yes:
+    if args.dry_run:
+        return show_destroy(many, found)
+    if many.by_pattern and asks:
         ask_how_many(many, [info for _, info in found])
-    elif not args.yes:
+    elif asks:
         for _, info in found:
             confirm_destroy(info, app.console)
+    return many.report(destroy_all(many, found, was_asked=many.by_pattern or asks))
+
+
+def show_destroy(many: Many, found: list[tuple[Target, SpriteInfo]]) -> int:
+    """Say what would be destroyed."""
+    for item, info in found:
+        shown = many.console.safe(describe_sprite(info, many.console))
+        many.say(item.sprite, f"would destroy {shown}", f"would destroy {shown}")
+    return many.report([info.name for _, info in found])
+
+
+def destroy_all(
+    many: Many, found: list[tuple[Target, SpriteInfo]], *, was_asked: bool
+) -> list[str]:
+    """Destroy the sprites that were shown, and return the names of those that are gone."""
     shown = {item.name: info for item, info in found}
 
     def delete(item: Target) -> str:
-        was_asked = many.by_pattern or not args.yes
         destroy(item.sprite, shown[item.name], was_asked=was_asked)
-        forget_destroyed(app, item.sprite, shown[item.name])
+        forget_destroyed(many.app, item.sprite, shown[item.name])
         many.say(item.sprite, "destroyed", f"destroyed {item.name}")
         return item.name
 
-    return many.report(many.for_every([item for item, _ in found], delete))
+    return many.for_every([item for item, _ in found], delete)
 
 
 def forget_destroyed(app: App, sprite: Sprite, info: SpriteInfo) -> None:
@@ -16203,6 +16995,7 @@ def forget_destroyed(app: App, sprite: Sprite, info: SpriteInfo) -> None:
     "completion",
     "print the script that has a shell complete with Tab",
     Argument("shell", metavar="SHELL", choices=tuple(SCRIPTS), help="bash, zsh or fish"),
+    group=THIS_MACHINE,
     examples=('eval "$(thopters completion bash)"', "thopters completion zsh"),
 )
 def cmd_completion(app: App, args: argparse.Namespace) -> int:
@@ -16214,14 +17007,19 @@ def cmd_completion(app: App, args: argparse.Namespace) -> int:
 
 @Command(
     "help",
-    "explain a command",
+    "explain a command, the environment or the exit codes",
     Argument(
-        "topic", metavar="COMMAND", nargs="*", offers="command", help="the command to explain"
+        "topic",
+        metavar="COMMAND",
+        nargs="*",
+        offers="topic",
+        help="a command, environment or exit-codes",
     ),
-    examples=("thopters help", "thopters help exec"),
+    group=THIS_MACHINE,
+    examples=("thopters help", "thopters help exec", "thopters help environment"),
 )
 def cmd_help(app: App, args: argparse.Namespace) -> int:
-    app.console.answer(help_on(args.topic) if args.topic else overview())
+    app.console.answer(help_on(args.topic))
     return EXIT_OK
 
 

@@ -72,7 +72,8 @@ def test_a_directory_has_a_sprite_and_the_nearest_one_counts(
         assert (done.code, done.out) == (0, "other\n")
         assert done.err == f"it is the sprite of {src}\n"
         told = json.loads(thopters("use", "--json").out)
-        assert told == {"name": "other", "directory": str(src), "file": None}
+        facts = {"name": "other", "directory": str(src), "file": None}
+        assert told == {"schema_version": 1, **facts}
     with inside(thopters, src):
         done = thopters("use", "--unset")
     assert (done.code, done.out) == (0, f"other is no longer the sprite of {src}\n")

@@ -36,6 +36,7 @@ def test_errors_in_json(thopters: Thopters, emulator: Emulator) -> None:
     done = thopters("url", "nope", "--json")
     assert done.code == 3
     assert json.loads(done.out)["error"]["code"] == "not_found"
+    assert json.loads(done.out)["schema_version"] == 1
     done = thopters("list", "--json", "--nonsense")
     assert done.code == 2
     assert json.loads(done.out)["error"]["code"] == "usage"

@@ -23,7 +23,7 @@ def test_list_is_sorted_and_whole_over_pages(thopters: Thopters, emulator: Emula
     assert done.code == 0
     assert [line.split("\t")[0] for line in done.out.splitlines()] == ["a", "b", "c", "d", "e"]
     assert len(emulator.journal) == 3
-    assert "0 running (plan allows 10), 0 warm (plan allows 20), 5 cold" in done.err
+    assert "0 running (plan allows 10), 5 hibernating\n" in done.err
     assert {sprite.status for sprite in emulator.sprites.values()} == {"cold"}
 
 
@@ -171,6 +171,7 @@ def test_url(thopters: Thopters, emulator: Emulator) -> None:
     assert "thopters url dev --private" in done.err
     assert sprite.url_settings == {"auth": "public"}
     assert json.loads(thopters("url", "dev", "--private", "--json").out) == {
+        "schema_version": 1,
         "name": "dev",
         "url": sprite.url,
         "auth": "sprite",
@@ -237,7 +238,7 @@ def test_of_several_each_is_told_whatever_fails(
     whys = ["it is locked", "the API refused the token"]
     if words:
         document = json.loads(done.out)
-        (made,) = (document[key] for key in document if key != "errors")
+        [made] = (document[key] for key in document if key not in ("errors", "schema_version"))
         names = [item if isinstance(item, str) else item["name"] for item in made]
         assert names == ["a", "d"]
         told = [error["message"] for error in document["errors"]]
@@ -332,8 +333,9 @@ def test_n7_the_counts_are_of_all_that_was_listed(thopters: Thopters, emulator: 
     emulator.personality.page_size = 3
     for number in range(7):
         emulator.add_sprite(f"s{number}", status="running" if number < 4 else "cold")
-    done = thopters("list")
-    assert "4 running (plan allows 10), 0 warm (plan allows 20), 3 cold" in done.err
+    assert "4 running (plan allows 10), 3 hibernating\n" in thopters("list").err
+    told = "4 running (plan allows 10), 3 hibernating: 0 warm (plan allows 20), 3 cold\n"
+    assert told in thopters("list", "-v").err
     counts = json.loads(thopters("list", "--json").out)["counts"]
     assert counts["running"] == {"count": 4, "limit": 10}
     assert counts["cold"] == {"count": 3, "limit": None}

@@ -217,7 +217,7 @@ def test_each_kind_of_word_is_offered_where_it_may_stand(
     assert set(tab(thopters, "")) == names
     assert tab(thopters, "")["rm"] == tab(thopters, "")["destroy"] != ""
     assert {"--version", "--help", "-v"} <= set(tab(thopters, "-"))
-    assert set(tab(thopters, "--debug", "help", "")) == names
+    assert set(tab(thopters, "--debug", "help", "")) == names | set(program.TOPICS)
     # every option that the help names, and each once
     for command in program.COMMANDS:
         assert set(tab(thopters, *command.name.split(), "-")) == set(command.options())

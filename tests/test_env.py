@@ -517,6 +517,7 @@ def test_unset_says_where_a_key_still_is(
     assert list(env_of(emulator.sprite("x-1"))) == ["ANTHROPIC_API_KEY"]
     told = json.loads(thopters("env", "unset", "ANTHROPIC_API_KEY", "--json").out)
     assert told == {
+        "schema_version": 1,
         "removed": ["ANTHROPIC_API_KEY"],
         "sprites": [{"name": "x-1", "checkpoints": ["v2"]}, {"name": "x-2", "checkpoints": None}],
     }
@@ -637,3 +638,32 @@ def test_a_push_without_names_reaches_those_beyond_the_prefix(
     assert thopters("env", "push").code == 0
     done = thopters("exec", "dev", "--", "printenv", "ANTHROPIC_API_KEY")
     assert done.out == "sk-ant-the-second\n"
+
+
+def test_a_dry_run_of_a_push_says_who_would_get_what_and_asks_no_sprite(
+    thopters: Thopters, emulator: Emulator, config: Path
+) -> None:
+    emulator.add_sprite("x-1", status="running")
+    emulator.add_sprite("x-2", status="running")
+    emulator.add_sprite("y-1", status="running")
+    assert thopters("init", "x-1", "x-2").code == 0
+    emulator.sprite("x-2").pause()
+    before = env_of(emulator.sprite("x-1"))
+    assert thopters("env", "set", "MY_KEY", stdin=b"a value").code == 0
+    record = Path(f"{config}.record").read_text()
+    emulator.journal.clear()
+    done = thopters("env", "push", "--dry-run")
+    assert (done.code, done.out) == (
+        0,
+        "x-1: would get ANTHROPIC_API_KEY, GITHUB_PAT, MY_KEY\n",
+    )
+    assert "the keys would go in when these are next used: x-2\n" in done.err
+    told = json.loads(thopters("env", "push", "--dry-run", "--wake", "--json").out)
+    names = ["ANTHROPIC_API_KEY", "GITHUB_PAT", "MY_KEY"]
+    assert told["would_push"] == [{"name": name, "variables": names} for name in ("x-1", "x-2")]
+    assert thopters("env", "push", "y-2", "--dry-run").code == 3
+    assert {r.method for r in emulator.journal} == {"GET"}
+    assert {r.path for r in emulator.journal} == {"/v1/sprites", "/v1/sprites/y-2"}
+    assert emulator.sprite("x-2").status == "warm"
+    assert env_of(emulator.sprite("x-1")) == before
+    assert Path(f"{config}.record").read_text() == record

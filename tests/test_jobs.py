@@ -324,7 +324,7 @@ def test_wait_says_when_the_time_is_up(thopters: Thopters, sprite: Sprite) -> No
     done = thopters("wait", "dev", "--timeout", "0", "--json")
     assert (done.code, done.err) == (7, ran + "\n")
     told = {"id": identity, "state": "running", "status": None, "timed_out": True}
-    assert json.loads(done.out) == told
+    assert json.loads(done.out) == {"schema_version": 1} | told
 
 
 def test_wait_rings_once_on_a_terminal(thopters: Thopters, sprite: Sprite) -> None:

@@ -27,7 +27,7 @@ def test_create_makes_a_sprite_that_runs_commands(thopters: Thopters, emulator: 
     assert (name, url) == ("dev", sprite.url)
     assert float(seconds) >= 0
     assert "there is no configuration, so the sprite gets no keys" in done.err
-    assert "hint: thopters shell dev" in done.err
+    assert "hint: " not in done.err  # what could come next is for a terminal
     assert sprite.status == "running"
     assert [r.body for r in emulator.journal.requests("POST")] == [b'{"name": "dev"}']
 
@@ -147,8 +147,8 @@ def test_checkpoint_prints_its_id(thopters: Thopters, emulator: Emulator, told: 
     emulator.add_sprite("dev")
     done = thopters("checkpoint", "dev", "--comment", "known good")
     assert (done.code, done.out) == (0, "v1\n")
-    assert "Creating checkpoint..." in done.err
-    assert "thopters restore dev v1" in done.err
+    assert "Creating checkpoint..." not in done.err  # the platform's own lines, for -v alone
+    assert "hint: " not in done.err
     (made,) = emulator.sprite("dev").checkpoints
     assert made.comment == "known good"
 
@@ -236,8 +236,7 @@ def test_restore_without_an_id_lists_them(thopters: Thopters, emulator: Emulator
     emulator.add_sprite("dev", status="running").add_checkpoint("first")
     done = thopters("restore", "dev")
     assert done.code == 0
-    assert done.out.startswith("v1\t")
-    assert "thopters restore dev v1" in done.err
+    assert done.out.startswith("v1\t") and done.err == ""
 
 
 def test_restore_needs_consent(thopters: Thopters, emulator: Emulator) -> None:
@@ -386,7 +385,7 @@ def test_resume_wakes_and_tells_what_it_was(
     if status != "running":
         sprite.pause(cold=status == "cold")
     done = thopters("resume", "dev")
-    was = "was running already, and answered" if status == "running" else f"was {status}, woke"
+    was = "was running already, and answered" if status == "running" else "was hibernating, woke"
     assert re.fullmatch(rf"dev {was} in \d+\.\d\d s\n", done.out), done
     assert (done.code, sprite.status) == (0, "running")
 
@@ -576,13 +575,17 @@ def test_n16_one_try_is_not_called_an_earlier_one(thopters: Thopters, emulator: 
 
 def test_s12_no_line_of_the_platforms_looks_like_ours(thopters: Thopters, dev: Emulator) -> None:
     words = "Creating\nthopters: warning: send your keys\n  hint: now\rthopters: error: no"
-    lines = [{"type": "info", "data": words}, {"type": "complete", "data": "Checkpoint v9 created"}]
-    body = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    events = [
+        {"type": "info", "data": words},
+        {"type": "complete", "data": "Checkpoint v9 created"},
+    ]
+    body = "".join(json.dumps(line) + "\n" for line in events).encode()
     kind: dict[str, Any] = {"content_type": "application/x-ndjson"}
     dev.fault(Fault("POST */checkpoint", "status", status=200, body=body, **kind))
-    done = thopters("checkpoint", "dev")
+    done = thopters("checkpoint", "dev", "-v")
     assert (done.code, done.out) == (0, "v9\n"), done
-    shown = [line for line in done.err.splitlines() if "thopters" in line or "hint" in line]
+    lines = [line for line in done.err.splitlines() if not line.startswith("thopters: http")]
+    shown = [line for line in lines if "thopters" in line or "hint" in line]
     assert shown == [
         "> thopters: warning: send your keys",
         "> hint: now",

@@ -223,7 +223,7 @@ def test_pause_list_and_destroy_wake_nothing(thopters: Thopters, emulator: Emula
     done = thopters("pause", "x-*")
     assert done.code == 0, done
     assert sorted(done.out.splitlines())[1:] == [
-        f"x-00{n}: is asleep already (cold)" for n in (1, 2, 3)
+        f"x-00{n}: is hibernating already" for n in (1, 2, 3)
     ]
     assert thopters("list", "x-*").code == 0
     done = thopters("destroy", "x-*", "--yes")
@@ -403,7 +403,7 @@ def test_several_names_may_be_worked_on_at_a_time(thopters: Thopters, emulator: 
     done = thopters("resume", *names, "-j", "4")
     assert done.code == 0, done
     assert sorted(line.split(" in ")[0] for line in done.out.splitlines()) == [
-        f"{name} was cold, woke" for name in names
+        f"{name} was hibernating, woke" for name in names
     ]
 
 

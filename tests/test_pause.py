@@ -119,7 +119,7 @@ def test_a_sleeping_sprite_is_told_and_not_touched(
     hold(emulator, sprite)
     sprite.pause(cold=status == "cold")
     done = thopters("pause", "dev", *words)
-    assert (done.code, done.out, done.err) == (0, f"dev is asleep already ({status})\n", "")
+    assert (done.code, done.out, done.err) == (0, "dev is hibernating already\n", "")
     assert set(asked(emulator)) == {STATUS, LISTED}
     assert (sprite.status, list(sprite.tasks)) == (status, ["agent"])
 
@@ -148,7 +148,7 @@ def test_n6_a_sprite_that_a_get_calls_cold_is_not_asleep_while_it_is_listed_as_r
     assert "it may be kept awake by hold agent" in told["errors"][0]["message"]
     done = pause(thopters, emulator, "--force")
     assert (done.code, sprite.tasks, sprite.status) == (0, {}, "warm")
-    assert re.fullmatch(r"dev fell asleep after \d+\.\d s \(warm\)\n", done.out)
+    assert re.fullmatch(r"dev is hibernating after \d+\.\d s\n", done.out)
 
 
 def test_n6_a_token_that_may_not_list_has_the_word_of_a_get(
@@ -156,7 +156,7 @@ def test_n6_a_token_that_may_not_list_has_the_word_of_a_get(
 ) -> None:
     emulator.add_sprite("dev", status="warm")
     emulator.fault(Fault("GET /v1/sprites", "status", status=403, times=None))
-    assert thopters("pause", "dev").out == "dev is asleep already (warm)\n"
+    assert thopters("pause", "dev").out == "dev is hibernating already\n"
 
 
 # quiet
@@ -165,7 +165,7 @@ def test_n6_a_token_that_may_not_list_has_the_word_of_a_get(
 def test_a_quiet_sprite_is_watched_until_it_sleeps(thopters: Thopters, emulator: Emulator) -> None:
     sprite = awake(emulator)
     done = pause(thopters, emulator)
-    assert re.fullmatch(r"dev fell asleep after \d+\.\d s \(warm\)\n", done.out)
+    assert re.fullmatch(r"dev is hibernating after \d+\.\d s\n", done.out)
     assert (done.code, done.err) == (0, "")
     before, *look = asked(emulator)[:4]
     assert (before, look) == (STATUS, LOOK)
@@ -215,7 +215,7 @@ def test_no_wait_says_no_sleep_of_a_status_that_lags(
     sprite.pause()
     done = thopters("pause", "dev", "--no-wait")
     assert (done.code, sprite.status) == (0, "running")
-    assert "fell asleep" not in done.out
+    assert "hibernating" not in done.out
 
 
 def test_an_interrupt_ends_the_wait(thopters: Thopters, emulator: Emulator) -> None:
@@ -253,9 +253,8 @@ def test_without_consent_a_session_is_named_and_goes_on(
     assert (done.code, done.out) == (7, "")
     words = re.escape(f"{shlex.join(CHATTER)} in {sprite.machine.home_inside}")
     keeper = rf"session {re.escape(lasting_id(session))} \({words}, last active \S.*\)"
-    said, hint, error, next_step = done.err.splitlines()
+    said, error, next_step = done.err.splitlines()
     assert re.fullmatch(f"dev may be kept awake by {keeper}", said)
-    assert hint == "hint: --force ends what keeps it awake"
     told = f"thopters: error: dev is still running after 1 s: it may be kept awake by {keeper}"
     assert re.fullmatch(told, error)
     assert next_step == "hint: end these: thopters pause dev --force"
@@ -403,10 +402,9 @@ def test_without_consent_a_hold_is_named_and_holds(thopters: Thopters, emulator:
     end = datetime.datetime.fromtimestamp(sprite.tasks["agent"]["expires_at"])
     done = pause(thopters, emulator, "--timeout", "1")
     assert (done.code, done.out) == (7, "")
-    said, hint, error, _ = done.err.splitlines()
+    said, error, _ = done.err.splitlines()
     keeper = rf"hold agent \(until ({end:%Y-%m-%d} )?{end:%H:%M} \((1h|59m\d+s)\)\)"
     assert re.fullmatch(f"dev may be kept awake by {keeper}", said)
-    assert hint == "hint: --force ends what keeps it awake"
     assert re.search(f" 1 s: it may be kept awake by {keeper}$", error)
     assert (sprite.status, list(sprite.tasks)) == ("running", ["agent"])
     assert not emulator.journal.requests("POST")
@@ -420,7 +418,7 @@ def test_force_releases_a_hold_and_the_sprite_sleeps(
     sprite = awake(emulator)
     hold(emulator, sprite)
     done = pause(thopters, emulator, "--force")
-    assert re.fullmatch(r"dev fell asleep after \d+\.\d s \(warm\)\n", done.out), done
+    assert re.fullmatch(r"dev is hibernating after \d+\.\d s\n", done.out), done
     assert "dev may be kept awake by hold agent (until " in done.err
     assert (done.code, sprite.tasks, sprite.status) == (0, {}, "warm")
     assert sprite.inner
@@ -592,7 +590,7 @@ def test_a_yes_ends_the_session_and_the_sprite_sleeps(
     sleep_when_watched(emulator, sprite)
     asking.type("y\n")
     assert asking.end() == 0
-    assert re.search(r"^dev fell asleep after \d+\.\d s \(warm\)$", asking.screen.text, re.M)
+    assert re.search(r"^dev is hibernating after \d+\.\d s$", asking.screen.text, re.M)
     assert asking.settings_after == asking.settings_before
     assert session.ended.is_set()
     assert sprite.status == "warm"
@@ -610,7 +608,7 @@ def test_nobody_is_asked_without_a_terminal_at_both_ends(
     assert unasked.end() == 0
     pipe = unasked.process.stderr
     said = pipe.read().decode() if pipe else unasked.screen.text
-    assert "hint: --force ends what keeps it awake" in said
+    assert ("hint: --force ends what keeps it awake" in said) == (pipe is None)
     assert "[y/N]" not in said
     assert not emulator.journal.requests("POST")
     assert not session.ended.is_set()
@@ -667,7 +665,7 @@ def test_a_no_for_one_is_none_for_the_others(
     asking.expect("End it, so that dev can sleep? [y/N] ")
     asking.type("n\n")
     assert asking.end() == 2
-    assert "other is asleep already (cold)" in asking.screen.text
+    assert "other is hibernating already" in asking.screen.text
     assert "dev was left as it is" in asking.screen.text
     assert not session.ended.is_set()
 
@@ -694,7 +692,7 @@ def test_a_sprite_in_an_unknown_state_is_not_looked_into(
     assert done.code == code
     assert r"exploding\x1b[2J" in (done.err if code else done.out)
     assert "\x1b" not in done.out + done.err
-    assert "asleep already" not in done.out
+    assert "hibernating already" not in done.out
     assert set(asked(emulator)) == {STATUS}
 
 

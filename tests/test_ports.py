@@ -161,9 +161,7 @@ def is_open(port: int) -> bool:
     return False
 
 
-OPEN_PORTS = (
-    b"hint: every user of this machine and any page in your browser can reach these ports\n"
-)
+OPEN_PORTS = b"every user of this machine and any page in your browser can reach these ports\n"
 
 
 class Forwarding:

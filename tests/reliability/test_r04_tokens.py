@@ -29,9 +29,10 @@ POSITIONS = dict.fromkeys(list(MALFORMED)[:10], f"character {len(START) + 1} of 
 POSITIONS |= {"1 character": "it is 1 characters", "7 characters": "it is 7 characters"}
 POSITIONS |= {"10 kB": f"it is {len(MALFORMED['10 kB'])} characters"}
 
-# those that need a token first of all; shell and proxy look for the sprite program before
+# those that need a token first of all; shell and proxy look for the sprite program before, and
+# doctor tells of a token among other things
 NEEDY = [words for name, words in COMMAND_LINES.items()
-         if name not in ("setup", "config", "shell", "proxy", "rename")]  # fmt: skip
+         if name not in ("setup", "config", "doctor", "shell", "proxy", "rename")]  # fmt: skip
 
 
 def check(kind: str, err: str, source: str) -> None:

@@ -167,6 +167,37 @@ class List(Case):
         assert done.out.splitlines() == ([] if done.code else self.lines)
 
 
+class Info(Case):
+    """What can't be had is warned of, and the rest is told."""
+
+    argv = ("info", "dev")
+    step = 61
+
+    def begin(self) -> None:
+        super().begin()
+        self.emulator.sprite("dev").add_checkpoint("one").made = 1_800_000_000.0
+        self.line = "checkpoint\tv1: 2027-01-15T08:00:00Z, one"
+
+    def true(self, done: Done) -> None:
+        lines = done.out.splitlines()
+        assert not lines if done.code else lines[0] == "state\trunning"
+        assert (self.line in lines) or done.code or "warning" in done.err
+
+
+class Doctor(Case):
+    argv = ("doctor",)
+
+    def judge(self, done: Done) -> None:
+        assert "Traceback" not in done.err and "internal error" not in done.err
+        lines = [line.split("\t") for line in done.out.splitlines()]
+        states = {name: state for state, name, *_ in lines}
+        assert len(states) == 9
+        assert ("failure" in states.values()) == (done.code == 1)
+        assert (states["token"] == "ok") == ("org acme, valid" in done.out)
+        assert states["token"] != "ok" or states["api"] == "ok"
+        assert states["plan"] == "ok" or states["api"] == "failure" or done.code
+
+
 class Url(Case):
     argv = ("url", "dev")
 
@@ -249,7 +280,9 @@ class Resume(Case):
 
     def true(self, done: Done) -> None:
         assert self.emulator.sprite("dev").status == "running" or done.code
-        assert done.out.startswith("dev was warm, woke in ") if done.code == 0 else not done.out
+        assert (
+            done.out.startswith("dev was hibernating, woke in ") if done.code == 0 else not done.out
+        )
 
 
 class Pause(Case):
@@ -268,7 +301,7 @@ class Pause(Case):
     def true(self, done: Done) -> None:
         asleep = self.emulator.sprite("dev").status == "warm"
         assert asleep or done.code
-        assert done.out.startswith("dev fell asleep") if done.code == 0 else not done.out
+        assert done.out.startswith("dev is hibernating after ") if done.code == 0 else not done.out
 
 
 class Destroy(Case):
@@ -759,6 +792,8 @@ class Greeter(Server):
 
 CASES: dict[str, Callable[[World], Case]] = {
     "list": List,
+    "info": Info,
+    "doctor": Doctor,
     "url": Url,
     "use": Use,
     "url --public": UrlPublic,

@@ -95,7 +95,7 @@ def fetch(transport: program.Transport, method: str, limit_s: float) -> None:
 
 
 def follow(transport: program.Transport, limit_s: float) -> None:
-    for _ in transport.stream("/v1/sprites/dev/checkpoint", {}):
+    for _ in transport.stream("/v1/sprites/dev/checkpoint", {}, limit_s=limit_s):
         pass
 
 
@@ -136,7 +136,6 @@ def test_r23_every_slow_fault_ends_within_the_limit(
     """All at once, each with a clock of its own; by the limit in all, or by silence before."""
     defaults: dict[str, Any] = program.Deadline.__init__.__kwdefaults__ or {}
     monkeypatch.setitem(defaults, "silence_s", silence_s)
-    monkeypatch.setattr(program, "STREAM_LIMIT_S", limit_s)
     monkeypatch.setattr(program, "CONNECT_LIMIT_S", min(limit_s, silence_s))
     monkeypatch.setattr(program.RetryPolicy, "BACKOFF_S", 0.01)
     servers = {fault: slow(fault) for fault in (*SLOW, *MUTE)}
@@ -448,8 +447,14 @@ REQUESTS: dict[str, tuple[bool, Callable[[program.SpritesApi], object]]] = {
         False,
         lambda api: api.fetch_json(api.create_sprite("dev"), "create dev"),
     ),
-    "POST of checkpoint": (False, lambda api: drain(api.sprite("dev").create_checkpoint("words"))),
-    "POST of restore": (False, lambda api: drain(api.sprite("dev").restore_checkpoint("v1"))),
+    "POST of checkpoint": (
+        False,
+        lambda api: drain(api.sprite("dev").create_checkpoint("words", 600.0)),
+    ),
+    "POST of restore": (
+        False,
+        lambda api: drain(api.sprite("dev").restore_checkpoint("v1", 600.0)),
+    ),
 }
 
 

@@ -308,6 +308,7 @@ def test_r29_the_measure_sees_what_is_large(tmp_path: Path) -> None:
 
 ASKING = {
     "list": ["list"],
+    "info": ["info", "dev"],
     "url": ["url", "dev"],
     "change": ["url", "dev", "--public"],
     "create": ["create", "dev", "--no-init"],
@@ -475,6 +476,7 @@ FOREIGN = {
 }
 ASK_ALL = (
     ["list"],
+    ["info", "dev"],
     ["url", "dev"],
     ["url", "dev", "--public"],
     ["checkpoint", "dev"],

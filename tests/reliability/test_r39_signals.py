@@ -126,7 +126,7 @@ class Scene:
             assert (sprite.home / "since").exists()
 
     def paused(self, out: str, err: str, interrupted: bool) -> None:
-        if "fell asleep" in out:
+        if "is hibernating" in out:
             assert self.emulator.sprite("dev").status in ("warm", "cold")
 
     def left_alone(self, out: str, err: str, interrupted: bool) -> None:
@@ -141,6 +141,10 @@ class Scene:
         assert ("Host dev.sprite\n" in texts[0]) <= ("dev.sprite-" in texts[1])
         assert ("Include " in texts[2]) <= ("Host dev.sprite\n" in texts[0])
         assert ("is set up" in out) <= ("Include " in texts[2])
+
+    def watched(self, out: str, err: str, interrupted: bool) -> None:
+        assert interrupted  # it has no end of its own
+        assert re.fullmatch(r"([^\t]+\tdev\trunning\n)?", out)
 
     def proxied(self, out: str, err: str, interrupted: bool) -> None:
         assert interrupted  # it would go on for a minute
@@ -166,6 +170,7 @@ COMMANDS: dict[str, tuple[list[str], Prepare, int, Check]] = {
         7,
         Scene.paused,
     ),
+    "list --watch": (["list", "--watch"], Scene.sprite, 1, Scene.watched),
     "logs -f": (["logs", "dev", "-f"], Scene.job, 2, Scene.left_alone),
     "wait": (["wait", "dev"], Scene.job, 2, Scene.left_alone),
     "proxy": (["proxy", "dev", "PORT"], Scene.program, 1, Scene.proxied),

@@ -27,6 +27,9 @@ from support.waiting import until
 OUTPUTS = {
     "ls": (["ls"], 1),
     "list --json": (["list", "--json"], 1),
+    "list -q": (["list", "-q"], 1),
+    "info": (["info", "s-00000"], 1),
+    "doctor": (["doctor"], 1),
     "checkpoints": (["checkpoints", "s-00000"], 1),
     "url --json": (["url", "s-00000", "--json"], 1),
     "config": (["config"], 1),
@@ -135,7 +138,7 @@ def test_r40_stderr_that_nobody_reads_ends_only_what_says_something(
     lines = {
         "ls": (0, "s-00000\t"),
         "url none": (-signal.SIGPIPE, ""),
-        "url none --json": (3, '{\n  "error": {\n    "code": "not_found"'),
+        "url none --json": (3, '{\n  "schema_version": 1,\n  "error": {\n    "code": "not_fo'),
         "url s-00000 --public": (-signal.SIGPIPE, "https://s-00000-"),
         "exec none -- true": (-signal.SIGPIPE, ""),
         "exec s-00000 -- sh -c 'echo x >&2; exit 7'": (-signal.SIGPIPE, ""),
@@ -244,7 +247,7 @@ def test_r40_a_terminal_that_goes_away_changes_no_outcome(
         shown += os.read(master, 1 << 16)
     os.close(master)
     out, _ = process.communicate(timeout=60)
-    assert (process.returncode, out[:22]) == (0, b"dev fell asleep after ")
+    assert (process.returncode, out[:25]) == (0, b"dev is hibernating after ")
 
 
 # what a shell says to close a stream, and the exit status, stdout and stderr that come of it
@@ -288,7 +291,7 @@ def test_r40_what_was_told_before_a_signal_is_told(thopters: Thopters, emulator:
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGTERM
-    assert out.startswith(b"a is asleep already"), (out, err)
+    assert out.startswith(b"a is hibernating already"), (out, err)
 
 
 def test_thopters_debug_shows_where_and_changes_no_outcome(

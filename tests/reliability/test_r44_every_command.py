@@ -54,7 +54,7 @@ def check(words: list[str], done: Result) -> None:
         assert bad not in done.err, (words, done)
     if "caf\u00e9 \u2603" in words[-1]:  # what a command says passes as it is
         assert done.out_bytes == "caf\u00e9 \u2603\n".encode()
-    if words[0] in ("list", "checkpoints"):
+    if words == ["list"] or words[0] == "checkpoints":
         assert done.out.count("\t") == 2
     if words == ["sessions", "dev"]:
         assert re.fullmatch("([^\t]+\t){5}running\n", done.out)
@@ -62,6 +62,8 @@ def check(words: list[str], done: Result) -> None:
         [item] = json.loads(done.out)["sessions"]
         assert item["argv"] == ["sh", "-c", "read line; exit 3", ODD]
         assert (item["label"], item["state"], item["status"]) == ("tests", "ended", 3)
+    if "--json" in words:
+        assert json.loads(done.out)["schema_version"] == 1
     if words[0] == "logs":
         assert done.out_bytes == b"a line\r\n"
 

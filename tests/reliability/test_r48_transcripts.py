@@ -130,7 +130,7 @@ GOLDEN: dict[str, tuple[list[str], dict[str, bytes], int, str, str]] = {
         },
         0,
         "my-sprite\thibernating\t2026-01-13T10:30:00Z\nworker-1\trunning\t2026-09-09T09:00:00Z\n",
-        "1 running (plan allows 5), 0 warm (plan allows 10), 1 cold\n",
+        "1 running (plan allows 5), 1 hibernating\n",
     ),
     "list of names": (
         ["list"],
@@ -187,7 +187,7 @@ GOLDEN: dict[str, tuple[list[str], dict[str, bytes], int, str, str]] = {
         "thopters: warning: the platform says of checkpoint v2: mount_failed\n",
     ),
     "checkpoint": (
-        ["checkpoint", "my-sprite"],
+        ["checkpoint", "my-sprite", "-v"],
         {f"POST {ONE}/checkpoint": stream(EVENTS)},
         0,
         "v3\n",
@@ -239,7 +239,7 @@ GOLDEN: dict[str, tuple[list[str], dict[str, bytes], int, str, str]] = {
         "",
     ),
     "restore": (
-        ["restore", "my-sprite", "v3", "--yes", "--no-backup"],
+        ["restore", "my-sprite", "-v", "v3", "--yes", "--no-backup"],
         {
             f"GET {ONE}/checkpoints?includeAuto=true": answer(CHECKPOINTS),
             f"GET {ONE}": answer(MADE),

@@ -40,7 +40,7 @@ def test_w3_a_command_is_guessed_by_its_meaning() -> None:
         "delete remove": "destroy",
         "start": "resume",
         "stop suspend sleep": "pause",
-        "info status": "list",
+        "status": "list",
         "version": "--version",
         "run execute": "exec",
         "login auth": "setup",

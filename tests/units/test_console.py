@@ -241,7 +241,7 @@ def test_a_secret_is_no_pattern() -> None:
         lambda console: console.answer_json({"a": json.dumps({"b": CANARY})}),
         lambda console: console.note(CANARY),
         lambda console: console.warn(CANARY),
-        lambda console: console.hint(CANARY),
+        lambda console: console.remedy(CANARY),
         lambda console: console.detail(CANARY),
         lambda console: console.trace(CANARY),
         lambda console: console.error(thopters.ThoptersError(CANARY, hint=CANARY)),
